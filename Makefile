@@ -1,0 +1,72 @@
+# Every target does its own set-up and may be called again at any time.
+
+PREFIX ?= /usr/local
+# The system's Python: only it, and environments made from it, can import bcc.
+PYTHON ?= /usr/bin/python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help deps dev kernel lint test check-host install uninstall clean
+
+help:
+	@echo "make deps         install the Debian packages that are missing"
+	@echo "make dev          $(VENV): editable install with all development tools"
+	@echo "make lint         ruff and mypy"
+	@echo "make kernel       the laboratory's kernel, built once"
+	@echo "make test         lint, then all tests, those in the guest too"
+	@echo "make check-host   the tests that need no guest: seconds"
+	@echo "make demo         record the story with and without defects, and check it"
+	@echo "make demo-foreign the same on a kernel with another bit and no names"
+	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
+	@echo "make uninstall    remove that again"
+
+deps:
+	@scripts/deps.sh
+
+dev: deps $(STAMP)
+
+$(STAMP): pyproject.toml | deps
+	test -x $(BIN)/python || $(PYTHON) -m venv --system-site-packages $(VENV)
+	$(BIN)/python -m pip install -q -e '.[lab,dev]'
+	touch $@
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Eight minutes on two cores the first time; instant until patches or config change.
+kernel: dev
+	$(BIN)/cdmtrace lab build
+
+test: lint kernel
+	$(BIN)/python -m pytest
+
+check-host: dev
+	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel'
+
+demo: dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
+
+demo-foreign: dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh foreign-6.1
+
+# sudo takes only the system's directories for PATH, so the link goes to one of them.
+install:
+	@scripts/deps.sh record lab build
+	rm -rf build
+	$(PYTHON) -m venv --system-site-packages $(DESTDIR)$(PREFIX)/lib/cdmtrace
+	$(DESTDIR)$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q \
+		--force-reinstall --no-deps .
+	$(DESTDIR)$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
+	rm -rf build
+	mkdir -p $(DESTDIR)$(PREFIX)/bin
+	ln -sfn $(PREFIX)/lib/cdmtrace/bin/cdmtrace $(DESTDIR)$(PREFIX)/bin/cdmtrace
+
+uninstall:
+	rm -rf $(DESTDIR)$(PREFIX)/lib/cdmtrace $(DESTDIR)$(PREFIX)/bin/cdmtrace
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
