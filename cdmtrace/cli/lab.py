@@ -1,0 +1,311 @@
+"""``cdmtrace lab``: build kernels, run guests, list what there is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.errors import CdmtraceError, UsageTrouble
+from cdmtrace.lab import accel, quirks, scenarios, specs
+from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
+from cdmtrace.lab.kernel import Kernel, build, find_built
+from cdmtrace.lab.machine import Machine, find_tools, parse_mib
+from cdmtrace.lab.paths import Layout, new_run_dir
+from cdmtrace.lab.watchdog import Limits
+from cdmtrace.render.listing import lab_listing
+
+_DEFAULT_TIMEOUT_SECONDS = 900.0
+
+
+def _say(message: str) -> None:
+    click.echo(f"cdmtrace: {message}", err=True)
+
+
+class TerminalProgress:
+    """Stage lines on stderr; on a terminal a moving count below them."""
+
+    def __init__(self) -> None:
+        self._moving = sys.stderr.isatty()
+        self._shown = False
+        self._next = 0.0
+
+    def stage(self, what: str) -> None:
+        """Begin a new stage."""
+        self.close()
+        _say(what)
+
+    def step(self, done: int, expected: int) -> None:
+        """Show about how far a stage is, five times a second at most."""
+        now = time.monotonic()
+        if not self._moving or now < self._next:
+            return
+        self._next = now + 0.2
+        percent = min(99, 100 * done // expected)
+        click.echo(f"\r  about {percent} % ({done} steps)\x1b[K", err=True, nl=False)
+        self._shown = True
+
+    def close(self) -> None:
+        """Remove the moving line."""
+        if self._shown:
+            click.echo("\r\x1b[K", err=True, nl=False)
+            self._shown = False
+
+
+@click.group()
+def lab() -> None:
+    """The QEMU laboratory: kernels, quirks, scenarios."""
+
+
+def _build(name: str, *, jobs: int | None = None, update: bool = False) -> Kernel:
+    progress = TerminalProgress()
+    try:
+        return build(
+            specs.find_spec(name),
+            Layout.default(),
+            jobs=jobs,
+            update=update,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+
+
+@lab.command("build")
+@option(
+    "--kernel", "name", default=specs.DEFAULT_KERNEL, show_default=True, metavar="NAME"
+)
+@option(
+    "-j", "--jobs", type=click.IntRange(min=1), help="make's -j [default: all CPUs]"
+)
+@option("--update", is_flag=True, help="Take the newest source package there is now.")
+def build_command(name: str, jobs: int | None, update: bool) -> None:
+    """Fetch, patch, configure and build a kernel, unless that was done before.
+
+    Prints the path of the kernel image.
+    """
+    click.echo(_build(name, jobs=jobs, update=update).image)
+
+
+def _kernel_image(kernel: str) -> Path:
+    """Return the image for a kernel's name, or for a path to one."""
+    if "/" in kernel:
+        path = Path(kernel).resolve()
+        if not path.is_file():
+            raise UsageTrouble(f"no kernel image {kernel}")
+        return path
+    return _build(kernel).image
+
+
+@lab.command("run")
+@option(
+    "--kernel",
+    default=specs.DEFAULT_KERNEL,
+    show_default=True,
+    metavar="NAME|PATH",
+    help="A kernel of the lab, built if need be, or a path (with a /) to a bzImage.",
+)
+@option(
+    "--quirks",
+    "quirk_list",
+    default=quirks.NONE,
+    show_default=True,
+    metavar="LIST",
+    help="Defects to switch on, separated by commas; rfc is all of them.",
+)
+@option("--scenario", metavar="NAME", help="Run this scenario program.")
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=_DEFAULT_TIMEOUT_SECONDS,
+    show_default=True,
+    metavar="SECONDS",
+    help="End the guest after that long, counted from its launch.",
+)
+@option("--memory", default="3G", show_default=True, help="RAM of the guest (node 0).")
+@option(
+    "--cdm-memory",
+    default="1G",
+    show_default=True,
+    help="Memory of the guest's CDM node (node 1, without CPUs).",
+)
+@option("--cpus", type=click.IntRange(min=1), default=2, show_default=True)
+@option(
+    "--accel",
+    "accelerator",
+    type=click.Choice(["auto", "kvm", "tcg"]),
+    default="auto",
+    show_default=True,
+    help="auto is KVM if it has proved to work on this host, else emulation.",
+)
+@option(
+    "--append",
+    multiple=True,
+    metavar="WORDS",
+    help="More for the kernel's command line; may be given again.",
+)
+@option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where console, output and traces go [default: a new one in the cache].",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def run_command(
+    kernel: str,
+    quirk_list: str,
+    scenario: str | None,
+    timeout: float,
+    memory: str,
+    cdm_memory: str,
+    cpus: int,
+    accelerator: str,
+    append: tuple[str, ...],
+    run_dir: Path | None,
+    command: tuple[str, ...],
+) -> int:
+    """Boot a guest and run COMMAND or a scenario in it, as root.
+
+    The guest sees this machine's root file system, read-only, and COMMAND runs in
+    the run directory, the one place that it can write to.  With both a scenario and
+    a COMMAND, the scenario's command line is appended to COMMAND, as in
+    `lab run --scenario story -- cdmtrace record --`.
+
+    Exit status: COMMAND's own; 124 after a time-out, 125 if the lab could not start,
+    134 if the guest died.
+    """
+    layout = Layout.default()
+    chosen = quirks.resolve(quirk_list)
+    machine = Machine(
+        ram_mib=parse_mib(memory), cdm_mib=parse_mib(cdm_memory), cpus=host_cpus(cpus)
+    )
+    words = resolve_command(command) if command else ()
+    if scenario is not None:
+        program = scenarios.compile_scenario(scenarios.find_scenario(scenario), layout)
+        words = (*words, str(program), "--quirks", quirks.as_argument(chosen))
+    if not words:
+        raise UsageTrouble(
+            "nothing to run in the guest",
+            hint="cdmtrace lab run --scenario NAME, or cdmtrace lab run -- COMMAND",
+        )
+    tools = find_tools()
+    image = _kernel_image(kernel)
+    run = GuestRun(
+        kernel=image,
+        command=words,
+        run_dir=_prepare(run_dir, layout),
+        accelerator=_accelerator(accelerator, image, layout),
+        limits=Limits(total=timeout),
+        quirks=chosen,
+        machine=machine,
+        append=append,
+    )
+    try:
+        return run_guest(
+            run,
+            stdout=sys.stdout.buffer,
+            stderr=sys.stderr.buffer,
+            tools=tools,
+            note=_say,
+        )
+    finally:
+        _say_where(run.run_dir)
+
+
+def _prepare(run_dir: Path | None, layout: Layout) -> Path:
+    if run_dir is None:
+        return new_run_dir(layout)
+    run_dir = run_dir.resolve()
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(run_dir.iterdir()):
+        raise UsageTrouble(f"the run directory {run_dir} is not empty")
+    return run_dir
+
+
+def _accelerator(asked: str, image: Path, layout: Layout) -> accel.Accelerator:
+    if asked != "auto":
+        return accel.Accelerator(asked)
+    chosen, why = accel.choose(image, layout)
+    if chosen is accel.Accelerator.TCG:
+        _say(f"emulating the guest, 10 to 20 times slower than KVM: {why}")
+    return chosen
+
+
+def _say_where(run_dir: Path) -> None:
+    traces = sorted(path.name for path in run_dir.glob("*.arrows"))
+    _say(
+        f"kept in {run_dir}: "
+        + ", ".join([*traces, "console.log", "run.json", "stdout", "stderr"])
+    )
+
+
+def _kernel_rows(layout: Layout) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for spec in specs.KERNELS.values():
+        try:
+            built = find_built(spec, layout)
+        except CdmtraceError:
+            built = None
+        rows.append(
+            {
+                "name": spec.name,
+                "default": spec.name == specs.DEFAULT_KERNEL,
+                "built": built is not None,
+                "image": str(built.image) if built else None,
+                "summary": spec.summary,
+            }
+        )
+    return rows
+
+
+@lab.command("list")
+@option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+)
+def list_command(form: str) -> None:
+    """List kernels, quirks and scenarios."""
+    kernels = _kernel_rows(Layout.default())
+    programs = list(scenarios.scenarios().values())
+    if form == "json":
+        listing = {
+            "schema": "cdmtrace.lab-list/1",
+            "kernels": kernels,
+            "quirks": [
+                {
+                    "name": quirk.name,
+                    "needs": list(quirk.needs),
+                    "source": quirk.source,
+                    "summary": quirk.summary,
+                }
+                for quirk in quirks.QUIRKS
+            ],
+            "scenarios": [
+                {"name": one.name, "summary": one.summary} for one in programs
+            ],
+        }
+        click.echo(json.dumps(listing, indent=2))
+        return
+    width = shutil.get_terminal_size().columns
+    click.echo(
+        lab_listing(
+            kernels=[
+                (
+                    str(row["name"]),
+                    "built" if row["built"] else "not built",
+                    str(row["summary"]),
+                )
+                for row in kernels
+            ],
+            quirks=quirks.QUIRKS,
+            scenarios=programs,
+            width=width,
+        )
+    )

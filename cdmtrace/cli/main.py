@@ -1,0 +1,146 @@
+"""The command group and the way from an exception to an exit status.
+
+Verbs are imported when they are called and not before: in an emulated guest every
+import costs seconds, and ``cdmtrace --help`` needs none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cdmtrace import __version__
+from cdmtrace.errors import CdmtraceError, ExitStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verb:
+    """Where a verb's click command lives (``module:attribute``) and its summary."""
+
+    target: str
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    "record": Verb(
+        target="cdmtrace.cli.record:record",
+        summary="Trace the kernel into a file while a command runs.",
+    ),
+    "check": Verb(
+        target="cdmtrace.cli.check:check",
+        summary="Hold a trace against the reference model: every divergence.",
+    ),
+    "diff": Verb(
+        target="cdmtrace.cli.check:check",
+        summary="The same as check.",
+    ),
+    "report": Verb(
+        target="cdmtrace.cli.report:report",
+        summary="What happened: per process, VMA, node and way.",
+    ),
+    "explain": Verb(
+        target="cdmtrace.cli.explain:explain",
+        summary="A rule, or one finding told as an argument.",
+    ),
+    "info": Verb(
+        target="cdmtrace.cli.info:info",
+        summary="What a trace file holds, and what was lost.",
+    ),
+    "probes": Verb(
+        target="cdmtrace.cli.probes:probes",
+        summary="What would be attached on this kernel.",
+    ),
+    "doctor": Verb(
+        target="cdmtrace.cli.doctor:doctor",
+        summary="Can this machine record? If not, what mends it.",
+    ),
+    "lab": Verb(
+        target="cdmtrace.cli.lab:lab",
+        summary="The QEMU laboratory: kernels, quirks, scenarios.",
+    ),
+}
+
+
+class LazyGroup(click.Group):
+    """A click group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the table."""
+        return [*VERBS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return the command of one verb, or None."""
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = verb.target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(
+        self, ctx: click.Context, formatter: click.HelpFormatter
+    ) -> None:
+        """Write the list of verbs without importing them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={
+        "auto_envvar_prefix": "CDMTRACE",
+        "help_option_names": ["-h", "--help"],
+    },
+    epilog=(
+        "Every option can be given as an environment variable: CDMTRACE, the verb "
+        "and the option in capitals, as in CDMTRACE_LAB_RUN_TIMEOUT."
+    ),
+)
+@click.version_option(__version__, prog_name="cdmtrace")
+def cli() -> None:
+    """Observe how a kernel tags VMAs that hold coherent device memory."""
+
+
+def report_error(error: CdmtraceError) -> None:
+    """Print an error, its details and its remedy on stderr."""
+    click.echo(f"cdmtrace: {error.message}", err=True)
+    if error.details:
+        for line in error.details.rstrip("\n").splitlines():
+            click.echo(f"  {line}", err=True)
+    if error.hint:
+        click.echo(f"  hint: {error.hint}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    try:
+        result: Any = cli.main(
+            args=list(arguments) if arguments is not None else None,
+            prog_name="cdmtrace",
+            standalone_mode=False,
+        )
+    except CdmtraceError as error:
+        report_error(error)
+        return error.exit_status
+    except click.ClickException as error:
+        error.show()
+        return ExitStatus.TROUBLE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("cdmtrace: interrupted", err=True)
+        return ExitStatus.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone; the interpreter must not complain
+        # about it once more when it flushes stdout on the way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.BROKEN_PIPE
+    return result if isinstance(result, int) else ExitStatus.OK

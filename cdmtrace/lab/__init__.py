@@ -1,0 +1,1 @@
+"""The laboratory: kernels, quirks and scenarios, run in QEMU guests."""

@@ -1,0 +1,106 @@
+"""The kernels that the laboratory can build, and the key of their content."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdmtrace.errors import LabError
+from cdmtrace.lab.paths import PACKAGE_DIR
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DEFAULT_KERNEL = "cdm-6.1"
+
+# Raise it when the way of building changes what comes out.
+_RECIPE = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelSpec:
+    """What a kernel is made of: a source package, patches, and configuration.
+
+    ``patches`` is a directory; its ``*.patch`` files are applied in the order of
+    their names.  ``fragments`` are laid over tinyconfig; later ones win.
+    """
+
+    name: str
+    summary: str
+    package: str
+    patches: Path
+    fragments: tuple[Path, ...]
+
+    def patch_files(self) -> list[Path]:
+        """Return the patch files in the order in which they apply."""
+        files = sorted(self.patches.glob("*.patch"))
+        if not files:
+            raise LabError(f"no patches for kernel {self.name} in {self.patches}")
+        return files
+
+    def fragment_texts(self) -> list[str]:
+        """Return the configuration fragments, in order."""
+        return [fragment.read_text() for fragment in self.fragments]
+
+    def content(self, version: str) -> str:
+        """Return the hash of all that the kernel is made of but the compiler."""
+        parts = {
+            "recipe": _RECIPE,
+            "name": self.name,
+            "source": [self.package, version],
+            "patches": [
+                [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+                for path in self.patch_files()
+            ],
+            "fragments": self.fragment_texts(),
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def directory_name(spec: KernelSpec, version: str, compiler: str) -> str:
+    """Return the name of the directory of a finished kernel.
+
+    It holds the content and the compiler apart, so that a kernel can be found
+    without a compiler at hand.
+    """
+    compiler_hash = hashlib.sha256(compiler.encode()).hexdigest()
+    return f"{spec.name}-{spec.content(version)[:16]}-{compiler_hash[:8]}"
+
+
+_PATCHES_6_1 = PACKAGE_DIR / "patches" / "6.1"
+_CONFIGS = PACKAGE_DIR / "configs"
+
+KERNELS: dict[str, KernelSpec] = {
+    spec.name: spec
+    for spec in (
+        KernelSpec(
+            name=DEFAULT_KERNEL,
+            summary="Debian's 6.1 with the CDM series and its quirks",
+            package="linux-source-6.1",
+            patches=_PATCHES_6_1,
+            fragments=(_CONFIGS / "6.1.config",),
+        ),
+        KernelSpec(
+            name="foreign-6.1",
+            summary="the same, with another tag bit and inlined tagging helpers",
+            package="linux-source-6.1",
+            patches=_PATCHES_6_1,
+            fragments=(_CONFIGS / "6.1.config", _CONFIGS / "foreign.config"),
+        ),
+    )
+}
+
+
+def find_spec(name: str) -> KernelSpec:
+    """Return the kernel called ``name``, or raise :class:`LabError`."""
+    try:
+        return KERNELS[name]
+    except KeyError:
+        close = difflib.get_close_matches(name, KERNELS, n=1)
+        suggestion = f"; did you mean {close[0]}?" if close else ""
+        raise LabError(
+            f"unknown kernel {name!r}{suggestion}", hint="cdmtrace lab list"
+        ) from None

@@ -1,0 +1,1 @@
+"""Data in, text out: pure functions that know nothing of the analysis."""
