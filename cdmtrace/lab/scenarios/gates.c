@@ -984,12 +984,16 @@ static void step_spill(void)
 	unsigned long ram = node_bytes(ram_node, "MemFree:");
 	struct greed greed;
 	bool ok;
+	int err;
 
-	if (before < 0 || ram < left ||
-	    write_long(pool_path, before + (ram - left) / HUGE_PAGE)) {
+	if (before < 0 || ram < left) {
 		skip("BIND {ram,cdm}", "no huge page pool to take RAM with");
 		return;
 	}
+	err = write_long(pool_path, before + (ram - left) / HUGE_PAGE);
+	expect_errno(err, 0, "spill: the huge page pool takes RAM");
+	if (err)
+		return;
 	ok = bind_much(SLOT_SPILL, RAM | CDM, len, &greed);
 	write_long(pool_path, before);
 	if (!ok) {
