@@ -32,15 +32,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _GUARD = 'read -r _ || kill -s KILL -- "-$1" 2>/dev/null'
 
 
+_STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPERS)
 
 
 class Session:
     """A command in a session of its own, with a guard beside it.
 
-    Use as a context manager: on leaving it, whatever still runs in the session is
-    killed and the leader is reaped.
+    Use as a context manager, at once: on leaving it, whatever still runs in the
+    session is killed and the leader is reaped. SIGINT, SIGTERM and SIGHUP are held
+    back until it is entered: one that arrived between fork and there would unwind
+    the stack and leave children that nobody knows of.
     """
 
     def __init__(
@@ -54,30 +60,41 @@ class Session:
         env: Mapping[str, str],
     ) -> None:
         self._ended = False
-        self.process = subprocess.Popen(
-            list(arguments),
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            cwd=cwd,
-            env=dict(env),
-            start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 (one prctl, no locks)
-        )
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPERS)
         try:
-            self._guard = subprocess.Popen(
-                ["/bin/sh", "-c", _GUARD, "guard", str(self.process.pid)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+            self.process = subprocess.Popen(
+                list(arguments),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=cwd,
+                env=dict(env),
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 (no locks)
             )
+            try:
+                self._guard = subprocess.Popen(
+                    ["/bin/sh", "-c", _GUARD, "guard", str(self.process.pid)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            except BaseException:
+                self._kill_group()
+                self.process.wait()
+                raise
         except BaseException:
-            self._kill_group()
-            self.process.wait()
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             raise
 
     def __enter__(self) -> Self:
+        try:
+            # What was held back arrives here.
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -135,7 +152,7 @@ def signals_as_errors() -> Iterator[None]:
         raise Terminated(f"ended by {signal.Signals(number).name}")
 
     previous = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in _STOPPERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             previous[number] = signal.signal(number, interrupt)
     try:

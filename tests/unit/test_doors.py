@@ -1,0 +1,98 @@
+"""The doors of the house: who may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "cdmtrace"
+
+
+def imports(path: Path) -> set[str]:
+    """Return every module that ``path`` imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reaches(path: Path, *forbidden: str) -> list[str]:
+    return sorted(
+        name
+        for name in imports(path)
+        for door in forbidden
+        if name == door or name.startswith(f"{door}.")
+    )
+
+
+def modules(*places: str) -> list[Path]:
+    paths = [PACKAGE / place for place in places]
+    return sorted(
+        file
+        for path in paths
+        if path.exists()
+        for file in (path.rglob("*.py") if path.is_dir() else [path])
+    )
+
+
+def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
+    for path in modules("format", "events.py", "ring.py", "recorder.py", "loader"):
+        assert reaches(path, "pandas", "cdmtrace.analysis") == [], path
+
+
+def test_analysis_imports_neither_click_nor_bcc_nor_the_command_line() -> None:
+    for path in modules("analysis/"):
+        assert reaches(path, "click", "bcc", "cdmtrace.cli") == [], path
+
+
+def test_only_the_loader_imports_bcc() -> None:
+    for path in modules("."):
+        if "loader" not in path.parts:
+            assert reaches(path, "bcc") == [], path
+
+
+def test_render_knows_no_analysis() -> None:
+    for path in modules("render"):
+        assert reaches(path, "cdmtrace.analysis", "pandas") == [], path
+
+
+def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
+    """Nor bcc, before anything is to be compiled."""
+    code = (
+        "import sys\n"
+        "import cdmtrace.recorder, cdmtrace.format.reader, cdmtrace.doctor\n"
+        "import cdmtrace.loader.bcc, cdmtrace.cli.record, cdmtrace.cli.info\n"
+        "sys.exit(str({'pandas', 'bcc'} & set(sys.modules) or ''))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, check=False
+    )
+    assert result.stderr.strip() == ""
+
+
+HELP = [[verb, "--help"] for verb in ("record", "info", "probes", "doctor", "lab")]
+
+
+@pytest.mark.parametrize("words", [["--help"], *HELP, ["lab", "list"]])
+def test_starting_up_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys; from cdmtrace.cli import main; status = main(sys.argv[1:])\n"
+        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc'} & set(sys.modules)\n"
+        "sys.exit(f'imports {heavy}' if heavy else status)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.returncode == 0
