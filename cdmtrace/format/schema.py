@@ -1,0 +1,413 @@
+"""What a trace file holds: columns, header, and the mark on each batch.
+
+Pure data and its text form; no file is touched here.
+
+The file is one Arrow IPC stream. Its columns are the fields of EVENT_DTYPE,
+``payload`` (what has no fixed size; null but on rows of a few kinds) and
+``seq``, which numbers the rows of a recording from 1 without a gap. The
+header is JSON under the schema's metadata key ``cdmtrace``; the mark of a
+batch is JSON under the same key of that batch's metadata. Both are covered by
+a CRC-32 under the key ``cdmtrace.crc32``: an Arrow stream has no checksum of
+its own, and a tail of zeros would read as values.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cdmtrace.events import C_ENUMS, EVENT_DTYPE, Lost, Probe
+
+FORMAT: Final = 1
+"""The format this version writes, and the newest it reads."""
+
+HEADER_KEY: Final = b"cdmtrace"
+CRC_KEY: Final = b"cdmtrace.crc32"
+
+LostCounts = Mapping[str, Mapping[str, int]]
+"""Probe name -> reason -> events lost; names as in the header's enums."""
+
+Json = dict[str, Any]
+
+
+def _columns() -> list[pa.Field]:
+    assert EVENT_DTYPE.names is not None
+    columns = [
+        pa.field(name, pa.from_numpy_dtype(EVENT_DTYPE[name]), nullable=False)
+        for name in EVENT_DTYPE.names
+    ]
+    # seq is last so that its values are the last bytes of a batch.
+    return [
+        *columns,
+        pa.field("payload", pa.binary(), nullable=True),
+        pa.field("seq", pa.uint64(), nullable=False),
+    ]
+
+
+SCHEMA: Final[pa.Schema] = pa.schema(_columns())
+"""The columns of format 1, without metadata."""
+
+
+def enum_names() -> dict[str, dict[str, int]]:
+    """Return enum -> name -> number, in lower case, as the header holds them."""
+    return {
+        enum.removeprefix("cdm_"): {
+            name.lower(): int(value) for name, value in mirror.__members__.items()
+        }
+        for enum, (_, mirror) in C_ENUMS.items()
+    }
+
+
+def name_losses(counts: npt.NDArray[np.integer[Any]]) -> dict[str, dict[str, int]]:
+    """Return LostCounts without zeros, from counters as BPF keeps them.
+
+    counts: shape (Probe.MAX, Lost.MAX), any integer dtype. A probe that has
+    no name here is called by its number.
+    """
+    if counts.shape != (Probe.MAX, Lost.MAX):
+        raise ValueError(f"shape {counts.shape}, not ({Probe.MAX:d}, {Lost.MAX:d})")
+    probes = {int(probe): probe.name.lower() for probe in Probe}
+    lost: dict[str, dict[str, int]] = {}
+    for probe, reason in np.argwhere(counts).tolist():
+        name = probes.get(probe, str(probe))
+        lost.setdefault(name, {})[Lost(reason).name.lower()] = int(
+            counts[probe, reason]
+        )
+    return lost
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeEntry:
+    """One line of the header's probe table.
+
+    symbol is None for a probe that was wanted and could not be attached; kind
+    is what it was attached as (kprobe, tracepoint, fentry, …).
+    """
+
+    id: int
+    name: str
+    symbol: str | None
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Header:
+    """What a recording says about itself, once, at its start.
+
+    Times are ns. ``utc_offset`` is what to add to a CLOCK_MONOTONIC time to
+    get one in UTC, measured at ``started`` (CLOCK_MONOTONIC). Sizes are bytes.
+    ``extra`` holds what a later tool wrote under keys that this one does not
+    know.
+    """
+
+    tool: str
+    kernel_release: str
+    kernel_build: str
+    machine: str
+    boot_id: str
+    started: int
+    utc_offset: int
+    page_size: int
+    ring_size: int
+    cdm_nodes: tuple[int, ...]
+    cdm_nodes_from: str
+    vm_cdm_mask: int
+    vm_cdm_mask_from: str
+    probes: tuple[ProbeEntry, ...] = ()
+    command: tuple[str, ...] = ()
+    filters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    enums: Mapping[str, Mapping[str, int]] = field(default_factory=enum_names)
+    clock: str = "CLOCK_MONOTONIC"
+    format: int = FORMAT
+    extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def to_json(self) -> Json:
+        """Return it as a JSON object. The mask is text, for it may pass 2**53."""
+        return {
+            **self.extra,
+            "format": self.format,
+            "tool": self.tool,
+            "kernel": {
+                "release": self.kernel_release,
+                "build": self.kernel_build,
+                "machine": self.machine,
+            },
+            "boot_id": self.boot_id,
+            "clock": {
+                "name": self.clock,
+                "started": self.started,
+                "utc_offset": self.utc_offset,
+            },
+            "page_size": self.page_size,
+            "ring_size": self.ring_size,
+            "cdm_nodes": {"nodes": list(self.cdm_nodes), "from": self.cdm_nodes_from},
+            "vm_cdm": {"mask": hex(self.vm_cdm_mask), "from": self.vm_cdm_mask_from},
+            "probes": [
+                {"id": p.id, "name": p.name, "symbol": p.symbol, "kind": p.kind}
+                for p in self.probes
+            ],
+            "command": list(self.command),
+            "filters": dict(self.filters),
+            "enums": {name: dict(names) for name, names in self.enums.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Json) -> Header:
+        """Return the header that data holds.
+
+        Raises ValueError that names what is missing or of another type.
+        """
+        kernel, clock = _get(data, "kernel", dict), _get(data, "clock", dict)
+        nodes, mask = _get(data, "cdm_nodes", dict), _get(data, "vm_cdm", dict)
+        known = {
+            *("format", "tool", "kernel", "boot_id", "clock", "page_size"),
+            *("ring_size", "cdm_nodes", "vm_cdm", "probes", "command"),
+            *("filters", "enums"),
+        }
+        return cls(
+            format=_get(data, "format", int),
+            tool=_get(data, "tool", str),
+            kernel_release=_get(kernel, "release", str),
+            kernel_build=_get(kernel, "build", str),
+            machine=_get(kernel, "machine", str),
+            boot_id=_get(data, "boot_id", str),
+            clock=_get(clock, "name", str),
+            started=_get(clock, "started", int),
+            utc_offset=_get(clock, "utc_offset", int),
+            page_size=_get(data, "page_size", int),
+            ring_size=_get(data, "ring_size", int),
+            cdm_nodes=_all(_get(nodes, "nodes", list), int),
+            cdm_nodes_from=_get(nodes, "from", str),
+            vm_cdm_mask=int(_get(mask, "mask", str), 16),
+            vm_cdm_mask_from=_get(mask, "from", str),
+            probes=tuple(
+                ProbeEntry(
+                    id=_get(entry, "id", int),
+                    name=_get(entry, "name", str),
+                    symbol=_get(entry, "symbol", str, type(None)),
+                    kind=_get(entry, "kind", str),
+                )
+                for entry in _all(_get(data, "probes", list), dict)
+            ),
+            command=_all(_get(data, "command", list), str),
+            filters=_get(data, "filters", dict),
+            enums={
+                name: dict(zip(names, _all(names.values(), int), strict=True))
+                for name, names in _get(data, "enums", dict).items()
+                if isinstance(names, dict)
+            },
+            extra={key: value for key, value in data.items() if key not in known},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """What each batch says about itself.
+
+    batch: its number, from 0. rows: how many. first_ts, last_ts: least and
+    greatest ts of its rows (ns), None without rows. last_seq: the seq of the
+    last row written so far, 0 if none was. window: when the loss counters
+    were read (ns, CLOCK_MONOTONIC, just before and just after), None if they
+    were not. lost: events lost since they were read last. end: why the
+    recording ended, on the last batch; None on all others. totals: the sum of
+    lost over all batches, on the last batch.
+    """
+
+    batch: int
+    rows: int
+    first_ts: int | None
+    last_ts: int | None
+    last_seq: int
+    window: tuple[int, int] | None = None
+    lost: LostCounts = field(default_factory=lambda: MappingProxyType({}))
+    end: str | None = None
+    totals: LostCounts | None = None
+
+    def to_json(self) -> Json:
+        """Return it as a JSON object; what is absent is left out."""
+        data: Json = {
+            "batch": self.batch,
+            "n": self.rows,
+            "first_ts": self.first_ts,
+            "last_ts": self.last_ts,
+            "last_seq": self.last_seq,
+            "window": None if self.window is None else list(self.window),
+            "lost": _plain(self.lost),
+        }
+        if self.end is not None:
+            data["end"] = self.end
+            data["totals"] = {
+                "events": self.last_seq,
+                "batches": self.batch + 1,
+                "lost": _plain(self.totals or {}),
+            }
+        return data
+
+    @classmethod
+    def from_json(cls, data: Json) -> Mark:
+        """Return the mark that data holds.
+
+        Raises ValueError that names what is missing or of another type.
+        """
+        window = _get(data, "window", list, type(None))
+        if window is not None:
+            before, after = _all(window, int)
+            window = (before, after)
+        end = data.get("end")
+        return cls(
+            batch=_get(data, "batch", int),
+            rows=_get(data, "n", int),
+            first_ts=_get(data, "first_ts", int, type(None)),
+            last_ts=_get(data, "last_ts", int, type(None)),
+            last_seq=_get(data, "last_seq", int),
+            window=window,
+            lost=_lost(_get(data, "lost", dict)),
+            end=None if end is None else _get(data, "end", str),
+            totals=(
+                None
+                if end is None
+                else _lost(_get(_get(data, "totals", dict), "lost", dict))
+            ),
+        )
+
+
+def encode(data: Json) -> bytes:
+    """Return data as compact JSON; equal objects give equal bytes."""
+    return json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
+
+
+def decode(text: bytes) -> Json:
+    """Return the JSON object in text. Raises ValueError if it holds none."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError("no JSON object")
+    return data
+
+
+def header_metadata(header: Header) -> dict[bytes, bytes]:
+    """Return the schema's metadata for header."""
+    text = encode(header.to_json())
+    return {HEADER_KEY: text, CRC_KEY: _hex(zlib.crc32(text))}
+
+
+def mark_metadata(mark: Mark, batch: pa.RecordBatch) -> dict[bytes, bytes]:
+    """Return the metadata to write with batch."""
+    text = encode(mark.to_json())
+    return {HEADER_KEY: text, CRC_KEY: _hex(batch_crc(text, batch))}
+
+
+def batch_crc(text: bytes, batch: pa.RecordBatch) -> int:
+    """Return the CRC-32 over a mark's text and all values of its batch.
+
+    Column by column in the schema's order, the values as they lie in memory
+    without padding. For payload: one byte a row (1: null), then the lengths
+    (int32), then the bytes. The batch must have passed validate(full=True).
+    It costs 21 to 35 ns an event (128 bytes), a seventh of what writing the
+    event costs, and so is always on.
+    """
+    crc = zlib.crc32(text)
+    for column in batch.columns:
+        for part in _parts(column):
+            crc = zlib.crc32(part.data, crc)
+    return crc
+
+
+def column_values(column: pa.Array) -> npt.NDArray[Any]:
+    """Return a view on the values of a column of fixed width.
+
+    pyarrow's own to_numpy(), like pa.array(), imports pandas on the way if it
+    is installed, which costs a recorder in the laboratory half a minute.
+
+    The column must have passed validate(). Raises ValueError if there are
+    nulls in it.
+    """
+    if column.null_count:
+        raise ValueError(f"{column.null_count} nulls in a column that has none")
+    dtype = column.type.to_pandas_dtype()
+    values = column.buffers()[1]
+    if values is None:
+        return np.empty(0, dtype)
+    return np.frombuffer(
+        values, dtype, len(column), column.offset * np.dtype(dtype).itemsize
+    )
+
+
+def _parts(column: pa.Array) -> Iterator[npt.NDArray[Any]]:
+    """Return what of a column goes into the CRC, each part contiguous."""
+    rows, first = len(column), column.offset
+    if column.type != pa.binary():
+        yield column_values(column)
+        return
+    valid, offset_buffer, value_buffer = column.buffers()
+    if column.null_count and valid is not None:
+        bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")
+        yield 1 - bits[first : first + rows]
+    else:
+        yield np.zeros(rows, np.uint8)
+    if not rows or offset_buffer is None:
+        return
+    offsets = np.frombuffer(
+        offset_buffer, np.int32, rows + 1, first * np.int32().itemsize
+    )
+    yield np.diff(offsets)
+    start, size = int(offsets[0]), int(offsets[-1] - offsets[0])
+    if size and value_buffer is not None:
+        yield np.frombuffer(value_buffer, np.uint8, size, start)
+
+
+def parse_crc(text: bytes | None) -> int | None:
+    """Return the number in a CRC's metadata value, None if there is none."""
+    try:
+        return None if text is None else int(text, 16)
+    except ValueError:
+        return None
+
+
+def add_losses(total: dict[str, dict[str, int]], lost: LostCounts) -> None:
+    """Add lost to total, in place."""
+    for probe, reasons in lost.items():
+        mine = total.setdefault(probe, {})
+        for reason, count in reasons.items():
+            mine[reason] = mine.get(reason, 0) + count
+
+
+def _hex(crc: int) -> bytes:
+    return b"%08x" % crc
+
+
+def _plain(lost: LostCounts) -> dict[str, dict[str, int]]:
+    return {probe: dict(reasons) for probe, reasons in lost.items()}
+
+
+def _lost(data: Json) -> dict[str, dict[str, int]]:
+    return {
+        probe: {reason: _get(reasons, reason, int) for reason in reasons}
+        for probe in data
+        for reasons in [_get(data, probe, dict)]
+    }
+
+
+def _get(data: Json, key: str, *types: type) -> Any:
+    if key not in data:
+        raise ValueError(f"{key} is missing")
+    value = data[key]
+    # bool is an int to Python, and never one here.
+    if not isinstance(value, types) or isinstance(value, bool):
+        raise ValueError(f"{key} is {value!r}")
+    return value
+
+
+def _all(values: Any, kind: type) -> tuple[Any, ...]:
+    found = tuple(values)
+    for value in found:
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{value!r} in a list of {kind.__name__}")
+    return found

@@ -1,0 +1,326 @@
+"""Write a trace file, one whole batch at a time.
+
+A batch goes out with one write(2). A recorder that is killed leaves whole
+batches and at most one cut one, which the reader drops. When the disk is
+full, what part of a batch got through is cut off again, so that the file ends
+with a whole batch and the same batch may be tried once more.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from cdmtrace.errors import TraceWriteError
+from cdmtrace.events import EVENT_DTYPE, EventKind, Events, comm_bytes
+from cdmtrace.format.schema import (
+    SCHEMA,
+    Header,
+    LostCounts,
+    Mark,
+    add_losses,
+    header_metadata,
+    mark_metadata,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+_FLAGS: Final = (
+    os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+)
+_SCHEMA_BYTES: Final = SCHEMA.serialize().size
+
+
+class TraceWriter:
+    """A trace file that is being written. Not for use by two threads.
+
+    Closing it without end() leaves a file that says it was cut.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        header: Header,
+        *,
+        force: bool = False,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
+        """Create the file, mode 0600, and write the header.
+
+        force: replace a file that is there. It is replaced, not overwritten:
+        who has it open keeps the old one, and nothing but a regular file is
+        ever replaced. owner: (uid, gid) to give the new file to.
+
+        Raises TraceWriteError if the file exists (without force), is a
+        symbolic link or no regular file, or cannot be created or written.
+        """
+        self._path = Path(path)
+        schema = SCHEMA.with_metadata(header_metadata(header))
+        self._size = 0
+        self._batches = 0
+        self._seq = 0
+        self._lost: dict[str, dict[str, int]] = {}
+        made = self._path
+        if force and _replaceable(self._path):
+            suffix = secrets.token_hex(4)
+            made = self._path.with_name(f".{self._path.name}.{suffix}")
+        self._fd = _create(made, asked=self._path)
+        try:
+            if owner is not None:
+                os.fchown(self._fd, *owner)
+            self._append(memoryview(schema.serialize()))
+            if made != self._path:
+                made.replace(self._path)
+        except OSError as error:
+            self._give_up(made)
+            raise _cannot("write", self._path, error) from error
+        except BaseException:
+            self._give_up(made)
+            raise
+
+    @property
+    def path(self) -> Path:
+        """The file's path, as it was given."""
+        return self._path
+
+    @property
+    def events(self) -> int:
+        """Rows written so far; the next row's seq is one more."""
+        return self._seq
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far, all of them whole batches."""
+        return self._size
+
+    def write(
+        self,
+        events: Events,
+        *,
+        payloads: Sequence[bytes | None] | None = None,
+        lost: LostCounts | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> None:
+        """Append one batch, in the order given.
+
+        events: dtype EVENT_DTYPE, no row is legal (losses only). payloads:
+        one per row, for the kinds that have one; the names in COMM rows are
+        taken from the rows themselves. lost: events lost since the batch
+        before. window: ns, CLOCK_MONOTONIC, just before and just after the
+        loss counters were read; it must come with lost.
+
+        Raises TraceWriteError if it cannot be written; the file then ends
+        with the batch before, and the call may be repeated.
+        """
+        self._write(events, payloads, lost, window, None)
+
+    def end(
+        self,
+        reason: str,
+        *,
+        lost: LostCounts | None = None,
+        window: tuple[int, int] | None = None,
+    ) -> None:
+        """Append the last batch, without rows, and close the file.
+
+        reason: why the recording ended, for people. Raises TraceWriteError
+        as write() does; the file is then still open.
+        """
+        self._write(np.empty(0, EVENT_DTYPE), None, lost, window, reason)
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; without end() before it, the file counts as cut."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write(
+        self,
+        events: Events,
+        payloads: Sequence[bytes | None] | None,
+        lost: LostCounts | None,
+        window: tuple[int, int] | None,
+        end: str | None,
+    ) -> None:
+        if self._fd < 0:
+            raise ValueError("the trace file is closed")
+        if lost and window is None:
+            raise ValueError("losses need the window they were counted in")
+        if payloads is not None and len(payloads) != len(events):
+            raise ValueError(f"{len(payloads)} payloads for {len(events)} rows")
+        totals = {probe: dict(reasons) for probe, reasons in self._lost.items()}
+        add_losses(totals, lost or {})
+        rows = len(events)
+        mark = Mark(
+            batch=self._batches,
+            rows=rows,
+            first_ts=int(events["ts"].min()) if rows else None,
+            last_ts=int(events["ts"].max()) if rows else None,
+            last_seq=self._seq + rows,
+            window=window,
+            lost=lost or {},
+            end=end,
+            totals=totals if end is not None else None,
+        )
+        batch = _record_batch(events, payloads, self._seq + 1)
+        try:
+            self._append(_message(batch, mark))
+        except OSError as error:
+            raise _cannot("write", self._path, error) from error
+        self._batches += 1
+        self._seq += rows
+        self._lost = totals
+
+    def _append(self, data: memoryview) -> None:
+        """Write data whole, or nothing of it."""
+        done = 0
+        try:
+            # One turn, but on a full disk: there the first call writes what
+            # still fits and the second one says why.
+            while done < len(data):
+                done += os.write(self._fd, data[done:])
+        except BaseException:
+            os.ftruncate(self._fd, self._size)
+            raise
+        self._size += done
+
+    def _give_up(self, made: Path) -> None:
+        self.close()
+        made.unlink(missing_ok=True)
+
+
+def _message(batch: pa.RecordBatch, mark: Mark) -> memoryview:
+    """Return the bytes of batch in the stream, with the stream's end if it is last.
+
+    pyarrow has no call for one batch with metadata. So this makes a stream of
+    its own of it and leaves out what such a stream begins with.
+    """
+    sink = pa.BufferOutputStream()
+    stream = pa.ipc.new_stream(sink, SCHEMA)
+    stream.write_batch(batch, custom_metadata=mark_metadata(mark, batch))
+    if mark.end is not None:
+        stream.close()
+    return memoryview(sink.getvalue())[_SCHEMA_BYTES:]
+
+
+def _record_batch(
+    events: Events, payloads: Sequence[bytes | None] | None, first_seq: int
+) -> pa.RecordBatch:
+    """Return events as columns, numbered from first_seq."""
+    names = np.flatnonzero(events["kind"] == EventKind.COMM)
+    if len(names):
+        payloads = list(payloads) if payloads is not None else [None] * len(events)
+        for row in names.tolist():
+            if payloads[row] is None:
+                payloads[row] = comm_bytes(events[row])
+        events = events.copy()
+        events["nodes"][names] = 0
+        events["other"][names] = 0
+    assert events.dtype.names is not None
+    columns = [_column(events[name]) for name in events.dtype.names]
+    if payloads is None:
+        columns.append(pa.nulls(len(events), pa.binary()))
+    else:
+        columns.append(_binary_column(payloads))
+    columns.append(
+        _column(np.arange(first_seq, first_seq + len(events), dtype=np.uint64))
+    )
+    return pa.record_batch(columns, schema=SCHEMA)
+
+
+def _column(values: npt.NDArray[Any]) -> pa.Array:
+    """Return values as a column; see column_values() for why not pa.array()."""
+    return pa.Array.from_buffers(
+        pa.from_numpy_dtype(values.dtype),
+        len(values),
+        [None, pa.py_buffer(np.ascontiguousarray(values))],
+    )
+
+
+def _binary_column(values: Sequence[bytes | None]) -> pa.Array:
+    offsets = np.zeros(len(values) + 1, np.int64)
+    offsets[1:] = np.cumsum([len(value or b"") for value in values], dtype=np.int64)
+    if offsets[-1] > np.iinfo(np.int32).max:
+        raise ValueError(f"{offsets[-1]} bytes of payloads in one batch")
+    valid = np.packbits(
+        np.array([value is not None for value in values], bool), bitorder="little"
+    )
+    data = b"".join(value for value in values if value is not None)
+    parts = valid, offsets.astype(np.int32), data
+    return pa.Array.from_buffers(
+        pa.binary(), len(values), list(map(pa.py_buffer, parts))
+    )
+
+
+def _replaceable(path: Path) -> bool:
+    """Return whether a regular file is there. Raises if something else is."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _cannot("replace", path, error) from error
+    if stat.S_ISREG(mode):
+        return True
+    what = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+    raise TraceWriteError(
+        f"{path}: is {what} and will not be replaced",
+        hint="name another file with -o FILE",
+    )
+
+
+def _create(path: Path, *, asked: Path) -> int:
+    try:
+        return os.open(path, _FLAGS, 0o600)
+    except FileExistsError as error:
+        if asked.is_symlink():
+            raise TraceWriteError(
+                f"{asked}: is a symbolic link and will not be followed",
+                hint="name another file with -o FILE",
+            ) from error
+        raise TraceWriteError(
+            f"{asked}: exists already",
+            hint="name another file with -o FILE, or replace it with -f",
+        ) from error
+    except OSError as error:
+        raise _cannot("create", asked, error) from error
+
+
+_HINTS: Final = {
+    errno.ENOSPC: "make room there, or record to another disk with -o FILE",
+    errno.EDQUOT: "make room there, or record to another disk with -o FILE",
+    errno.EFBIG: "raise the limit on file sizes: ulimit -f unlimited",
+    errno.ENOENT: "make the directory first, or name another file with -o FILE",
+    errno.EROFS: "name a file on a writable disk with -o FILE",
+    errno.EACCES: "name a file in a directory of your own with -o FILE",
+}
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> TraceWriteError:
+    """Return the error to raise for what the system refused."""
+    return TraceWriteError(
+        f"{path}: cannot {verb} it: {error.strerror}",
+        hint=_HINTS.get(error.errno or 0, "name another file with -o FILE"),
+    )
