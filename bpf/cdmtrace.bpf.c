@@ -1,0 +1,742 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The probes. One handler a logical event, thin entry points around it.
+ *
+ * User space puts these before this file: offsets and bit numbers of the
+ * traced kernel (see compat.h), and what is asked for:
+ *
+ *	CDM_NODES	mask of the CDM nodes among nodes 0 to 63
+ *	CDM_MASK	the bit of vm_flags that is VM_CDM
+ *	KEY0, KEY1	random numbers of this recording
+ *	FILTER_TGID	only this process; 0: all
+ *	PMD_BYTES	bytes that one PMD maps
+ *	RING_PAGES	size of the ring, a power of two
+ *
+ * A system call sets the scene and the functions inside it say what happened.
+ * Each handler decides first whether its event has to do with CDM, and takes
+ * room in the ring only then.
+ */
+#include <asm/ptrace.h>
+#include <asm/unistd.h>
+
+/* events.h, compat.h and maps.h are put here by the loader */
+
+#define NAMES_CDM(nodes)	(((nodes) & CDM_NODES) != 0)
+#define IS_CDM_NODE(nid)	((nid) >= 0 && (nid) < 64 && NAMES_CDM(1ULL << (nid)))
+
+/*
+ * A pointer's id: a permutation of 64-bit numbers (two rounds of multiply and
+ * shift, each undone by somebody who has the keys), so that equal ids are
+ * equal pointers and the trace gives no address of the kernel away.
+ */
+static __always_inline u64 pointer_id(u64 p)
+{
+	if (!p)
+		return 0;
+	p ^= KEY0;
+	p ^= p >> 33;
+	p *= 0xff51afd7ed558ccdULL;
+	p ^= p >> 33;
+	p += KEY1;
+	p *= 0xc4ceb9fe1a85ec53ULL;
+	p ^= p >> 29;
+	return p;
+}
+
+static __always_inline int wanted(void)
+{
+	if (FILTER_TGID && bpf_get_current_pid_tgid() >> 32 != FILTER_TGID)
+		return 0;
+	return is_enabled();
+}
+
+/* The policy at @pol: mode and flags packed as CDM_POLICY() says, and nodes. */
+static __always_inline u8 read_policy(u64 pol, u64 *nodes)
+{
+	u16 mode, flags;
+
+	*nodes = 0;
+	if (!pol)
+		return CDM_MPOL_DEFAULT;
+	mode = READ_FIELD(pol, u16, OFF_mempolicy_mode);
+	flags = READ_FIELD(pol, u16, OFF_mempolicy_flags);
+	if (mode != CDM_MPOL_LOCAL)
+		*nodes = READ_FIELD(pol, u64, OFF_mempolicy_nodes) & NODEMASK_MASK;
+	return CDM_POLICY(mode, flags);
+}
+
+static __always_inline void report_comm(u64 pid_tgid)
+{
+	struct comm now = {}, *known;
+	struct cdm_event *e;
+	u32 tid = pid_tgid;
+	u64 *a, *b;
+
+	bpf_get_current_comm(&now.name, sizeof(now.name));
+	known = comms.lookup(&tid);
+	if (known) {
+		a = (u64 *)known->name;
+		b = (u64 *)now.name;
+		if (a[0] == b[0] && a[1] == b[1])
+			return;
+	}
+	e = events.ringbuf_reserve(sizeof(*e));
+	if (!e) {
+		count_lost(CDM_PROBE_TASK, CDM_LOST_RING);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts = e->ts_entry = bpf_ktime_get_ns();
+	e->pid = pid_tgid >> 32;
+	e->tid = tid;
+	e->cpu = bpf_get_smp_processor_id();
+	e->node = e->src_node = CDM_NO_NODE;
+	e->kind = CDM_EV_COMM;
+	e->probe = CDM_PROBE_TASK;
+	__builtin_memcpy(cdm_event_comm(e), now.name, sizeof(now.name));
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	comms.update(&tid, &now);
+}
+
+static __always_inline u8 find_cause(struct entry *call)
+{
+	if (call)
+		return CDM_CAUSE_CALL;
+	if (READ_FIELD(bpf_get_current_task(), u32, OFF_task_struct_flags) &
+	    0x00200000 /* PF_KTHREAD, include/linux/sched.h, since 2.6.27 */)
+		return CDM_CAUSE_UNKNOWN;
+	return slot_open(SLOT_MIGRATE) ? CDM_CAUSE_UNKNOWN : CDM_CAUSE_FAULT;
+}
+
+/* Take room for an event and fill in who, when and where. */
+static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_entry)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct entry *call = slot_open(SLOT_CALL);
+	struct cdm_event *e;
+
+	report_comm(pid_tgid);
+	e = events.ringbuf_reserve(sizeof(*e));
+	if (!e) {
+		count_lost(probe, CDM_LOST_RING);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->ts = bpf_ktime_get_ns();
+	e->ts_entry = ts_entry ? ts_entry : e->ts;
+	e->pid = pid_tgid >> 32;
+	e->tid = pid_tgid;
+	e->cpu = bpf_get_smp_processor_id();
+	e->node = e->src_node = CDM_NO_NODE;
+	e->other_policy = CDM_POLICY_UNREAD;
+	e->kind = kind;
+	e->probe = probe;
+	e->cause = find_cause(call);
+	if (call) {
+		e->call = call->id;
+		call->touched = 1;
+	}
+	return e;
+}
+
+static __always_inline void event_submit(struct cdm_event *e)
+{
+	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
+/* The VMA as it is now. Flags before are the same unless the caller knows. */
+static __always_inline void event_vma(struct cdm_event *e, u64 vma)
+{
+	u64 mm = VMA_MM(vma);
+
+	e->vma = pointer_id(vma);
+	e->mm = pointer_id(mm);
+	e->start = VMA_START(vma);
+	e->end = VMA_END(vma);
+	e->flags_before = e->flags_after = VMA_FLAGS(vma);
+	e->policy = read_policy(VMA_POLICY(vma), &e->nodes);
+	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
+	if (!mm)
+		e->bits |= CDM_BIT_UNLINKED;
+	else if (mm != READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm))
+		e->bits |= CDM_BIT_FOREIGN;
+	if (VMA_FILE(vma))
+		e->bits |= CDM_BIT_FILE;
+}
+
+static __always_inline void entry_vma(struct entry *entry, u64 vma)
+{
+	entry->ts = bpf_ktime_get_ns();
+	entry->vma = vma;
+	entry->mm = VMA_MM(vma);
+	entry->flags = VMA_FLAGS(vma);
+	entry->lock = CDM_LOCK(mmap_lock_state(entry->mm), 0);
+}
+
+/* What a return adds to event_vma(): flags and lock as they were at entry. */
+static __always_inline void event_entry(struct cdm_event *e, struct entry *entry)
+{
+	e->flags_before = entry->flags;
+	e->lock_entry = entry->lock;
+}
+
+/* --- system calls ------------------------------------------------------- */
+
+struct sys_enter {
+	u64 common;
+	s64 nr;
+	u64 args[6];
+};
+
+struct sys_exit {
+	u64 common;
+	s64 nr;
+	s64 ret;
+};
+
+static __always_inline u8 call_probe(s64 nr)
+{
+	switch (nr) {
+	case __NR_mbind:		return CDM_PROBE_SYS_MBIND;
+	case __NR_set_mempolicy:	return CDM_PROBE_SYS_SET_MEMPOLICY;
+	case __NR_migrate_pages:	return CDM_PROBE_SYS_MIGRATE_PAGES;
+	case __NR_move_pages:		return CDM_PROBE_SYS_MOVE_PAGES;
+	case __NR_madvise:		return CDM_PROBE_SYS_MADVISE;
+	case __NR_mmap:			return CDM_PROBE_SYS_MMAP;
+	case __NR_munmap:		return CDM_PROBE_SYS_MUNMAP;
+	case __NR_mremap:		return CDM_PROBE_SYS_MREMAP;
+	case __NR_mprotect:		return CDM_PROBE_SYS_MPROTECT;
+	case __NR_brk:			return CDM_PROBE_SYS_BRK;
+	case 450:			return CDM_PROBE_SYS_SET_HOME_NODE;
+	}
+	return CDM_PROBE_NONE;
+}
+
+/* Policy and migration calls are rare and always told. */
+static __always_inline int call_is_policy(u8 probe)
+{
+	return (probe >= CDM_PROBE_SYS_MBIND && probe <= CDM_PROBE_SYS_MOVE_PAGES) ||
+	       probe == CDM_PROBE_SYS_SET_HOME_NODE;
+}
+
+/* The first word of a node mask of user space, as get_nodes() reads it. */
+static __always_inline u64 user_nodes(u64 mask, u64 maxnode)
+{
+	u64 nodes = 0;
+
+	if (!mask || maxnode < 2)
+		return 0;
+	bpf_probe_read_user(&nodes, sizeof(nodes), (void *)mask);
+	return maxnode > 64 ? nodes : nodes & ((1ULL << (maxnode - 1)) - 1);
+}
+
+int call_enter(struct sys_enter *ctx)
+{
+	struct entry entry = {};
+	u32 zero = 0, *id;
+
+	if (!wanted())
+		return 0;
+	entry.probe = call_probe(ctx->nr);
+	entry.mm = READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm);
+	if (!call_is_policy(entry.probe) && entry.probe != CDM_PROBE_SYS_MADVISE &&
+	    !is_watched(entry.mm))
+		return 0;
+
+	id = call_ids.lookup(&zero);
+	if (!id)
+		return 0;
+	/* Each cpu counts for itself, so the cpu is part of the number. */
+	entry.id = ++*id << 8 | (u8)bpf_get_smp_processor_id();
+	entry.ts = bpf_ktime_get_ns();
+	entry.nr = ctx->nr;
+	/*
+	 * A tracepoint refuses a program that looks beyond the arguments its call
+	 * has (perf_event_set_bpf_prog() in kernel/events/core.c), and this one is
+	 * for all calls; so they are copied. Those that a call has not got are
+	 * noise, and not looked at.
+	 */
+	bpf_probe_read_kernel(&entry.arg, sizeof(entry.arg),
+			      (char *)ctx + offsetof(struct sys_enter, args));
+	switch (entry.probe) {
+	case CDM_PROBE_SYS_MBIND:
+		entry.nodes = user_nodes(entry.arg[3], entry.arg[4]);
+		entry.policy = CDM_POLICY(entry.arg[2], entry.arg[2]);
+		break;
+	case CDM_PROBE_SYS_SET_MEMPOLICY:
+		entry.nodes = user_nodes(entry.arg[1], entry.arg[2]);
+		entry.policy = CDM_POLICY(entry.arg[0], entry.arg[0]);
+		break;
+	case CDM_PROBE_SYS_MIGRATE_PAGES:
+		entry.nodes = user_nodes(entry.arg[3], entry.arg[1]);
+		break;
+	}
+	slot_put(SLOT_CALL, &entry);
+	return 0;
+}
+
+static __always_inline void call_fill(struct cdm_event *e, struct entry *entry,
+				      s64 ret)
+{
+	e->call = entry->id;
+	e->cause = CDM_CAUSE_CALL;
+	e->mm = pointer_id(entry->mm);
+	e->addr = entry->arg[0];
+	e->size = entry->arg[1];
+	e->ret = ret < 0 ? ret : 0;
+	e->other = entry->nodes;
+	e->other_policy = entry->policy;
+
+	switch (entry->probe) {
+	case CDM_PROBE_SYS_MBIND:
+		e->arg = entry->arg[5];
+		break;
+	case CDM_PROBE_SYS_SET_MEMPOLICY:
+		e->addr = e->size = 0;
+		break;
+	case CDM_PROBE_SYS_MIGRATE_PAGES:
+		e->addr = e->size = 0;
+		e->nodes = user_nodes(entry->arg[2], entry->arg[1]);
+		e->ret = ret;
+		if (entry->arg[0])
+			e->bits |= CDM_BIT_FOREIGN;
+		break;
+	case CDM_PROBE_SYS_MOVE_PAGES:
+		e->addr = e->size = 0;
+		e->arg = entry->arg[5];
+		e->ret = ret;
+		if (entry->arg[0])
+			e->bits |= CDM_BIT_FOREIGN;
+		break;
+	case CDM_PROBE_SYS_MADVISE:
+	case CDM_PROBE_SYS_MPROTECT:
+		e->arg = entry->arg[2];
+		break;
+	case CDM_PROBE_SYS_MMAP:
+		e->arg = entry->arg[3];
+		e->other = ret < 0 && ret >= -4095 ? 0 : ret;
+		e->ret = ret < 0 && ret >= -4095 ? ret : 0;
+		break;
+	case CDM_PROBE_SYS_MREMAP:
+		e->arg = entry->arg[3];
+		e->nodes = entry->arg[2];
+		e->other = ret < 0 && ret >= -4095 ? 0 : ret;
+		e->ret = ret < 0 && ret >= -4095 ? ret : 0;
+		break;
+	case CDM_PROBE_SYS_BRK:
+		e->size = 0;
+		e->ret = 0;
+		e->other = ret;
+		break;
+	}
+	e->start = e->addr & ~(PAGE_SIZE - 1ULL);
+	e->end = (e->addr + e->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1ULL);
+}
+
+int call_exit(struct sys_exit *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+	u8 probe;
+
+	if (!slot_take(SLOT_CALL, &entry))
+		return 0;
+	probe = entry.probe;
+	if (!call_is_policy(probe) && !entry.touched && !is_watched(entry.mm))
+		return 0;
+	e = event_new(CDM_EV_CALL, probe, entry.ts);
+	if (!e)
+		return 0;
+	call_fill(e, &entry, ctx->ret);
+	event_submit(e);
+	return 0;
+}
+
+/* --- pages -------------------------------------------------------------- */
+
+/* alloc_pages_vma() and its successors: (gfp, order, vma, addr, ...) */
+int alloc_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 vma = PT_REGS_PARM3(ctx);
+
+	if (!vma || !wanted())
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_ALLOC;
+	entry.arg[0] = PT_REGS_PARM4(ctx);
+	entry.arg[1] = PT_REGS_PARM2(ctx);
+	slot_put(SLOT_ALLOC, &entry);
+	return 0;
+}
+
+int alloc_return(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_RC(ctx), flags, task;
+	struct entry entry;
+	struct cdm_event *e;
+	int node = CDM_NO_NODE;
+
+	if (!slot_take(SLOT_ALLOC, &entry))
+		return 0;
+	if (page)
+		node = page_node(page);
+	flags = VMA_FLAGS(entry.vma);
+	if (!IS_CDM_NODE(node) && flags == entry.flags)
+		return 0;
+
+	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts);
+	if (!e)
+		return 0;
+	event_vma(e, entry.vma);
+	event_entry(e, &entry);
+	e->addr = entry.arg[0] & ~(PAGE_SIZE - 1ULL);
+	e->size = (u64)PAGE_SIZE << (entry.arg[1] & 31);
+	e->node = node;
+	if (!e->policy) {
+		task = READ_FIELD(bpf_get_current_task(), u64,
+				  OFF_task_struct_mempolicy);
+		e->other_policy = read_policy(task, &e->other);
+	}
+	watch(entry.mm, CDM_PROBE_ALLOC);
+	event_submit(e);
+	return 0;
+}
+
+/* A page of a CDM node is mapped: in a fault, or at the end of a migration. */
+static __always_inline int page_mapped(u64 page, u64 vma, u64 addr, u64 size)
+{
+	struct entry *migration;
+	struct cdm_event *e;
+	u64 task;
+	int node = page_node(page);
+
+	if (!IS_CDM_NODE(node) || !wanted())
+		return 0;
+	migration = slot_open(SLOT_MIGRATE);
+	e = event_new(migration ? CDM_EV_MIGRATE : CDM_EV_MAP,
+		      migration ? CDM_PROBE_REMOVE_MIGRATION_PTE :
+				  CDM_PROBE_RMAP_ADD, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->addr = addr & ~(PAGE_SIZE - 1ULL);
+	e->size = size;
+	e->node = node;
+	if (migration)
+		e->arg = migration->arg[0];
+	if (page_is_ksm(page))
+		e->bits |= CDM_BIT_KSM;
+	if (!e->policy) {
+		task = READ_FIELD(bpf_get_current_task(), u64,
+				  OFF_task_struct_mempolicy);
+		e->other_policy = read_policy(task, &e->other);
+	}
+	watch(VMA_MM(vma), CDM_PROBE_RMAP_ADD);
+	event_submit(e);
+	return 0;
+}
+
+/* page_add_new_anon_rmap(page, vma, address) */
+int rmap_add_new_anon(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx);
+
+	return page_mapped(page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE);
+}
+
+/* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
+int rmap_add_anon(struct pt_regs *ctx)
+{
+	return page_mapped(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx),
+			   PT_REGS_PARM3(ctx),
+			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE);
+}
+
+/* page_add_file_rmap(page, vma, compound) */
+int rmap_add_file(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+
+	return page_mapped(page, vma, page_address_in(page, vma),
+			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE);
+}
+
+/* page_remove_rmap(page, vma, compound) */
+int rmap_remove(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	struct cdm_event *e;
+	int node = page_node(page);
+
+	if (!IS_CDM_NODE(node) || !wanted())
+		return 0;
+	/* The end of an mm takes all its pages: one event says so. */
+	if (slot_open(SLOT_EXIT_MMAP))
+		return 0;
+	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE;
+	e->src_node = node;
+	/* A KSM page has many addresses, and none is written in it. */
+	if (page_is_ksm(page))
+		e->bits |= CDM_BIT_KSM;
+	else
+		e->addr = page_address_in(page, vma);
+	event_submit(e);
+	return 0;
+}
+
+/* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
+int migrate_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	if (!wanted())
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_MIGRATE_PAGES;
+	entry.arg[0] = PT_REGS_PARM6(ctx);
+	slot_put(SLOT_MIGRATE, &entry);
+	return 0;
+}
+
+int migrate_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+
+	slot_take(SLOT_MIGRATE, &entry);
+	return 0;
+}
+
+/* copy_page_range(dst_vma, src_vma) */
+int copy_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 src = PT_REGS_PARM2(ctx);
+
+	if (!wanted() || !is_watched(VMA_MM(src)))
+		return 0;
+	entry_vma(&entry, src);
+	entry.probe = CDM_PROBE_COPY_PAGE_RANGE;
+	entry.arg[0] = PT_REGS_PARM1(ctx);
+	/* Without an anon_vma there is nothing of its own to copy. */
+	entry.arg[1] = VMA_ANON(src) ? VMA_END(src) - VMA_START(src) : 0;
+	slot_put(SLOT_COPY, &entry);
+	return 0;
+}
+
+int copy_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_COPY, &entry))
+		return 0;
+	e = event_new(CDM_EV_COPY, CDM_PROBE_COPY_PAGE_RANGE, entry.ts);
+	if (!e)
+		return 0;
+	event_vma(e, entry.arg[0]);
+	event_entry(e, &entry);
+	e->addr = e->start;
+	e->size = entry.arg[1];
+	e->other = pointer_id(entry.mm);
+	e->ret = PT_REGS_RC(ctx);
+	watch(VMA_MM(entry.arg[0]), CDM_PROBE_COPY_PAGE_RANGE);
+	event_submit(e);
+	return 0;
+}
+
+/* --- VMAs --------------------------------------------------------------- */
+
+/*
+ * mbind_range(vmi, vma, prev, start, end, new_pol), once for every VMA of the
+ * range. What it leaves behind is in *prev; vma itself may have been freed.
+ */
+int mbind_range_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	struct cdm_event *e;
+	u64 vma = PT_REGS_PARM2(ctx), asked;
+
+	if (!wanted())
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_MBIND_RANGE;
+	entry.arg[0] = PT_REGS_PARM3(ctx);
+	entry.start = VMA_START(vma);
+	entry.end = VMA_END(vma);
+	if (PT_REGS_PARM4(ctx) > entry.start)
+		entry.start = PT_REGS_PARM4(ctx);
+	if (PT_REGS_PARM5(ctx) < entry.end)
+		entry.end = PT_REGS_PARM5(ctx);
+	entry.policy = read_policy(VMA_POLICY(vma), &entry.nodes);
+	read_policy(PT_REGS_PARM6(ctx), &asked);
+
+	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
+		watch(entry.mm, CDM_PROBE_MBIND_RANGE);
+	slot_put(SLOT_MBIND_RANGE, &entry);
+	if (!is_watched(entry.mm))
+		return 0;
+
+	e = event_new(CDM_EV_VMA_SEEN, CDM_PROBE_MBIND_RANGE, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->addr = entry.start;
+	e->size = entry.end - entry.start;
+	event_submit(e);
+	return 0;
+}
+
+int mbind_range_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+	u64 vma;
+
+	if (!slot_take(SLOT_MBIND_RANGE, &entry))
+		return 0;
+	vma = PT_REGS_RC(ctx) ? 0 : READ_FIELD(entry.arg[0], u64, 0);
+	/* A kernel that tags for a policy of RAM nodes must not go unseen. */
+	if (vma && VMA_FLAGS(vma) & CDM_MASK)
+		watch(entry.mm, CDM_PROBE_MBIND_RANGE);
+	if (!is_watched(entry.mm))
+		return 0;
+	e = event_new(CDM_EV_POLICY, CDM_PROBE_MBIND_RANGE, entry.ts);
+	if (!e)
+		return 0;
+	e->ret = PT_REGS_RC(ctx);
+	if (!vma) {
+		/* It failed on the way: which VMA holds what is not known. */
+		e->bits |= CDM_BIT_VMA_UNREAD;
+		e->mm = pointer_id(entry.mm);
+		e->vma = pointer_id(entry.vma);
+		e->start = entry.start;
+		e->end = entry.end;
+		e->flags_after = entry.flags;
+		e->lock_exit = CDM_LOCK(mmap_lock_state(entry.mm), 0);
+		e->policy = CDM_POLICY_UNREAD;
+	} else {
+		event_vma(e, vma);
+	}
+	event_entry(e, &entry);
+	e->addr = entry.start;
+	e->size = entry.end - entry.start;
+	e->other_policy = entry.policy;
+	e->other = entry.nodes;
+	event_submit(e);
+	return 0;
+}
+
+/* __split_vma(mm, vma, addr, new_below) */
+int split_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 vma = PT_REGS_PARM2(ctx);
+
+	if (!wanted() || !is_watched(VMA_MM(vma)))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_VMA_SPLIT;
+	entry.arg[0] = PT_REGS_PARM3(ctx);
+	entry.start = VMA_START(vma);
+	entry.end = VMA_END(vma);
+	slot_put(SLOT_SPLIT, &entry);
+	return 0;
+}
+
+int split_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_SPLIT, &entry) || (int)PT_REGS_RC(ctx))
+		return 0;
+	e = event_new(CDM_EV_VMA_SPLIT, CDM_PROBE_VMA_SPLIT, entry.ts);
+	if (!e)
+		return 0;
+	event_vma(e, entry.vma);
+	event_entry(e, &entry);
+	e->start = entry.start;
+	e->end = entry.end;
+	e->addr = entry.arg[0];
+	event_submit(e);
+	return 0;
+}
+
+/* ksm_madvise(vma, start, end, advice, vm_flags) */
+int ksm_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	if (!wanted())
+		return 0;
+	entry_vma(&entry, PT_REGS_PARM1(ctx));
+	entry.probe = CDM_PROBE_KSM_MADVISE;
+	entry.start = PT_REGS_PARM2(ctx);
+	entry.end = PT_REGS_PARM3(ctx);
+	entry.arg[0] = PT_REGS_PARM4(ctx);
+	entry.arg[1] = PT_REGS_PARM5(ctx);
+	entry.flags = READ_FIELD(entry.arg[1], u64, 0);
+	slot_put(SLOT_KSM_MADVISE, &entry);
+	return 0;
+}
+
+int ksm_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_KSM_MADVISE, &entry))
+		return 0;
+	/* mbind() asks every VMA to be unmerged: that most were not is no news. */
+	if (entry.flags == READ_FIELD(entry.arg[1], u64, 0) &&
+	    !(entry.flags & CDM_MASK))
+		return 0;
+	e = event_new(CDM_EV_KSM_ADVICE, CDM_PROBE_KSM_MADVISE, entry.ts);
+	if (!e)
+		return 0;
+	event_vma(e, entry.vma);
+	event_entry(e, &entry);
+	e->addr = entry.start;
+	e->size = entry.end - entry.start;
+	e->arg = entry.arg[0];
+	e->flags_after = READ_FIELD(entry.arg[1], u64, 0);
+	e->ret = PT_REGS_RC(ctx);
+	event_submit(e);
+	return 0;
+}
+
+/* exit_mmap(mm) */
+int exit_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	struct cdm_event *e;
+
+	entry.mm = PT_REGS_PARM1(ctx);
+	if (!is_watched(entry.mm) || !wanted())
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_EXIT_MMAP;
+	slot_put(SLOT_EXIT_MMAP, &entry);
+	watched.delete(&entry.mm);
+
+	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0);
+	if (!e)
+		return 0;
+	e->mm = pointer_id(entry.mm);
+	event_submit(e);
+	return 0;
+}
+
+int exit_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+
+	slot_take(SLOT_EXIT_MMAP, &entry);
+	return 0;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What differs between kernels, one function each. Offsets, bit numbers and
+ * symbol names are not here: user space reads them from the BTF, the
+ * configuration and the symbol table of the kernel that it traces, and puts
+ * them before this file as OFF_<struct>_<member>, SIZEOF_<struct>, and so on.
+ * So this needs none of the kernel's own headers, which tools that compile on
+ * the traced machine break on again and again.
+ */
+#ifndef CDMTRACE_COMPAT_H
+#define CDMTRACE_COMPAT_H
+
+#define READ_FIELD(base, type, off)					\
+({									\
+	type __val = 0;							\
+	bpf_probe_read_kernel(&__val, sizeof(__val), (void *)(base) + (off)); \
+	__val;								\
+})
+
+#define VMA_START(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_start)
+#define VMA_END(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_end)
+#define VMA_FLAGS(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_flags)
+#define VMA_MM(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_mm)
+#define VMA_PGOFF(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_pgoff)
+#define VMA_FILE(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_file)
+#define VMA_ANON(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_anon_vma)
+#define VMA_POLICY(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_policy)
+
+/*
+ * The node of a page is in the top bits of its flags; how many bits and which
+ * ones is the kernel's configuration (include/linux/page-flags-layout.h).
+ */
+static __always_inline int page_node(u64 page)
+{
+	return (READ_FIELD(page, u64, OFF_page_flags) >> NODES_PGSHIFT) &
+	       NODES_MASK;
+}
+
+/* A tail page points to its head, with bit 0 set (commit 1d798ca3f164, 4.4). */
+static __always_inline u64 page_head(u64 page)
+{
+	u64 head = READ_FIELD(page, u64, OFF_page_compound_head);
+
+	return head & 1 ? head - 1 : page;
+}
+
+static __always_inline int page_is_compound(u64 page)
+{
+	return page_head(page) != page ||
+	       (READ_FIELD(page, u64, OFF_page_flags) >> PG_HEAD) & 1;
+}
+
+/* Bits 0 and 1 of mapping: anonymous, and KSM's (include/linux/page-flags.h). */
+static __always_inline int page_is_ksm(u64 page)
+{
+	return (READ_FIELD(page_head(page), u64, OFF_page_mapping) & 3) == 3;
+}
+
+/* Where the page is in this VMA, as vma_address() in mm/internal.h has it. */
+static __always_inline u64 page_address_in(u64 page, u64 vma)
+{
+	u64 head = page_head(page);
+	u64 index = READ_FIELD(head, u64, OFF_page_index) +
+		    (page - head) / SIZEOF_page;
+
+	return VMA_START(vma) + ((index - VMA_PGOFF(vma)) << PAGE_SHIFT);
+}
+
+/*
+ * How the mmap lock of @mm is held. struct rw_semaphore, 5.3 and later: count
+ * is its first word, bit 0 the writer, bits 8 to 62 the readers; owner is the
+ * second word, bit 0 says that the last who wrote it was a reader. A reader
+ * that leaves does not clear owner, so owner alone proves nothing but that
+ * current is the writer (kernel/locking/rwsem.c).
+ */
+static __always_inline u8 mmap_lock_state(u64 mm)
+{
+	u64 sem = mm + OFF_mm_struct_mmap_lock;
+	u64 count, owner;
+
+	if (!mm)
+		return CDM_LOCK_UNKNOWN;
+	count = READ_FIELD(sem, u64, OFF_rw_semaphore_count);
+	owner = READ_FIELD(sem, u64, OFF_rw_semaphore_owner);
+	if (count & 1)
+		return (owner & ~7ULL) == bpf_get_current_task() &&
+		       !(owner & 1) ? CDM_LOCK_WRITE_SELF : CDM_LOCK_WRITE_OTHER;
+	return (count << 1) >> 9 ? CDM_LOCK_READ : CDM_LOCK_NONE;
+}
+
+#endif /* CDMTRACE_COMPAT_H */

@@ -1,0 +1,101 @@
+"""``cdmtrace record``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.render.units import count, size
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("cdmtrace.arrows"),
+    show_default=True,
+    help="The trace file.",
+)
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Replace the trace file; trace a bit that has another meaning (CDM020).",
+)
+@click.option("--pid", type=click.IntRange(min=1), help="Only this process.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after so many seconds.",
+)
+@click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
+@click.option(
+    "--vm-cdm-mask",
+    metavar="MASK",
+    help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
+)
+@click.option(
+    "--ring-pages",
+    type=click.IntRange(min=1, max=1 << 18),
+    default=4096,
+    show_default=True,
+    help="Size of the ring buffer, in pages; a power of two.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def record(
+    output: Path,
+    force: bool,
+    pid: int | None,
+    duration: float | None,
+    cdm_nodes: str | None,
+    vm_cdm_mask: str | None,
+    ring_pages: int,
+    command: tuple[str, ...],
+) -> int:
+    """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
+
+    All processes are traced, not only COMMAND, unless --pid says otherwise.
+    COMMAND starts when every probe is attached, and runs as who called sudo. The
+    exit status is its own; 125 if nothing could be recorded.
+    """
+    from cdmtrace import recorder
+
+    if pid is not None and command:
+        raise UsageTrouble(
+            "--pid and a command exclude each other", hint="give one of them"
+        )
+    if ring_pages & (ring_pages - 1):
+        raise UsageTrouble(
+            f"--ring-pages {ring_pages} is no power of two",
+            hint=f"--ring-pages {1 << ring_pages.bit_length()}",
+        )
+    options = recorder.Options(
+        output=output,
+        command=command,
+        force=force,
+        pid=pid,
+        duration=duration,
+        cdm_nodes=cdm_nodes,
+        vm_cdm_mask=vm_cdm_mask,
+        ring_pages=ring_pages,
+    )
+    outcome = recorder.record(
+        options, say=lambda text: click.echo(f"cdmtrace: {text}", err=True)
+    )
+    for item in outcome.missing:
+        click.echo(
+            f"cdmtrace: no {item.missing} on this kernel: {item.probe.name} was not "
+            f"recorded (rules {', '.join(item.probe.rules) or 'none'})",
+            err=True,
+        )
+    click.echo(
+        f"cdmtrace: {outcome.reason}; {count(outcome.events, 'event')}, "
+        f"{outcome.lost:,} lost, {size(outcome.size)} in {output}",
+        err=True,
+    )
+    click.echo(f"cdmtrace: next: cdmtrace check {output}", err=True)
+    return outcome.status

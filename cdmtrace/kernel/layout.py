@@ -1,0 +1,77 @@
+"""What the BPF program has to know of this kernel: offsets, bit numbers, sizes."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from typing import Final
+
+from cdmtrace.errors import RecordError
+from cdmtrace.kernel.btf import Btf
+
+MEMBERS: Final[tuple[tuple[str, str], ...]] = (
+    ("vm_area_struct", "vm_start"),
+    ("vm_area_struct", "vm_end"),
+    ("vm_area_struct", "vm_flags"),
+    ("vm_area_struct", "vm_mm"),
+    ("vm_area_struct", "vm_pgoff"),
+    ("vm_area_struct", "vm_file"),
+    ("vm_area_struct", "vm_policy"),
+    ("vm_area_struct", "anon_vma"),
+    ("mm_struct", "mmap_lock"),
+    ("rw_semaphore", "count"),
+    ("rw_semaphore", "owner"),
+    ("mempolicy", "mode"),
+    ("mempolicy", "flags"),
+    ("mempolicy", "nodes"),
+    ("page", "flags"),
+    ("page", "compound_head"),
+    ("page", "mapping"),
+    ("page", "index"),
+    ("task_struct", "mm"),
+    ("task_struct", "mempolicy"),
+    ("task_struct", "flags"),
+)
+"""Every member that the program reads, as OFF_<struct>_<member>."""
+
+
+class LayoutUnknown(RecordError):
+    """This kernel is laid out in a way that is not known here (exit status 125)."""
+
+
+def node_bits(config: Mapping[str, str]) -> tuple[int, int]:
+    """Return (shift, bits): where the node is in page->flags.
+
+    The node is below the section, at the top of the word
+    (include/linux/page-flags-layout.h), and there is no section with
+    SPARSEMEM_VMEMMAP or without SPARSEMEM. Raises LayoutUnknown.
+    """
+    bits = int(config.get("CONFIG_NODES_SHIFT", "0"))
+    if "CONFIG_SPARSEMEM" in config and "CONFIG_SPARSEMEM_VMEMMAP" not in config:
+        raise LayoutUnknown(
+            "this kernel keeps section numbers in page->flags "
+            "(SPARSEMEM without SPARSEMEM_VMEMMAP): nodes of pages cannot be told",
+            hint="boot a kernel with CONFIG_SPARSEMEM_VMEMMAP=y",
+        )
+    return 64 - bits, bits
+
+
+def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
+    """Return macro -> number for the BPF program.
+
+    Raises TypeMissing where the kernel has no such member, LayoutUnknown.
+    """
+    shift, bits = node_bits(config)
+    nodes = 1 << bits
+    # page->flags >> 64 is undefined in C: one node needs no bit, and no shift.
+    numbers = {
+        "NODES_PGSHIFT": shift if bits else 0,
+        "NODES_MASK": nodes - 1,
+        "NODEMASK_MASK": (1 << min(nodes, 64)) - 1,
+        "PG_HEAD": btf.enumerator("pageflags", "PG_head"),
+        "SIZEOF_page": btf.sizeof("page"),
+        "PMD_BYTES": mmap.PAGESIZE * (mmap.PAGESIZE // 8),
+    }
+    for struct, member in MEMBERS:
+        numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
+    return numbers

@@ -1,0 +1,71 @@
+"""The kernel's tracing file system."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from cdmtrace.errors import RecordError
+
+_OF_BCC: Final = re.compile(r"[pr]\d*:(?P<name>kprobes/\w+_bcc_(?P<pid>\d+)) ")
+"""A probe in kprobe_events that bcc defined, named after its process."""
+
+TRACEFS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+
+
+def find() -> Path | None:
+    """Return where tracefs is mounted, None if it is not."""
+    return next((path for path in TRACEFS if (path / "events").is_dir()), None)
+
+
+def mounted() -> Path:
+    """Return where tracefs is, mounting it if need be. Raises RecordError."""
+    found = find()
+    if found is not None:
+        return found
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mount(b"tracefs", os.fsencode(TRACEFS[0]), b"tracefs", 0, None):
+        raise RecordError(
+            f"tracefs cannot be mounted: {os.strerror(ctypes.get_errno())}",
+            hint=f"sudo mount -t tracefs tracefs {TRACEFS[0]}; the kernel needs "
+            "CONFIG_FTRACE=y",
+        )
+    return TRACEFS[0]
+
+
+def tracepoints(root: Path, category: str = "syscalls") -> frozenset[str]:
+    """Return the tracepoints of a category, each as ``category:name``."""
+    directory = root / "events" / category
+    if not directory.is_dir():
+        return frozenset()
+    return frozenset(
+        f"{category}:{path.name}" for path in directory.iterdir() if path.is_dir()
+    )
+
+
+def sweep(root: Path) -> tuple[str, ...]:
+    """Remove what recorders that were killed left behind; return the names.
+
+    bcc defines return probes here when many may wait at a time (maxactive), and
+    definitions do not end with their process. Nothing runs at one that is left,
+    but it would stay until the next boot. One that somebody uses cannot be removed.
+    """
+    path = root / "kprobe_events"
+    gone = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        match = _OF_BCC.match(line)
+        if match is None or Path("/proc", match["pid"]).exists():
+            continue
+        # Appended: a write at the start would remove all probes, of anybody.
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            with contextlib.suppress(OSError):
+                os.write(fd, f"-:{match['name']}\n".encode())
+                gone.append(match["name"])
+        finally:
+            os.close(fd)
+    return tuple(gone)

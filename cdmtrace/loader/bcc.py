@@ -1,0 +1,173 @@
+"""Compile, load and attach with bcc.
+
+bcc is the distribution's package (Debian: python3-bpfcc), never PyPI's: the project
+called bcc there is something else. It is imported from here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cdmtrace.errors import RecordError, apt_hint
+from cdmtrace.events import Lost, Probe
+from cdmtrace.probes import Kind, Plan
+
+SOURCES: Final = ("events.h", "compat.h", "maps.h", "cdmtrace.bpf.c")
+"""In the order in which they make one program."""
+
+BPF_DIRECTORY: Final = Path(__file__).parent.parent / "bpf"
+DIST_PACKAGES: Final = Path("/usr/lib/python3/dist-packages")
+
+MAXACTIVE: Final = 1024
+"""Returns that one probe can wait for at a time; 24 bytes each in the kernel."""
+
+
+class BccMissing(RecordError):
+    """bcc cannot be imported (exit status 125)."""
+
+
+class ProgramRejected(RecordError):
+    """The BPF program does not compile, or the kernel refuses it (status 125)."""
+
+
+def import_bcc(directory: Path = DIST_PACKAGES) -> ModuleType:
+    """Return the bcc module, also for a Python that does not see Debian's packages.
+
+    Raises BccMissing.
+    """
+    with contextlib.suppress(ImportError):
+        module = importlib.import_module("bcc")
+        # PyPI's bcc, about lattices, has no BPF.
+        if hasattr(module, "BPF"):
+            return module
+        del sys.modules["bcc"]
+    path = directory / "bcc" / "__init__.py"
+    try:
+        spec = importlib.util.spec_from_file_location(
+            "bcc", path, submodule_search_locations=[str(path.parent)]
+        )
+        if spec is None or spec.loader is None or not path.exists():
+            raise ImportError(f"{path} does not exist")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["bcc"] = module
+        spec.loader.exec_module(module)
+    except (ImportError, OSError) as error:
+        sys.modules.pop("bcc", None)
+        raise BccMissing(
+            f"bcc cannot be imported: {error}", hint=apt_hint("python3-bpfcc")
+        ) from error
+    return module
+
+
+def program_text(defines: Mapping[str, int]) -> str:
+    """Return the whole program: macros, then the sources as one text."""
+    macros = [f"#define {name} {value:#x}ULL" for name, value in defines.items()]
+    sources = [
+        # One text: line numbers in the compiler's messages are those of a file.
+        f'#line 1 "{name}"\n{(BPF_DIRECTORY / name).read_text()}'
+        for name in SOURCES
+    ]
+    return "\n".join([*macros, *sources])
+
+
+@contextlib.contextmanager
+def _stderr_kept(kept: list[str]) -> Iterator[None]:
+    """Keep what C code writes to stderr: bcc's compiler says there what is wrong."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            file.seek(0)
+            kept.append(file.read().decode(errors="replace"))
+
+
+class BccLoader:
+    """The program, compiled by bcc for the running kernel and loaded."""
+
+    def __init__(self, defines: Mapping[str, int]) -> None:
+        """Compile and load. Raises BccMissing, ProgramRejected."""
+        self._module = import_bcc()
+        output: list[str] = []
+        try:
+            with _stderr_kept(output):
+                self._bpf: Any = self._module.BPF(text=program_text(defines))
+        except Exception as error:
+            raise ProgramRejected(
+                f"bcc cannot compile the BPF program: {error}",
+                details="\n".join("".join(output).splitlines()[:30]),
+                hint="cdmtrace doctor",
+            ) from error
+
+    @property
+    def ring_fd(self) -> int:
+        """The ring buffer map's file descriptor."""
+        return int(self._bpf["events"].map_fd)
+
+    def attach(self, plans: tuple[Plan, ...]) -> None:
+        """Attach every probe that is not missing.
+
+        Raises ProgramRejected with the verifier's last lines, or with the name of
+        what cannot be attached.
+        """
+        for item in plans:
+            for attachment, symbol in zip(
+                item.probe.attachments, item.symbols, strict=not item.missing
+            ):
+                self._attach(attachment.kind, attachment.handler, symbol)
+
+    def _attach(self, kind: Kind, handler: str, symbol: str) -> None:
+        output: list[str] = []
+        try:
+            with _stderr_kept(output):
+                match kind:
+                    case Kind.KPROBE:
+                        self._bpf.attach_kprobe(event=symbol, fn_name=handler)
+                    case Kind.KRETPROBE:
+                        self._bpf.attach_kretprobe(
+                            event=symbol, fn_name=handler, maxactive=MAXACTIVE
+                        )
+                    case Kind.TRACEPOINT:
+                        self._bpf.attach_tracepoint(tp=symbol, fn_name=handler)
+        except Exception as error:
+            raise ProgramRejected(
+                f"{handler} cannot be attached to {kind} {symbol}: {error}",
+                details="\n".join("".join(output).splitlines()[-20:]),
+                hint="cdmtrace probes",
+            ) from error
+
+    def enable(self, on: bool) -> None:
+        """Let events through, or stop them while all probes stay attached."""
+        self._bpf["enabled"][ctypes.c_int(0)] = ctypes.c_uint32(on)
+
+    def lost(self) -> npt.NDArray[np.integer[Any]]:
+        """Return the counters of losses so far, summed over cpus.
+
+        Shape (Probe.MAX, Lost.MAX), dtype uint64.
+        """
+        per_cpu = self._bpf["lost"][ctypes.c_int(0)]
+        shape = (len(per_cpu), int(Probe.MAX), int(Lost.MAX))
+        counts = np.frombuffer(bytes(per_cpu), np.uint64).reshape(shape)
+        total: npt.NDArray[np.integer[Any]] = counts.sum(axis=0, dtype=np.uint64)
+        return total
+
+    def close(self) -> None:
+        """Detach everything. Closing twice is harmless."""
+        self._bpf.cleanup()

@@ -1,0 +1,278 @@
+"""Logical probes: what each is attached to, and which rules need it.
+
+A logical probe is one of ``enum cdm_probe`` in ``bpf/events.h``. It is made of one
+or more attachments of handlers in ``bpf/cdmtrace.bpf.c`` to functions or tracepoints
+of the kernel. Names of functions differ between kernels, so each attachment has
+candidates, newest name first, and the first that the kernel has is taken. Handlers
+read arguments, so only functions with the same ones may be candidates of a handler.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cdmtrace.events import Probe
+from cdmtrace.kernel import symbols
+
+
+class Kind(enum.StrEnum):
+    """How a handler is attached."""
+
+    KPROBE = "kprobe"
+    KRETPROBE = "kretprobe"
+    TRACEPOINT = "tracepoint"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attachment:
+    """One handler and the names of what it can be attached to, newest first."""
+
+    handler: str
+    kind: Kind
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogicalProbe:
+    """What one probe of the trace is made of, and the rules that need it.
+
+    Without a ``required`` probe nothing can be recorded that is worth checking.
+    """
+
+    probe: Probe
+    summary: str
+    attachments: tuple[Attachment, ...]
+    rules: tuple[str, ...] = ()
+    required: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the trace's header and in messages."""
+        return self.probe.name.lower()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of its attachments, each once."""
+        return tuple(dict.fromkeys(item.kind for item in self.attachments))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What would be attached on one kernel.
+
+    ``symbols`` has, for each attachment, what it is attached to. ``missing`` names
+    the first attachment for which the kernel has no candidate; such a probe is not
+    attached at all, since half of a pair would say wrong things. ``unseen`` are
+    copies of the function, made by the compiler, whose calls are not seen.
+    """
+
+    probe: LogicalProbe
+    symbols: tuple[str, ...]
+    missing: str | None
+    unseen: tuple[str, ...] = ()
+
+
+def _pair(
+    probe: Probe,
+    summary: str,
+    handler: str,
+    *candidates: str,
+    rules: tuple[str, ...] = (),
+    required: bool = False,
+) -> LogicalProbe:
+    return LogicalProbe(
+        probe=probe,
+        summary=summary,
+        # The return first: an entry without a return would count as lost.
+        attachments=(
+            Attachment(
+                handler=f"{handler}_return",
+                kind=Kind.KRETPROBE,
+                candidates=candidates,
+            ),
+            Attachment(
+                handler=f"{handler}_entry", kind=Kind.KPROBE, candidates=candidates
+            ),
+        ),
+        rules=rules,
+        required=required,
+    )
+
+
+def _call(probe: Probe, call: str, rules: tuple[str, ...] = ()) -> LogicalProbe:
+    return LogicalProbe(
+        probe=probe,
+        summary=f"{call}(2), entry to return",
+        attachments=(
+            Attachment(
+                handler="call_exit",
+                kind=Kind.TRACEPOINT,
+                candidates=(f"syscalls:sys_exit_{call}",),
+            ),
+            Attachment(
+                handler="call_enter",
+                kind=Kind.TRACEPOINT,
+                candidates=(f"syscalls:sys_enter_{call}",),
+            ),
+        ),
+        rules=rules,
+    )
+
+
+ALL_PAGES: Final = ("CDM001", "CDM002", "CDM014")
+"""Rules that need to know which pages are where."""
+
+PROBES: Final[tuple[LogicalProbe, ...]] = (
+    # 5.10: alloc_pages_vma() has the same first four arguments but their order:
+    # (gfp, order, vma, addr), as vma_alloc_folio() of 6.1 and its successors.
+    _pair(
+        Probe.ALLOC,
+        "a page is allocated for a VMA; vm_flags before and after",
+        "alloc",
+        "vma_alloc_folio_noprof",
+        "vma_alloc_folio",
+        "alloc_pages_vma",
+        rules=("CDM002", "CDM003", "CDM010"),
+        required=True,
+    ),
+    _pair(
+        Probe.MBIND_RANGE,
+        "mbind() changes the policy of one VMA",
+        "mbind_range",
+        "mbind_range",
+        rules=("CDM001", "CDM002", "CDM003", "CDM005", "CDM010", "CDM011"),
+        required=True,
+    ),
+    _pair(
+        Probe.MIGRATE_PAGES,
+        "the kernel's migrate_pages(), around what it moves",
+        "migrate",
+        "migrate_pages",
+        rules=ALL_PAGES,
+    ),
+    LogicalProbe(
+        probe=Probe.RMAP_ADD,
+        summary="a page is mapped, by a fault or at the end of a migration",
+        attachments=(
+            Attachment(
+                handler="rmap_add_new_anon",
+                kind=Kind.KPROBE,
+                candidates=("page_add_new_anon_rmap",),
+            ),
+            Attachment(
+                handler="rmap_add_anon",
+                kind=Kind.KPROBE,
+                candidates=("page_add_anon_rmap",),
+            ),
+            Attachment(
+                handler="rmap_add_file",
+                kind=Kind.KPROBE,
+                candidates=("page_add_file_rmap",),
+            ),
+        ),
+        rules=ALL_PAGES,
+        required=True,
+    ),
+    LogicalProbe(
+        probe=Probe.RMAP_REMOVE,
+        summary="a page is mapped no more",
+        attachments=(
+            Attachment(
+                handler="rmap_remove",
+                kind=Kind.KPROBE,
+                candidates=("page_remove_rmap",),
+            ),
+        ),
+        rules=ALL_PAGES,
+        required=True,
+    ),
+    _pair(
+        Probe.COPY_PAGE_RANGE,
+        "fork copies the pages of one VMA",
+        "copy",
+        "copy_page_range",
+        rules=ALL_PAGES,
+    ),
+    _pair(
+        Probe.VMA_SPLIT,
+        "a VMA is split",
+        "split",
+        "__split_vma",
+        rules=("CDM001", "CDM011"),
+    ),
+    _pair(
+        Probe.KSM_MADVISE,
+        "madvise() or mbind() turns KSM on or off for a VMA",
+        "ksm",
+        "ksm_madvise",
+        rules=("CDM005",),
+    ),
+    _pair(
+        Probe.EXIT_MMAP,
+        "an address space ends",
+        "exit",
+        "exit_mmap",
+        rules=ALL_PAGES,
+    ),
+    _call(Probe.SYS_MBIND, "mbind", ("CDM001", "CDM002", "CDM011")),
+    _call(Probe.SYS_SET_MEMPOLICY, "set_mempolicy"),
+    _call(Probe.SYS_SET_HOME_NODE, "set_mempolicy_home_node"),
+    _call(Probe.SYS_MIGRATE_PAGES, "migrate_pages", ("CDM002",)),
+    _call(Probe.SYS_MOVE_PAGES, "move_pages", ("CDM002",)),
+    _call(Probe.SYS_MADVISE, "madvise"),
+    _call(Probe.SYS_MMAP, "mmap", ("CDM001",)),
+    _call(Probe.SYS_MUNMAP, "munmap", ("CDM001",)),
+    _call(Probe.SYS_MREMAP, "mremap", ("CDM001",)),
+    _call(Probe.SYS_MPROTECT, "mprotect"),
+    _call(Probe.SYS_BRK, "brk", ("CDM001",)),
+)
+"""Every probe that ``record`` attaches, in that order."""
+
+
+def plan(
+    functions: frozenset[str],
+    tracepoints: frozenset[str],
+    probes: tuple[LogicalProbe, ...] = PROBES,
+) -> tuple[Plan, ...]:
+    """Return what would be attached on a kernel with these functions.
+
+    functions: names as in /proc/kallsyms. tracepoints: ``category:name``.
+    """
+    copies = symbols.twins(functions)
+    plans = []
+    for probe in probes:
+        chosen: list[str] = []
+        missing = None
+        for attachment in probe.attachments:
+            known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
+            name = symbols.pick(attachment.candidates, known)
+            if name is None:
+                missing = missing or attachment.candidates[-1]
+            else:
+                chosen.append(name)
+        plans.append(
+            Plan(
+                probe=probe,
+                symbols=() if missing else tuple(chosen),
+                missing=missing,
+                unseen=tuple(
+                    twin
+                    for name in dict.fromkeys(chosen)
+                    for twin in copies.get(name, ())
+                ),
+            )
+        )
+    return tuple(plans)
+
+
+def lost_rules(plans: tuple[Plan, ...]) -> Mapping[str, tuple[str, ...]]:
+    """Return rule -> names of the missing probes that make it uncheckable."""
+    lost: dict[str, tuple[str, ...]] = {}
+    for item in plans:
+        if item.missing:
+            for rule in item.probe.rules:
+                lost[rule] = (*lost.get(rule, ()), item.probe.name)
+    return lost

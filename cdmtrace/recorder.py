@@ -1,0 +1,383 @@
+"""Record: attach, drain the ring into the file, and stop cleanly.
+
+The recorder is dumb. It copies what is in the ring to the file, in batches, and
+counts what was lost. It decodes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import pwd
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from cdmtrace import __version__
+from cdmtrace.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    RecordError,
+    UsageTrouble,
+)
+from cdmtrace.events import EVENT_DTYPE, Events
+from cdmtrace.format.schema import Header, ProbeEntry, name_losses
+from cdmtrace.format.writer import TraceWriter
+from cdmtrace.kernel import (
+    config,
+    headers,
+    layout,
+    nodes,
+    symbols,
+    tracefs,
+    vmflags,
+)
+from cdmtrace.kernel.btf import Btf
+from cdmtrace.loader import Loader
+from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.probes import Plan, plan
+from cdmtrace.ring import Ring
+
+DRAIN_INTERVAL: Final = 0.1
+"""Seconds between two looks at the ring: events wake nobody up."""
+
+BATCH_ROWS: Final = 1 << 16
+"""Rows of a batch at most: 8 MiB."""
+
+LINGER: Final = 5.0
+"""Seconds that a command gets to end after SIGTERM, when recording was stopped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What ``record`` was asked for. Sizes in pages, times in seconds."""
+
+    output: Path
+    command: tuple[str, ...] = ()
+    force: bool = False
+    pid: int | None = None
+    duration: float | None = None
+    cdm_nodes: str | None = None
+    vm_cdm_mask: str | None = None
+    ring_pages: int = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a recording ended. ``status`` is the command's; 0 without one."""
+
+    events: int
+    lost: int
+    size: int
+    reason: str
+    status: int
+    missing: tuple[Plan, ...]
+
+
+def require_root() -> None:
+    """Raise RecordError unless we may load BPF programs and attach kprobes."""
+    if os.geteuid() != 0:
+        raise RecordError(
+            "recording needs root: probes are put into the running kernel",
+            hint="sudo cdmtrace record …",
+        )
+
+
+def caller() -> tuple[int, int] | None:
+    """Return (uid, gid) of who called sudo; None if nobody did."""
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    if os.geteuid() != 0 or not (uid.isdecimal() and gid.isdecimal()):
+        return None
+    return int(uid), int(gid)
+
+
+def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Outcome:
+    """Record until the command ends, time is up, or a signal comes.
+
+    say: is called with one line at each stage. Raises RecordError and its kin for
+    whatever keeps it from starting; nothing is left attached then.
+    """
+    require_root()
+    _check_output(options)
+    if options.command:
+        _check_command(options.command[0])
+    _check_pid(options.pid)
+    found_nodes, nodes_from = nodes.discover(options.cdm_nodes)
+    kernel_config = config.load()
+    if lacking := config.lacking(kernel_config):
+        raise RecordError("; ".join(lacking), hint="cdmtrace doctor")
+    root = tracefs.mounted()
+    plans = plan(symbols.functions(), tracefs.tracepoints(root))
+    _check_required(plans)
+    tracefs.sweep(root)
+
+    with headers.available() as directory:
+        flags = vmflags.read(headers.roots(directory), kernel_config)
+        mask, mask_from, taken = vmflags.find_mask(
+            options.vm_cdm_mask, flags, force=options.force
+        )
+        numbers = {
+            **layout.defines(Btf.load(), kernel_config),
+            "CDM_NODES": sum(1 << nid for nid in found_nodes),
+            "CDM_MASK": mask,
+            "KEY0": secrets.randbits(64),
+            "KEY1": secrets.randbits(64),
+            "FILTER_TGID": options.pid or 0,
+            "RING_PAGES": options.ring_pages,
+        }
+        say("compiling the probes")
+        loader = BccLoader(numbers)
+    with contextlib.closing(loader):
+        say("attaching")
+        loader.attach(plans)
+        header = Header(
+            tool=f"cdmtrace {__version__}",
+            kernel_release=platform.release(),
+            kernel_build=platform.version(),
+            machine=platform.machine(),
+            boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            started=time.monotonic_ns(),
+            utc_offset=time.time_ns() - time.monotonic_ns(),
+            page_size=os.sysconf("SC_PAGE_SIZE"),
+            ring_size=options.ring_pages * os.sysconf("SC_PAGE_SIZE"),
+            cdm_nodes=found_nodes,
+            cdm_nodes_from=nodes_from,
+            vm_cdm_mask=mask,
+            vm_cdm_mask_from=mask_from,
+            probes=_probe_table(plans),
+            command=options.command,
+            filters={"pid": options.pid} if options.pid else {},
+            extra={"vm_cdm_taken_by": taken} if taken else {},
+        )
+        with TraceWriter(
+            options.output, header, force=options.force, owner=caller()
+        ) as writer:
+            session = _Session(loader, writer, options)
+            with contextlib.closing(session):
+                return session.run(plans, say)
+
+
+class _Session:
+    """One recording while it runs: who may stop it, and what is still to write."""
+
+    def __init__(self, loader: Loader, writer: TraceWriter, options: Options) -> None:
+        self._loader = loader
+        self._writer = writer
+        self._options = options
+        size = options.ring_pages * os.sysconf("SC_PAGE_SIZE")
+        self._ring = Ring(loader.ring_fd, size, EVENT_DTYPE)
+        self._counted = loader.lost()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._signal: int | None = None
+
+    def close(self) -> None:
+        self._ring.close()
+
+    def run(self, plans: tuple[Plan, ...], say: Callable[[str], None]) -> Outcome:
+        with self._signals(), contextlib.ExitStack() as stack:
+            self._loader.enable(True)
+            say("recording")
+            poll = select.epoll()
+            stack.callback(poll.close)
+            watched = self._start(stack)
+            if watched is not None:
+                poll.register(watched, select.EPOLLIN)
+            reason = self._drain_until(poll, self._deadline())
+            status = self._finish_child()
+            # First no more events, then the rest of them, then the end.
+            self._loader.enable(False)
+            lost = self._drain()
+            while self._ring.pending and lost is not None:
+                before = self._ring.pending
+                self._drain()
+                if self._ring.pending == before:
+                    break
+            self._writer.end(reason)
+        return Outcome(
+            events=self._writer.events,
+            lost=int(self._counted.sum()),
+            size=self._writer.size,
+            reason=reason,
+            status=status,
+            missing=tuple(item for item in plans if item.missing),
+        )
+
+    def _deadline(self) -> float | None:
+        if self._options.duration is None:
+            return None
+        return time.monotonic() + self._options.duration
+
+    def _start(self, stack: contextlib.ExitStack) -> int | None:
+        """Start the command, if any; return what to wait for."""
+        pid = self._options.pid
+        if self._options.command:
+            self._child = _spawn(self._options.command)
+            pid = self._child.pid
+        if pid is None:
+            return None
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise UsageTrouble(f"--pid {pid}: there is no such process") from error
+        stack.callback(os.close, fd)
+        return fd
+
+    def _drain_until(self, poll: select.epoll, deadline: float | None) -> str:
+        while True:
+            left = DRAIN_INTERVAL
+            if deadline is not None:
+                left = min(left, deadline - time.monotonic())
+            ended = poll.poll(max(left, 0))
+            self._drain()
+            if self._signal is not None:
+                return f"stopped by {signal.Signals(self._signal).name}"
+            if ended:
+                return (
+                    "the command ended" if self._child else "the traced process ended"
+                )
+            if deadline is not None and time.monotonic() >= deadline:
+                return "time was up"
+
+    def _drain(self) -> npt.NDArray[np.integer[Any]]:
+        """Write what is in the ring, and what was lost since the last time."""
+        begin = time.monotonic_ns()
+        lost = self._loader.lost()
+        window = (begin, time.monotonic_ns())
+        fresh = name_losses((lost - self._counted).astype(np.int64))
+        events: Events = self._ring.drain(BATCH_ROWS)
+        if len(events) or fresh:
+            # The window goes with every batch: a later loss came after this one.
+            self._writer.write(events, lost=fresh, window=window)
+        while len(events) == BATCH_ROWS:
+            events = self._ring.drain(BATCH_ROWS)
+            if len(events):
+                self._writer.write(events)
+        self._counted = lost
+        return lost
+
+    def _finish_child(self) -> int:
+        """Return the command's status, ending it first if recording was stopped."""
+        if self._child is None:
+            return 0
+        if self._child.poll() is None:
+            self._child.terminate()
+        until = time.monotonic() + LINGER
+        while self._child.poll() is None:
+            self._drain()
+            if time.monotonic() > until:
+                self._child.kill()
+            time.sleep(DRAIN_INTERVAL)
+        code: int = self._child.returncode
+        return code if code >= 0 else 128 - code
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            del frame
+            self._signal = number
+
+        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {kind: signal.signal(kind, note) for kind in kinds}
+        # A file that may not grow is an error to report, not a reason to die.
+        before[signal.SIGXFSZ] = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
+
+
+def _spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start the command as the user who called sudo."""
+    who: dict[str, Any] = {}
+    ids = caller()
+    if ids is not None:
+        uid, gid = ids
+        try:
+            user = pwd.getpwuid(uid)
+        except KeyError:
+            groups, environment = [gid], {}
+        else:
+            groups = os.getgrouplist(user.pw_name, gid)
+            environment = {
+                "HOME": user.pw_dir,
+                "LOGNAME": user.pw_name,
+                "USER": user.pw_name,
+            }
+        who = {
+            "user": uid,
+            "group": gid,
+            "extra_groups": groups,
+            "env": {**os.environ, **environment},
+        }
+    try:
+        return subprocess.Popen(command, **who)
+    except FileNotFoundError as error:
+        raise CommandNotFound(f"{command[0]}: command not found") from error
+    except OSError as error:
+        raise CommandNotExecutable(
+            f"{command[0]}: cannot be executed: {error.strerror}"
+        ) from error
+
+
+def _check_output(options: Options) -> None:
+    """Say now what would be said after half a minute of compiling."""
+    if os.path.lexists(options.output) and not options.force:
+        raise RecordError(
+            f"{options.output}: exists already",
+            hint="name another file with -o FILE, or replace it with -f",
+        )
+    if not options.output.parent.is_dir():
+        raise RecordError(
+            f"{options.output.parent}: no such directory",
+            hint="make the directory first, or name another file with -o FILE",
+        )
+
+
+def _check_command(name: str) -> None:
+    if shutil.which(name) is not None:
+        return
+    if os.path.sep in name and Path(name).exists():
+        raise CommandNotExecutable(f"{name}: cannot be executed")
+    raise CommandNotFound(f"{name}: command not found")
+
+
+def _check_pid(pid: int | None) -> None:
+    if pid is not None and not Path(f"/proc/{pid}").exists():
+        raise UsageTrouble(f"--pid {pid}: there is no such process", hint="ps -e")
+
+
+def _check_required(plans: tuple[Plan, ...]) -> None:
+    for item in plans:
+        if item.missing and item.probe.required:
+            raise RecordError(
+                f"this kernel has no {item.missing}, which {item.probe.name} needs: "
+                f"{item.probe.summary}",
+                hint="cdmtrace probes",
+            )
+
+
+def _probe_table(plans: tuple[Plan, ...]) -> tuple[ProbeEntry, ...]:
+    return tuple(
+        ProbeEntry(
+            id=int(item.probe.probe),
+            name=item.probe.name,
+            symbol=None if item.missing else ", ".join(dict.fromkeys(item.symbols)),
+            kind=", ".join(dict.fromkeys(str(a.kind) for a in item.probe.attachments)),
+        )
+        for item in plans
+    )
