@@ -108,6 +108,9 @@ def vng_arguments(
         *("--user", "root"),
         f"--rwdir={run_dir}",
         f"--append=cdm-nodes={1 << CDM_NODE:#x}",
+        # A random place for the kernel's image may be on the CDM node: then the
+        # vdso, which is part of it, is a CDM page in every process.
+        "--append=nokaslr",
         *(f"--append={words}" for words in append),
         "--",
         f"sh {script}",

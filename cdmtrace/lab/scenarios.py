@@ -90,11 +90,12 @@ def compile_scenario(scenario: Scenario, layout: Layout) -> Path:
         digest.update(text.encode() + b"\0")
     for path in inputs:
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    program = layout.programs / f"{scenario.name}-{digest.hexdigest()[:16]}"
+    # Its own name and nothing else: that is the comm that reports will show.
+    program = layout.programs / digest.hexdigest()[:16] / scenario.name
     if program.is_file():
         return program
     toolchain.require_tools(_COMPILER)
-    layout.programs.mkdir(parents=True, exist_ok=True)
+    program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.programs, prefix=".cc-") as scratch:
         output = Path(scratch) / "program"
         complaint = ""
