@@ -1,0 +1,80 @@
+"""One event in words: what a witness says."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cdmtrace.analysis import names
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.events import EventKind, Mpol, Probe
+
+_MOVE: Final = 2 | 4
+"""MPOL_MF_MOVE | MPOL_MF_MOVE_ALL (include/uapi/linux/mempolicy.h)."""
+
+
+def what(event: Event, terms: Terms) -> str:
+    """Return what happened, short: fit for one line of a witness."""
+    match event.kind:
+        case EventKind.CALL | EventKind.CALL_OPEN:
+            return _call(event, terms)
+        case EventKind.POLICY:
+            before = names.policy(event.other_policy, event.other)
+            after = names.policy(event.policy, event.nodes)
+            return f"policy {before} -> {after}"
+        case EventKind.VMA_SEEN:
+            return "VMA before the change"
+        case EventKind.VMA_SPLIT:
+            return f"split after {names.size(event.addr - event.start, terms.page)}"
+        case EventKind.ALLOC:
+            text = f"page allocated on node {event.node}"
+            by = event.other_policy & 15
+            if by not in (Mpol.UNREAD, Mpol.DEFAULT):
+                task = names.policy(event.other_policy, event.other)
+                text = f"node {event.node} by task's {task}"
+            return text
+        case EventKind.MAP | EventKind.COLLAPSE:
+            huge = "huge page" if event.size > terms.page else "page"
+            return f"{huge} of node {event.node} mapped"
+        case EventKind.MIGRATE:
+            return f"page migrated to node {event.node}"
+        case EventKind.UNMAP | EventKind.ZAP:
+            return f"page of node {event.src_node} leaves"
+        case EventKind.COPY:
+            return f"fork copies {names.size(event.end - event.start, terms.page)}"
+        case EventKind.KSM_ADVICE:
+            return f"ksm_madvise({names.advice(event.arg)})"
+        case EventKind.FLAGS | EventKind.WRITE:
+            return "vm_flags written"
+        case EventKind.MM_EXIT:
+            return "the mm ends"
+    return names.kind(event.kind)
+
+
+def _call(event: Event, terms: Terms) -> str:
+    probe = names.probe(event.probe).removeprefix("sys_")
+    result = "open" if event.kind == EventKind.CALL_OPEN else names.errno(event.ret)
+    asked = ""
+    if event.probe in (Probe.SYS_MBIND, Probe.SYS_SET_MEMPOLICY):
+        asked = names.policy(event.other_policy, event.other)
+        if event.probe == Probe.SYS_MBIND:
+            asked += ", MOVE" if event.arg & _MOVE else ""
+            asked += f", {names.size(event.end - event.start, terms.page)}"
+    elif event.probe == Probe.SYS_MIGRATE_PAGES:
+        asked = f"{names.nodes(event.nodes)} -> {names.nodes(event.other)}"
+    elif event.probe == Probe.SYS_MADVISE:
+        asked = names.advice(event.arg)
+    return f"{probe}({asked}) = {result}"
+
+
+def flags(event: Event, terms: Terms) -> tuple[str, str]:
+    """Return vm_flags before and after, by name; empty where a row has none."""
+    if event.kind in (EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT):
+        return "", ""
+    return names.changed(event.flags_before, event.flags_after, terms.tag)
+
+
+def lock(event: Event) -> str:
+    """Return how the mmap lock of the VMA's mm was held; empty for a call."""
+    if event.kind in (EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT):
+        return ""
+    return names.locks(event.lock_entry, event.lock_exit)

@@ -1,0 +1,105 @@
+"""A result as plain data: what ``check --format json`` prints, and what is rendered."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from cdmtrace.analysis.replay import Finding, Result, Step
+from cdmtrace.analysis.rules import Rule
+
+SCHEMA: Final = "cdmtrace.check/1"
+
+Document = dict[str, Any]
+
+
+def check(result: Result) -> Document:
+    """Return the document of ``cdmtrace.check/1``.
+
+    Times in ns; addresses and masks are text in hexadecimal, for they may pass
+    2**53, beyond which JSON's readers round.
+    """
+    trace, terms = result.trace, result.trace.terms
+    return {
+        "schema": SCHEMA,
+        "verdict": result.verdict.value,
+        "profile": result.profile.name,
+        "trace": {
+            "path": trace.path,
+            "kernel": terms.kernel,
+            "events": trace.count,
+            "lost": trace.lost,
+            "clean_end": trace.clean_end,
+            "cut": trace.cut,
+            "cdm_nodes": list(terms.nodes),
+            "vm_cdm_mask": hex(terms.tag),
+            "page_size": terms.page,
+        },
+        "rules": [
+            {
+                "rule": one.rule.id,
+                "name": one.rule.name,
+                "verdict": one.verdict.value,
+                "checked": one.checked,
+                "why": one.why,
+                "findings": one.findings,
+            }
+            for one in result.rules
+        ],
+        "findings": [_finding(finding) for finding in result.findings],
+    }
+
+
+def _finding(finding: Finding) -> Document:
+    return {
+        "rule": finding.rule.id,
+        "name": finding.rule.name,
+        "severity": finding.rule.severity.value,
+        "cause": finding.cause,
+        "pid": finding.mm.pid,
+        "comm": finding.mm.comm,
+        "mm": finding.mm.label,
+        "vma": {"start": hex(finding.start), "end": hex(finding.end)},
+        "expected": finding.expected,
+        "observed": finding.observed,
+        "witness": [_step(step) for step in finding.witness],
+        "fingerprint": finding.fingerprint,
+        "count": finding.count,
+        "breaks": finding.breaks,
+    }
+
+
+def _step(step: Step) -> Document:
+    return {
+        "seq": step.seq,
+        "ts": step.ts,
+        "since_start": step.since_start,
+        "probe": step.probe,
+        "kind": step.kind,
+        "what": step.what,
+        "cpu": step.cpu,
+        "pid": step.pid,
+        "tid": step.tid,
+        "comm": step.comm,
+        "lock": step.lock,
+        "before": step.before,
+        "after": step.after,
+    }
+
+
+def rule(one: Rule) -> Document:
+    """Return what ``explain`` says of a rule."""
+    return {
+        "rule": one.id,
+        "name": one.name,
+        "severity": one.severity.value,
+        "statement": one.statement,
+        "premise": one.premise,
+        "source": one.source,
+        "breaks": one.sentence,
+        "events": list(one.events),
+        "needs": sorted(one.needs),
+        "leans": sorted(one.leans),
+        "threats": list(one.threats),
+        "limits": list(one.limits),
+        "profiles": sorted(one.profiles),
+    }

@@ -1,0 +1,182 @@
+"""A trace file as typed rows in the order of the ring, and its losses as intervals.
+
+The rows of a trace are a total order: a ring hands its records out under one
+lock, so an event that returned before another one comes before it. That order,
+and not the clock of some cpu, is what the model is fed in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One row. What each field means is told in ``bpf/events.h``, per kind.
+
+    Addresses and sizes in bytes, times in ns (CLOCK_MONOTONIC), kinds, probes,
+    causes, locks and policies as numbers, so that a row of a newer format still
+    is one.
+    """
+
+    seq: int
+    ts: int
+    ts_entry: int
+    kind: int
+    probe: int = 0
+    mm: int = 0
+    vma: int = 0
+    start: int = 0
+    end: int = 0
+    addr: int = 0
+    size: int = 0
+    flags_before: int = 0
+    flags_after: int = 0
+    nodes: int = 0
+    other: int = 0
+    pid: int = 0
+    tid: int = 0
+    call: int = 0
+    ret: int = 0
+    arg: int = 0
+    cpu: int = 0
+    node: int = -1
+    src_node: int = -1
+    cause: int = 0
+    bits: int = 0
+    lock_entry: int = 0
+    lock_exit: int = 0
+    policy: int = 0
+    other_policy: int = 15
+    payload: bytes | None = None
+
+
+FIELDS: Final = tuple(f.name for f in fields(Event))
+"""Names of the columns that a row is made of."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gap:
+    """Events of one probe that are missing.
+
+    They returned after ``since`` and not after ``until`` (ns).
+    """
+
+    probe: str
+    reason: str
+    count: int
+    since: int
+    until: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What a recording says its events are about.
+
+    cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
+    base page. probes: logical name -> symbol it was attached to, None where it
+    was wanted and could not be attached; a name that is absent was not wanted.
+    """
+
+    cdm: int
+    tag: int
+    page: int = 4096
+    kernel: str = ""
+    probes: Mapping[str, str | None] = field(default_factory=dict)
+    started: int = 0
+    utc_offset: int = 0
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """The CDM nodes, ascending."""
+        return tuple(n for n in range(self.cdm.bit_length()) if self.cdm >> n & 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """A recording, read.
+
+    cut: where and why the reading stopped short of the recording's own end; None
+    if it did not. Events can be iterated more than once.
+    """
+
+    path: str
+    terms: Terms
+    events: Iterable[Event]
+    count: int
+    gaps: tuple[Gap, ...] = ()
+    clean_end: bool = True
+    cut: str | None = None
+
+    @property
+    def lost(self) -> int:
+        """How many events are missing, all probes together."""
+        return sum(gap.count for gap in self.gaps)
+
+
+def load(path: str | os.PathLike[str]) -> Trace:
+    """Read a trace file, whole or torn.
+
+    Raises TraceFileError (an UnreadableFile) if nothing can be read of it.
+    """
+    from cdmtrace.format.reader import TraceReader
+
+    with TraceReader(path) as reader:
+        events = [row for batch in reader for row in rows(batch.columns)]
+        info = reader.info
+    header = info.header
+    return Trace(
+        path=str(Path(path)),
+        terms=Terms(
+            cdm=sum(1 << node for node in header.cdm_nodes),
+            tag=header.vm_cdm_mask,
+            page=header.page_size,
+            kernel=header.kernel_release,
+            probes={entry.name: entry.symbol for entry in header.probes},
+            started=header.started,
+            utc_offset=header.utc_offset,
+        ),
+        events=events,
+        count=len(events),
+        gaps=tuple(
+            Gap(
+                probe=loss.probe,
+                reason=loss.reason,
+                count=loss.count,
+                since=loss.since,
+                until=loss.until,
+            )
+            for loss in info.losses
+        ),
+        clean_end=info.clean_end,
+        cut=info.torn,
+    )
+
+
+def rows(columns: pa.RecordBatch) -> Iterator[Event]:
+    """Yield the rows of one batch that has the trace file's columns."""
+    names = [name for name in FIELDS if name in columns.schema.names]
+    values = [columns.column(name).to_pylist() for name in names]
+    for row in zip(*values, strict=True):
+        yield Event(**dict(zip(names, row, strict=True)))
+
+
+def dataframe(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Return all intact rows of a trace file as one DataFrame, one row an event.
+
+    The dtypes are those of the file (uint64 for addresses and flags); seq is the
+    index. Raises TraceFileError if nothing can be read of the file.
+    """
+    from cdmtrace.format.reader import TraceReader
+
+    with TraceReader(path) as reader:
+        frame: pd.DataFrame = reader.read().to_pandas().set_index("seq")
+    return frame

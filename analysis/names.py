@@ -1,0 +1,181 @@
+"""Names for the numbers of a trace, as the kernel and its people write them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cdmtrace.events import Cause, EventKind, Lock, Mpol, MpolFlag, Probe, VmaLock
+
+VM_MERGEABLE: Final = 0x80000000
+"""KSM may merge identical pages (include/linux/mm.h, since 2.6.32)."""
+
+SMAPS: Final[tuple[tuple[int, str], ...]] = (
+    (0x1, "rd"),
+    (0x2, "wr"),
+    (0x4, "ex"),
+    (0x8, "sh"),
+    (0x10, "mr"),
+    (0x20, "mw"),
+    (0x40, "me"),
+    (0x80, "ms"),
+    (0x100, "gd"),
+    (0x200, "um"),
+    (0x400, "pf"),
+    (0x1000, "uw"),
+    (0x2000, "lo"),
+    (0x4000, "io"),
+    (0x8000, "sr"),
+    (0x10000, "rr"),
+    (0x20000, "dc"),
+    (0x40000, "de"),
+    (0x80000, "lf"),
+    (0x100000, "ac"),
+    (0x200000, "nr"),
+    (0x400000, "ht"),
+    (0x800000, "sf"),
+    (0x1000000, "ar"),
+    (0x2000000, "wf"),
+    (0x4000000, "dd"),
+    (0x8000000, "sd"),
+    (0x10000000, "mm"),
+    (0x20000000, "hg"),
+    (0x40000000, "nh"),
+    (VM_MERGEABLE, "mg"),
+)
+"""Bits of vm_flags and their two letters in /proc/PID/smaps (fs/proc/task_mmu.c,
+show_smap_vma_flags(); the low 32 bits are the same from 4.15 to 6.18)."""
+
+_MMAP_LOCK: Final = {
+    Lock.UNKNOWN: "?",
+    Lock.NONE: "none",
+    Lock.READ: "read",
+    Lock.WRITE_SELF: "write",
+    Lock.WRITE_OTHER: "other's",
+}
+_ERRNO: Final = {
+    1: "EPERM",
+    2: "ENOENT",
+    3: "ESRCH",
+    4: "EINTR",
+    5: "EIO",
+    7: "E2BIG",
+    11: "EAGAIN",
+    12: "ENOMEM",
+    13: "EACCES",
+    14: "EFAULT",
+    16: "EBUSY",
+    17: "EEXIST",
+    22: "EINVAL",
+    95: "EOPNOTSUPP",
+}
+_ADVICE: Final = {
+    3: "WILLNEED",
+    4: "DONTNEED",
+    8: "FREE",
+    12: "MERGEABLE",
+    13: "UNMERGEABLE",
+    14: "HUGEPAGE",
+    15: "NOHUGEPAGE",
+    20: "COLD",
+    21: "PAGEOUT",
+    22: "POPULATE_READ",
+    23: "POPULATE_WRITE",
+    25: "COLLAPSE",
+}
+
+
+def flags(word: int, tag: int) -> tuple[str, ...]:
+    """Return the names of the set bits; VM_CDM (tag) comes last and is "cd"."""
+    known = [name for bit, name in SMAPS if word & bit and bit != tag]
+    rest = word & ~tag
+    for bit, _ in SMAPS:
+        rest &= ~bit
+    known += [f"bit{n}" for n in range(rest.bit_length()) if rest >> n & 1]
+    return (*known, "cd") if word & tag else tuple(known)
+
+
+def changed(before: int, after: int, tag: int) -> tuple[str, str]:
+    """Return before and after, told by what differs and by VM_CDM and VM_MERGEABLE."""
+    shown = (before ^ after) | tag | VM_MERGEABLE
+    pair = flags(before & shown, tag), flags(after & shown, tag)
+    return " ".join(pair[0]) or "-", " ".join(pair[1]) or "-"
+
+
+def nodes(mask: int) -> str:
+    """Return a node list: "1", "0-1,3"; "none" for an empty mask."""
+    found = [n for n in range(mask.bit_length()) if mask >> n & 1]
+    runs: list[list[int]] = []
+    for n in found:
+        if runs and runs[-1][-1] == n - 1:
+            runs[-1][1:] = [n]
+        else:
+            runs.append([n])
+    return ",".join("-".join(map(str, run)) for run in runs) or "none"
+
+
+def mode(policy: int) -> str:
+    """Return the mode in a policy byte, with its flags: "BIND", "BIND|STATIC"."""
+    number = policy & 15
+    text = Mpol(number).name if number in set(Mpol) else f"mode{number}"
+    for flag in MpolFlag:
+        if policy & flag and flag != MpolFlag.SHARED:
+            text += f"|{flag.name.removesuffix('_NODES')}"  # type: ignore[union-attr]
+    return text
+
+
+def policy(byte: int, mask: int) -> str:
+    """Return a policy in short: "BIND:1", "DEFAULT", "unread"."""
+    if byte & 15 == Mpol.UNREAD:
+        return "unread"
+    if byte & 15 in (Mpol.DEFAULT, Mpol.LOCAL):
+        return mode(byte)
+    return f"{mode(byte)}:{nodes(mask)}"
+
+
+def lock(byte: int) -> str:
+    """Return how the mmap lock was held: write (by this task), read, other's, …
+
+    Where the kernel has a lock in each VMA, its state follows: "read+vma:read".
+    """
+    low, high = byte & 15, byte >> 4
+    text = _MMAP_LOCK[Lock(low)] if low in set(Lock) else "?"
+    if high and high in set(VmaLock):
+        text += f"+vma:{VmaLock(high).name.lower()}"
+    return text
+
+
+def locks(entry: int, exit_: int) -> str:
+    """Return the lock's state at both ends, once if it is the same."""
+    first, last = lock(entry), lock(exit_)
+    return first if first == last else f"{first}>{last}"
+
+
+def probe(number: int) -> str:
+    """Return a logical probe's name as the trace's header has it."""
+    return Probe(number).name.lower() if number in set(Probe) else str(number)
+
+
+def kind(number: int) -> str:
+    """Return an event kind's name in lower case."""
+    return EventKind(number).name.lower() if number in set(EventKind) else str(number)
+
+
+def cause(number: int) -> str:
+    """Return a cause's name in lower case."""
+    return Cause(number).name.lower() if number in set(Cause) else str(number)
+
+
+def errno(ret: int) -> str:
+    """Return "0", a count, or the name of a negative errno."""
+    return _ERRNO.get(-ret, str(ret)) if ret < 0 else str(ret)
+
+
+def advice(number: int) -> str:
+    """Return the name of madvise()'s advice."""
+    return _ADVICE.get(number, str(number))
+
+
+def size(count: int, page: int) -> str:
+    """Return bytes as pages: "1 page", "23 pages"."""
+    pages = count // page
+    return f"{pages} page" if pages == 1 else f"{pages} pages"

@@ -1,0 +1,197 @@
+"""Which pages of CDM nodes one mm maps, by address: a map that never changes.
+
+It is cut like a page table: one leaf for each 2 MiB of addresses. Putting a page
+in copies one leaf and the list of leaves, nothing else, so that every state of
+the model can be kept and compared; each leaf counts what the model asks for, so
+that "is there a page in this VMA?" looks at leaves and not at pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.frames import Event
+
+LEAF_SHIFT: Final = 21
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A page of a CDM node, mapped at addr.
+
+    how: by what it came ("fault", "move_pages", …; "fork" and "unknown" did not
+    come for this VMA). explicit: a request put it there by name (move_pages,
+    migrate_pages, a driver) and no later mbind() of the range has superseded it.
+    event: the row that mapped it. part: it is one of a huge page that is being split
+    into entries of its parts, and its own entry has not been told yet.
+    """
+
+    addr: int
+    size: int
+    node: int
+    how: str
+    explicit: bool
+    event: Event
+    part: bool = False
+
+    @property
+    def came(self) -> bool:
+        """Whether it came for this VMA, and not by inheritance."""
+        return self.how not in ("fork", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    pages: Mapping[int, Page]
+    explicit: int
+    came: int
+
+    @classmethod
+    def of(cls, pages: dict[int, Page]) -> _Leaf:
+        return cls(
+            pages,
+            sum(page.explicit for page in pages.values()),
+            sum(page.came for page in pages.values()),
+        )
+
+    def put(self, page: Page) -> _Leaf:
+        return self._swap(self.pages.get(page.addr), page)
+
+    def drop(self, page: Page) -> _Leaf:
+        return self._swap(page, None)
+
+    def _swap(self, old: Page | None, new: Page | None) -> _Leaf:
+        pages = dict(self.pages)
+        explicit, came = self.explicit, self.came
+        if old is not None:
+            del pages[old.addr]
+            explicit, came = explicit - old.explicit, came - old.came
+        if new is not None:
+            pages[new.addr] = new
+            explicit, came = explicit + new.explicit, came + new.came
+        return _Leaf(pages, explicit, came)
+
+
+@dataclass(frozen=True, slots=True)
+class PageMap:
+    """Address -> Page, of one mm. Every method that changes it returns a new one."""
+
+    leaves: Mapping[int, _Leaf] = field(default_factory=dict)
+    count: int = 0
+
+    def get(self, addr: int) -> Page | None:
+        """Return the page that is mapped at exactly this address."""
+        leaf = self.leaves.get(addr >> LEAF_SHIFT)
+        return leaf.pages.get(addr) if leaf else None
+
+    def covering(self, addr: int) -> Page | None:
+        """Return the page in which the address lies, a huge one included."""
+        leaf = self.leaves.get(addr >> LEAF_SHIFT)
+        if leaf is None:
+            return None
+        page = leaf.pages.get(addr)
+        if page is not None:
+            return page
+        # A page bigger than a base page is aligned to its size.
+        for page in leaf.pages.values():
+            if page.addr <= addr < page.addr + page.size:
+                return page
+        return None
+
+    def put(self, page: Page) -> PageMap:
+        """Map a page; what was mapped at its address is no more."""
+        key = page.addr >> LEAF_SHIFT
+        leaf = self.leaves.get(key) or _Leaf({}, 0, 0)
+        grown = leaf.put(page)
+        return PageMap(
+            {**self.leaves, key: grown},
+            self.count + len(grown.pages) - len(leaf.pages),
+        )
+
+    def drop(self, page: Page) -> PageMap:
+        """Unmap a page that is there."""
+        key = page.addr >> LEAF_SHIFT
+        leaf = self.leaves[key].drop(page)
+        leaves = {**self.leaves, key: leaf}
+        if not leaf.pages:
+            del leaves[key]
+        return PageMap(leaves, self.count - 1)
+
+    def put_all(self, new: Iterable[Page]) -> PageMap:
+        """Map many pages; each leaf is copied once."""
+        by_leaf: dict[int, dict[int, Page]] = {}
+        for page in new:
+            by_leaf.setdefault(page.addr >> LEAF_SHIFT, {})[page.addr] = page
+        if not by_leaf:
+            return self
+        leaves, count = dict(self.leaves), self.count
+        for key, pages in by_leaf.items():
+            old = leaves.get(key)
+            leaves[key] = _Leaf.of({**(old.pages if old else {}), **pages})
+            count += len(leaves[key].pages) - (len(old.pages) if old else 0)
+        return PageMap(leaves, count)
+
+    def fragment(self, page: Page, unit: int, *, part: bool = False) -> PageMap:
+        """Replace a huge page by the base pages (unit bytes) that it is made of."""
+        pages = self.drop(page)
+        key = page.addr >> LEAF_SHIFT
+        leaf = pages.leaves.get(key) or _Leaf({}, 0, 0)
+        parts = {
+            addr: replace(page, addr=addr, size=unit, part=part)
+            for addr in range(page.addr, page.addr + page.size, unit)
+        }
+        whole = _Leaf.of({**parts, **leaf.pages})
+        return PageMap(
+            {**pages.leaves, key: whole},
+            pages.count + len(whole.pages) - len(leaf.pages),
+        )
+
+    def within(self, start: int, end: int) -> Iterator[Page]:
+        """Yield the pages that begin in [start, end), by address."""
+        for key in self._keys(start, end):
+            pages = self.leaves[key].pages
+            for addr in sorted(pages):
+                if start <= addr < end:
+                    yield pages[addr]
+
+    def any(self, start: int, end: int) -> bool:
+        """Return whether a page begins in [start, end)."""
+        return self._some(start, end, lambda leaf: len(leaf.pages), lambda _: True)
+
+    def any_explicit(self, start: int, end: int) -> bool:
+        """Return whether a page that was asked for by name begins in [start, end)."""
+        return self._some(
+            start, end, lambda leaf: leaf.explicit, lambda page: page.explicit
+        )
+
+    def any_came(self, start: int, end: int) -> bool:
+        """Return whether a page that came for this VMA begins in [start, end)."""
+        return self._some(start, end, lambda leaf: leaf.came, lambda page: page.came)
+
+    def _keys(self, start: int, end: int) -> list[int]:
+        first, last = start >> LEAF_SHIFT, (end - 1) >> LEAF_SHIFT
+        if last - first < len(self.leaves):
+            return [key for key in range(first, last + 1) if key in self.leaves]
+        return sorted(key for key in self.leaves if first <= key <= last)
+
+    def _some(
+        self,
+        start: int,
+        end: int,
+        count: Callable[[_Leaf], int],
+        test: Callable[[Page], bool],
+    ) -> bool:
+        for key in self._keys(start, end):
+            leaf = self.leaves[key]
+            if not count(leaf):
+                continue
+            if start <= key << LEAF_SHIFT and (key + 1) << LEAF_SHIFT <= end:
+                return True
+            if any(
+                start <= page.addr < end and test(page) for page in leaf.pages.values()
+            ):
+                return True
+        return False

@@ -1,0 +1,496 @@
+"""Feed a trace to the model, one mm apart from the other, and sum up the verdict."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Final
+
+from cdmtrace.analysis import describe, model, names
+from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
+from cdmtrace.analysis.model import Note, State
+from cdmtrace.analysis.profiles import PROFILES, Profile
+from cdmtrace.analysis.rules import PART_OF, RULES, Judgement, Rule, Severity, Violation
+from cdmtrace.events import Bit, EventKind
+
+_NO_MM: Final = frozenset(
+    {
+        EventKind.COMM,
+        EventKind.SNAP_VMA,
+        EventKind.SNAP_PAGES,
+        EventKind.STACK,
+        EventKind.SYMBOL,
+    }
+)
+
+
+class Verdict(Enum):
+    """What a run says of a rule, or of everything."""
+
+    CLEAN = "clean"
+    VIOLATED = "violated"
+    INCONCLUSIVE = "inconclusive"
+    VACUOUS = "vacuous"
+    UNCHECKED = "unchecked"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mm:
+    """One address space of the recording.
+
+    id: as in the trace. generation: how many had the same id before. pid, comm: of
+    the process whose it is; 0 and empty as long as no row of its own says so.
+    """
+
+    id: int
+    generation: int
+    pid: int
+    comm: str
+
+    @property
+    def label(self) -> str:
+        """A name for it that is unique within the recording."""
+        return f"{self.id:016x}" + (f".{self.generation}" if self.generation else "")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One event of a witness, in words. Times in ns, CLOCK_MONOTONIC."""
+
+    seq: int
+    ts: int
+    since_start: int
+    probe: str
+    kind: str
+    what: str
+    cpu: int
+    pid: int
+    tid: int
+    comm: str
+    lock: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One divergence between kernel and model.
+
+    count: how many events the one finding stands for. seq: where it was found.
+    """
+
+    rule: Rule
+    cause: str
+    mm: Mm
+    start: int
+    end: int
+    expected: str
+    observed: str
+    witness: tuple[Step, ...]
+    fingerprint: str
+    breaks: str
+    seq: int
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleResult:
+    """What a run says of one rule; checked: how often its premise held."""
+
+    rule: Rule
+    verdict: Verdict
+    checked: int
+    findings: int
+    why: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Life:
+    """An mm and its last state: at its exit, or where the replay ended."""
+
+    mm: Mm
+    state: State
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """Everything a replay found out."""
+
+    trace: Trace
+    profile: Profile
+    rules: tuple[RuleResult, ...]
+    findings: tuple[Finding, ...]
+    lives: tuple[Life, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The run's: the worst of its rules, where info does not count."""
+        verdicts = {
+            result.verdict
+            for result in self.rules
+            if result.rule.severity is not Severity.INFO
+        }
+        for worst in (Verdict.VIOLATED, Verdict.INCONCLUSIVE, Verdict.CLEAN):
+            if worst in verdicts:
+                return worst
+        return Verdict.VACUOUS if Verdict.VACUOUS in verdicts else Verdict.UNCHECKED
+
+
+Observer = Callable[[Mm, Event, Note], None]
+
+
+def check(
+    trace: Trace,
+    *,
+    profile: str = "intended",
+    rules: Collection[str] | None = None,
+    until: int | None = None,
+    observer: Observer | None = None,
+) -> Result:
+    """Judge a trace.
+
+    rules: ids to judge, all if None. until: stop after the row of this seq.
+    observer: is told every note of the model. Raises KeyError for a profile that
+    does not exist.
+    """
+    chosen = [rule for rule in RULES if rules is None or rule.id in rules]
+    run = _Run(trace, PROFILES[profile], chosen, observer)
+    for event in trace.events:
+        if until is not None and event.seq > until:
+            break
+        run.take(event)
+    return run.result()
+
+
+@dataclass(slots=True)
+class _Tally:
+    rule: Rule
+    applies: bool
+    checked: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
+    withheld: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Life:
+    id: int
+    generation: int
+    state: State
+    pid: int = 0
+
+    def learn(self, event: Event) -> None:
+        """Take the process from the first row that is its own."""
+        own = not event.bits & Bit.FOREIGN and event.kind != EventKind.MM_EXIT
+        if own and not self.pid:
+            self.pid = event.pid
+
+
+class _Run:
+    """The one place of the engine that holds something that changes."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        profile: Profile,
+        rules: Sequence[Rule],
+        observer: Observer | None,
+    ) -> None:
+        self._trace, self._terms, self._profile = trace, trace.terms, profile
+        self._observer = observer
+        self._tallies = [
+            _Tally(rule=rule, applies=profile.name in rule.profiles) for rule in rules
+        ]
+        self._gaps = {rule.id: _gaps_of(rule, trace.gaps) for rule in rules}
+        self._lives: dict[int, _Life] = {}
+        self._done: list[_Life] = []
+        self._comms: dict[int, str] = {}
+        self._busy: dict[int, tuple[int, set[int]]] = {}
+
+    def take(self, event: Event) -> None:
+        """Give one row to the mms that it is about."""
+        if event.kind == EventKind.COMM:
+            comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
+            self._comms[event.tid] = comm
+            return
+        if event.kind in _NO_MM:
+            return
+        for mm in self._calls_left(event):
+            self._judge(mm, event, self._abandoned(mm, event))
+        for mm in sorted(self._concerned(event)):
+            life = self._lives.get(mm)
+            if life is None:
+                past = sum(done.id == mm for done in self._done)
+                life = _Life(mm, past, State(born=past > 0))
+                self._lives[mm] = life
+            life.learn(event)
+            parent = None
+            if event.kind == EventKind.COPY:
+                source = self._lives.get(event.other)
+                parent = source.state if source else None
+            life.state, notes = model.step(
+                life.state,
+                event,
+                self._terms,
+                self._profile,
+                parent,
+                own=mm == event.mm,
+            )
+            self._judge(mm, event, notes)
+            if event.kind == EventKind.MM_EXIT:
+                self._done.append(self._lives.pop(mm))
+
+    def _concerned(self, event: Event) -> set[int]:
+        """Return the mms that a row is about."""
+        concerned = {event.mm} if event.mm else set()
+        call, touched = self._busy.get(event.tid, (0, set()))
+        if event.kind == EventKind.CALL:
+            if call == event.call:
+                concerned |= touched & self._lives.keys()
+                del self._busy[event.tid]
+        elif event.call and event.mm:
+            if call == event.call:
+                touched.add(event.mm)
+            else:
+                self._busy[event.tid] = (event.call, {event.mm})
+        return concerned
+
+    def _calls_left(self, event: Event) -> list[int]:
+        """Return mms in which a call of this task is open that has returned."""
+        call, touched = self._busy.get(event.tid, (0, set()))
+        if not call or call == event.call:
+            return []
+        del self._busy[event.tid]
+        return sorted(touched & self._lives.keys() - {event.mm})
+
+    def _abandoned(self, mm: int, event: Event) -> model.Notes:
+        life = self._lives[mm]
+        notes: model.Notes = ()
+        for key in [k for k in life.state.open if k[0] == event.tid and k[1]]:
+            life.state, more = model.abandon(
+                life.state, key, event, self._terms, self._profile
+            )
+            notes += more
+        return notes
+
+    def _judge(self, mm: int, event: Event, notes: Iterable[Note]) -> None:
+        for note in notes:
+            if self._observer:
+                self._observer(self._mm(self._lives[mm]), event, note)
+            for tally in self._tallies:
+                if not tally.applies:
+                    continue
+                judgement = tally.rule.judge(note, self._terms, self._profile.name)
+                if judgement is not None:
+                    self._count(tally, mm, event, judgement)
+
+    def _count(
+        self, tally: _Tally, mm: int, event: Event, judgement: Judgement
+    ) -> None:
+        if judgement.unknown:
+            why = judgement.unknown
+            tally.unknown[why] = tally.unknown.get(why, 0) + 1
+            return
+        tally.checked += 1
+        violation = judgement.violation
+        if violation is None:
+            return
+        gaps = self._gaps[tally.rule.id]
+        since = judgement.since
+        if since is not None and any(
+            gap.until >= since and gap.since <= judgement.until for gap in gaps
+        ):
+            tally.withheld += 1
+            return
+        if since is not None and _missing(tally.rule.leans, self._terms):
+            tally.withheld += 1
+            return
+        self._add(tally, mm, event, violation)
+
+    def _add(self, tally: _Tally, mm: int, event: Event, violation: Violation) -> None:
+        who = self._mm(self._lives[mm])
+        if tally.rule.once:
+            for at, known in enumerate(tally.findings):
+                if (
+                    (known.mm.id, known.mm.generation) == (who.id, who.generation)
+                    and known.cause == violation.cause
+                    and known.start < violation.end
+                    and violation.start < known.end
+                ):
+                    tally.findings[at] = replace(
+                        known,
+                        count=known.count + 1,
+                        start=min(known.start, violation.start),
+                        end=max(known.end, violation.end),
+                    )
+                    return
+        tally.findings.append(
+            Finding(
+                rule=tally.rule,
+                cause=violation.cause,
+                mm=who,
+                start=violation.start,
+                end=violation.end,
+                expected=violation.expected,
+                observed=violation.observed,
+                witness=tuple(self._step(row) for row in violation.witness),
+                fingerprint=_fingerprint(
+                    tally.rule, violation, who.comm, self._profile.name
+                ),
+                breaks=violation.breaks or tally.rule.sentence,
+                seq=event.seq,
+            )
+        )
+
+    def _mm(self, life: _Life) -> Mm:
+        return Mm(
+            id=life.id,
+            generation=life.generation,
+            pid=life.pid,
+            comm=self._comms.get(life.pid, ""),
+        )
+
+    def _step(self, event: Event) -> Step:
+        before, after = describe.flags(event, self._terms)
+        return Step(
+            seq=event.seq,
+            ts=event.ts,
+            since_start=event.ts - self._terms.started,
+            probe=names.probe(event.probe),
+            kind=names.kind(event.kind),
+            what=describe.what(event, self._terms),
+            cpu=event.cpu,
+            pid=event.pid,
+            tid=event.tid,
+            comm=self._comms.get(event.tid, ""),
+            lock=describe.lock(event),
+            before=before,
+            after=after,
+        )
+
+    def result(self) -> Result:
+        """Return what was found so far."""
+        lives = sorted(
+            [*self._done, *self._lives.values()],
+            key=lambda life: (life.pid, life.id, life.generation),
+        )
+        return Result(
+            trace=self._trace,
+            profile=self._profile,
+            rules=tuple(self._sum(tally) for tally in self._tallies),
+            findings=tuple(
+                sorted(
+                    (f for tally in self._tallies for f in tally.findings),
+                    key=lambda f: (f.seq, f.rule.id),
+                )
+            ),
+            lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
+        )
+
+    def _sum(self, tally: _Tally) -> RuleResult:
+        verdict, why = self._verdict(tally)
+        return RuleResult(
+            rule=tally.rule,
+            verdict=verdict,
+            checked=tally.checked,
+            findings=len(tally.findings),
+            why=why,
+        )
+
+    def _verdict(self, tally: _Tally) -> tuple[Verdict, str | None]:
+        rule = tally.rule
+        if not tally.applies:
+            return Verdict.UNCHECKED, f"{self._profile.name} promises nothing like it"
+        absent = _missing(rule.needs, self._terms)
+        if absent:
+            return Verdict.UNCHECKED, f"probe not attached: {', '.join(absent)}"
+        reasons = []
+        absent = _missing(rule.leans, self._terms)
+        if absent:
+            reasons.append(f"probe not attached: {', '.join(absent)}")
+        gaps = self._gaps[rule.id]
+        if gaps:
+            lost: dict[str, int] = {}
+            for gap in gaps:
+                lost[gap.probe] = lost.get(gap.probe, 0) + gap.count
+            told = ", ".join(f"{count} of {probe}" for probe, count in lost.items())
+            reasons.append(f"events lost: {told}")
+        if tally.withheld:
+            reasons.append(f"{tally.withheld} findings withheld for that")
+        reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
+        why = "; ".join(reasons) or None
+        if tally.findings:
+            return Verdict.VIOLATED, why
+        if reasons:
+            return Verdict.INCONCLUSIVE, why
+        if not tally.checked:
+            return Verdict.VACUOUS, f"not once was there {rule.premise}"
+        return Verdict.CLEAN, None
+
+
+def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
+    return [g for g in gaps if PART_OF.get(g.probe, g.probe) in rule.probes]
+
+
+def _missing(probes: Iterable[str], terms: Terms) -> list[str]:
+    """Return the probes that were not attached."""
+    return sorted(name for name in probes if not terms.probes.get(name))
+
+
+def _fingerprint(rule: Rule, violation: Violation, comm: str, profile: str) -> str:
+    """Return what stays the same from boot to boot: no address, pid or time."""
+    parts = (
+        rule.id,
+        profile,
+        violation.cause,
+        comm,
+        *violation.shape,
+        *(
+            f"{names.kind(row.kind)}/{names.probe(row.probe)}"
+            for row in violation.witness
+        ),
+    )
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+# --- pages, for an audit ------------------------------------------------------
+
+Ranges = dict[tuple[int, int], dict[int, int]]
+"""[start, end) of a VMA -> node -> pages (of the base size) of that CDM node."""
+
+
+def cdm_pages(trace: Trace, *, until: int | None = None) -> dict[Mm, Ranges]:
+    """Return the pages of CDM nodes that the model holds to be mapped, by mm.
+
+    At the end of the trace, or after the row of seq ``until``; of an mm that has
+    ended, as they were just before it did. VMAs are those that the model saw last;
+    to compare with /proc/PID/numa_maps, whose VMAs may have merged unseen since,
+    use count_pages() on its ranges.
+    """
+    result = check(trace, rules=(), until=until)
+    return {
+        life.mm: ranges
+        for life in result.lives
+        if (ranges := pages_by_area(life.state, trace.terms))
+    }
+
+
+def pages_by_area(state: State, terms: Terms) -> Ranges:
+    """Return the pages of one mm by VMA; one outside of all is its own range."""
+    ranges: Ranges = {}
+    for page in state.pages.within(0, 1 << 64):
+        area = state.area(page.addr)
+        where = (area.start, area.end) if area else (page.addr, page.addr + page.size)
+        count = ranges.setdefault(where, {})
+        count[page.node] = count.get(page.node, 0) + page.size // terms.page
+    return ranges
+
+
+def count_pages(state: State, terms: Terms, start: int, end: int) -> dict[int, int]:
+    """Return node -> pages (of the base size) of CDM nodes mapped in [start, end)."""
+    count: dict[int, int] = {}
+    for page in state.pages.within(start, end):
+        count[page.node] = count.get(page.node, 0) + page.size // terms.page
+    return count

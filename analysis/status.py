@@ -1,0 +1,33 @@
+"""From a verdict to the exit status of ``check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.rules import Severity
+from cdmtrace.errors import ExitStatus
+
+
+def exit_status(
+    results: Iterable[Result], *, named: bool, allow_inconclusive: bool
+) -> ExitStatus:
+    """Return FINDINGS for a finding of severity warning or error; else INCONCLUSIVE
+    for a rule that losses or missing probes touch; else OK.
+
+    named: the rules were asked for by name; then one that cannot be checked counts
+    as inconclusive.
+    """
+    several = list(results)
+    if any(
+        finding.rule.severity is not Severity.INFO
+        for result in several
+        for finding in result.findings
+    ):
+        return ExitStatus.FINDINGS
+    open_verdicts = {Verdict.INCONCLUSIVE} | ({Verdict.UNCHECKED} if named else set())
+    if not allow_inconclusive and any(
+        one.verdict in open_verdicts for result in several for one in result.rules
+    ):
+        return ExitStatus.INCONCLUSIVE
+    return ExitStatus.OK

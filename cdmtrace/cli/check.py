@@ -1,0 +1,104 @@
+"""``cdmtrace check``, also known as ``diff``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Final
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.errors import UsageTrouble
+
+_PROFILES: Final = ("intended", "rfc-v2")
+
+
+def rule_ids(text: str) -> frozenset[str]:
+    """Return the ids of rules given by id or name, separated by commas.
+
+    Raises UsageTrouble for one that does not exist.
+    """
+    from cdmtrace.analysis.rules import RULES, find
+
+    ids = set()
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        rule = find(name)
+        if rule is None:
+            known = ", ".join(one.id for one in RULES)
+            raise UsageTrouble(
+                f"--rules {name}: no such rule", hint=f"one of {known}, or its name"
+            )
+        ids.add(rule.id)
+    if not ids:
+        raise UsageTrouble("--rules names no rule", hint="such as --rules CDM001")
+    return frozenset(ids)
+
+
+@click.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),
+)
+@option(
+    "--rules",
+    metavar="LIST",
+    help="Check these only, by id or name, separated by commas.",
+)
+@option(
+    "--profile",
+    type=click.Choice(_PROFILES),
+    default=_PROFILES[0],
+    show_default=True,
+    help="What the tag must mean: as the review wants it, or as the patches have it.",
+)
+@option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "json")),
+    default="table",
+    show_default=True,
+    help="json: one document, for several files a list of them.",
+)
+@option(
+    "--allow-inconclusive",
+    is_flag=True,
+    help="Exit with 0 where losses leave a rule open.",
+)
+def check(
+    files: tuple[Path, ...],
+    rules: str | None,
+    profile: str,
+    form: str,
+    allow_inconclusive: bool,
+) -> int:
+    """Hold traces against the reference model and print every divergence.
+
+    The exit status is the verdict: 1 for a finding, 3 for a rule that cannot be
+    decided, 0 for none of these, 2 for trouble.
+    """
+    from cdmtrace.analysis import document, frames, replay, status
+    from cdmtrace.render import divergence
+
+    chosen = None if rules is None else rule_ids(rules)
+    results = [
+        replay.check(frames.load(path), profile=profile, rules=chosen) for path in files
+    ]
+    documents = [document.check(result) for result in results]
+    if form == "json":
+        click.echo(json.dumps(documents[0] if len(files) == 1 else documents, indent=2))
+    else:
+        click.echo("\n".join(map(divergence.check, documents)), nl=False)
+        shown = documents[0]["findings"]
+        if len(files) == 1 and shown:
+            click.echo(
+                f"cdmtrace: the first one as an argument: cdmtrace explain {files[0]} "
+                f"{shown[0]['fingerprint']}",
+                err=True,
+            )
+    return status.exit_status(
+        results, named=chosen is not None, allow_inconclusive=allow_inconclusive
+    )

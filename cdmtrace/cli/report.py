@@ -1,0 +1,36 @@
+"""``cdmtrace report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.render.tables import FORMATS
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="How to print the tables.",
+)
+def report(file: Path, form: str) -> None:
+    """What happened: per process, per VMA, per node, per way to a page."""
+    from cdmtrace.analysis import aggregate, frames
+    from cdmtrace.render import tables
+
+    trace = frames.load(file)
+    click.echo(tables.render(aggregate.report(trace), form), nl=False)
+    if trace.cut:
+        click.echo(f"cdmtrace: {file}: cut: {trace.cut}", err=True)
+    if trace.lost:
+        click.echo(
+            f"cdmtrace: {file}: {trace.lost} events were lost; the counts are too low",
+            err=True,
+        )

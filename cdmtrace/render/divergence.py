@@ -1,0 +1,195 @@
+"""The text form of ``check``: divergences that read like a diff, and the rules."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tabulate import tabulate
+
+WIDTH: Final = 79
+"""Columns of a line: mail and kernel logs are read in 80."""
+
+_HANG: Final = " " * 13
+
+
+def check(document: Mapping[str, Any]) -> str:
+    """Return a check document as text: findings first, then what was checked."""
+    trace, findings = document["trace"], document["findings"]
+    parts = [finding(one, page=trace["page_size"]) for one in findings]
+    parts.append(rules(document["rules"]))
+    parts.append(summary(document))
+    return "\n\n".join(parts) + "\n"
+
+
+def finding(one: Mapping[str, Any], *, page: int = 4096) -> str:
+    """Return one divergence, under 80 columns.
+
+    one: an element of findings. page: bytes of a page.
+    """
+    start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)
+    pages = (end - start) // page
+    lines = [
+        "=" * WIDTH,
+        f"{one['rule']} {one['name']}: {one['severity']}, cause: {one['cause']}",
+        f"  process    {one['comm'] or '?'} (pid {one['pid']})",
+        f"  mm         {one['mm']}",
+        f"  VMA        {start:x}-{end:x} ({pages} page{'s' if pages != 1 else ''})",
+    ]
+    if one["count"] > 1:
+        lines.append(f"  times      {one['count']}, the first one is shown")
+    lines += _wrapped("- required   ", one["expected"])
+    lines += _wrapped("+ kernel     ", one["observed"])
+    lines += witness(one["witness"])
+    lines.append(f"  id         {one['fingerprint']}")
+    lines += _wrapped("  breaks     ", one["breaks"])
+    return "\n".join(lines)
+
+
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        head + text,
+        WIDTH,
+        subsequent_indent=_HANG,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def witness(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the chain, one event a line: time, cpu, task, lock, flags, what."""
+    rows = []
+    for step in steps:
+        flags = f"{step['before']} -> {step['after']}" if step["before"] else ""
+        rows.append(
+            (
+                f"{step['since_start'] / 1e9:.6f}",
+                f"cpu{step['cpu']}",
+                f"{step['comm'] or '?'}/{step['tid']}",
+                step["lock"] or "",
+                flags,
+                step["what"],
+            )
+        )
+    heads = ("time (s)", "cpu", "task", "lock", "flags", "")
+    width = [
+        max(len(row[column]) for row in (heads, *rows)) for column in range(len(heads))
+    ]
+    lines = []
+    for row in (heads, *rows):
+        cells = [
+            text.rjust(width[column]) if column == 0 else text.ljust(width[column])
+            for column, text in enumerate(row)
+        ]
+        line = "  " + "  ".join(cells).rstrip()
+        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 2] + "..")
+    return lines
+
+
+def rules(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of rules; why one is not clean stands below it."""
+    table = tabulate(
+        [
+            (one["rule"], one["name"], one["verdict"], one["checked"], one["findings"])
+            for one in results
+        ],
+        headers=("rule", "name", "verdict", "checked", "findings"),
+        tablefmt="simple",
+    )
+    lines = [table]
+    for one in results:
+        if one["why"]:
+            lines += textwrap.wrap(
+                f"{one['rule']}: {one['why']}", WIDTH, subsequent_indent="  "
+            )
+    return "\n".join(lines)
+
+
+def summary(document: Mapping[str, Any]) -> str:
+    """Return the last lines: the trace, what it lacks, and the verdict."""
+    trace, findings = document["trace"], document["findings"]
+    lost = f", {trace['lost']} lost" if trace["lost"] else ""
+    lines = _plain(
+        f"{trace['path']}: {trace['events']} events{lost}, Linux {trace['kernel']}, "
+        f"profile {document['profile']}"
+    )
+    if trace["cut"]:
+        lines += _plain(f"the recording was cut: {trace['cut']}")
+    elif not trace["clean_end"]:
+        lines += _plain("the recording was cut")
+    many = f", {len(findings)} finding{'s' if len(findings) != 1 else ''}"
+    lines.append(f"verdict: {document['verdict']}{many if findings else ''}")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def rule(one: Mapping[str, Any]) -> str:
+    """Return what ``explain`` says of a rule."""
+    lines = [f"{one['rule']} {one['name']}: {one['severity']}", ""]
+    lines += _plain(one["statement"])
+    lines += ["", *_section("breaks", [one["breaks"]])]
+    lines += _section("source", [one["source"]])
+    lines += _section("checked", [f"counts each {_article(one['premise'])}"])
+    lines += _section("events", [", ".join(one["events"])])
+    lines += _section("needs", [", ".join(one["needs"])])
+    lines += _section("leans on", [", ".join(one["leans"])])
+    lines += _section("profiles", [", ".join(one["profiles"])])
+    lines += _section("threats", one["threats"])
+    lines += _section("limits", one["limits"])
+    return "\n".join(lines) + "\n"
+
+
+def _article(premise: str) -> str:
+    return premise.removeprefix("a ").removeprefix("an ")
+
+
+def _section(head: str, texts: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for number, text in enumerate(texts):
+        lead = f"{head if number == 0 else '':<11}"
+        mark = "- " if len(texts) > 1 else ""
+        lines += textwrap.wrap(
+            f"{lead}{mark}{text}",
+            WIDTH,
+            subsequent_indent=" " * (11 + len(mark)),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def catalogue(all_rules: Sequence[Mapping[str, Any]]) -> str:
+    """Return the list of rules, one a line."""
+    return (
+        tabulate(
+            [(one["rule"], one["name"], one["severity"]) for one in all_rules],
+            headers=("rule", "name", "severity"),
+            tablefmt="simple",
+        )
+        + "\n"
+    )
+
+
+def argument(one: Mapping[str, Any], about: Mapping[str, Any], page: int = 4096) -> str:
+    """Return a finding told step by step: let these be the events, then, because.
+
+    one: the finding. about: its rule, as a document.
+    """
+    lines = [finding(one, page=page), "", "The argument:"]
+    for number, step in enumerate(one["witness"], 1):
+        changed = ""
+        if step["before"] != step["after"]:
+            changed = f", vm_flags {step['before']} -> {step['after']}"
+        lock = f", mmap lock: {step['lock']}" if step["lock"] else ""
+        lines += _wrapped(
+            f"  Let E{number:<2}     ",
+            f"{step['what']} ({step['kind']}, row {step['seq']}){changed}{lock}.",
+        )
+    lines += _wrapped("  Then       ", f"{one['observed']}.")
+    lines += _wrapped("  Required   ", f"{one['expected']}.")
+    lines += _wrapped("  For        ", about["statement"])
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,56 @@
+"""A simulated recording as a trace file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from cdmtrace.analysis.frames import Trace
+from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind, Probe
+from cdmtrace.format.schema import Header, ProbeEntry
+from cdmtrace.format.writer import TraceWriter
+
+
+def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
+    """Write it; end: as a recorder that was not killed."""
+    assert EVENT_DTYPE.names
+    rows = np.zeros(trace.count, EVENT_DTYPE)
+    for at, event in enumerate(trace.events):
+        for name in EVENT_DTYPE.names:
+            rows[at][name] = getattr(event, name)
+        if event.kind == EventKind.COMM:
+            text = (event.payload or b"").ljust(COMM_LEN, b"\0")
+            rows[at]["nodes"] = int.from_bytes(text[:8], "little")
+            rows[at]["other"] = int.from_bytes(text[8:], "little")
+    terms = trace.terms
+    header = Header(
+        tool="test",
+        kernel_release=terms.kernel,
+        kernel_build="",
+        machine="x86_64",
+        boot_id="",
+        started=terms.started,
+        utc_offset=0,
+        page_size=terms.page,
+        ring_size=0,
+        cdm_nodes=terms.nodes,
+        cdm_nodes_from="test",
+        vm_cdm_mask=terms.tag,
+        vm_cdm_mask_from="test",
+        probes=tuple(
+            ProbeEntry(id=Probe[name.upper()], name=name, symbol=symbol, kind="kprobe")
+            for name, symbol in terms.probes.items()
+        ),
+    )
+    with TraceWriter(path, header) as writer:
+        half = trace.count // 2
+        writer.write(rows[:half])
+        lost: dict[str, dict[str, int]] = {}
+        for gap in trace.gaps:
+            lost.setdefault(gap.probe, {})[gap.reason] = gap.count
+        now = int(rows["ts"].max()) if trace.count else 0
+        writer.write(rows[half:], lost=lost, window=(now, now))
+        if end:
+            writer.end("test")
+    return path

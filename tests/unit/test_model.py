@@ -1,0 +1,461 @@
+"""The model, event by event, where the order or the lack of rows is the point."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from simkernel import (
+    ANON,
+    BIND,
+    CDM,
+    HUGE,
+    PAGE,
+    PREFERRED,
+    RAM,
+    TAG,
+    SimKernel,
+    Task,
+    Vma,
+)
+
+from cdmtrace.analysis import Event, cdm_pages, check, count_pages
+from cdmtrace.analysis.frames import Terms
+from cdmtrace.analysis.model import Arrived, Left, Note, State, step
+from cdmtrace.analysis.pages import Page, PageMap
+from cdmtrace.analysis.profiles import PROFILES, Facts, Mode, Want, fault_tags
+from cdmtrace.analysis.replay import Life
+from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
+
+TERMS = Terms(cdm=CDM, tag=TAG)
+BASE = 0x100040000000
+
+
+@pytest.fixture
+def kernel() -> SimKernel:
+    return SimKernel()
+
+
+@pytest.fixture
+def task(kernel: SimKernel) -> Task:
+    return kernel.process()
+
+
+def life(kernel: SimKernel) -> Life:
+    (one,) = check(kernel.trace(), rules=()).lives
+    return one
+
+
+def pages(state: State) -> list[int]:
+    return [page.addr for page in state.pages.within(0, 1 << 64)]
+
+
+def notes(kernel: SimKernel) -> list[Note]:
+    seen: list[Note] = []
+    check(kernel.trace(), rules=(), observer=lambda mm, event, note: seen.append(note))
+    return seen
+
+
+# --- pages ---------------------------------------------------------------------
+
+
+def page(addr: int, size: int = PAGE, *, explicit: bool = False) -> Page:
+    row = Event(seq=1, ts=1, ts_entry=1, kind=EventKind.MAP)
+    return Page(addr=addr, size=size, node=1, how="fault", explicit=explicit, event=row)
+
+
+def test_a_page_map_is_never_changed_in_place() -> None:
+    empty = PageMap()
+    one = empty.put(page(BASE))
+    two = one.put(page(BASE + PAGE, explicit=True))
+    none = two.drop(page(BASE))
+    assert (empty.count, one.count, two.count, none.count) == (0, 1, 2, 1)
+    assert one.get(BASE + PAGE) is None
+    assert two.any_explicit(BASE, BASE + 2 * PAGE)
+    assert not two.any_explicit(BASE, BASE + PAGE)
+    assert not one.any_explicit(0, 1 << 47)
+
+
+def test_a_page_map_finds_pages_at_the_edges_of_its_leaves() -> None:
+    edge = BASE + HUGE
+    held = PageMap().put_all(page(addr) for addr in (BASE, edge - PAGE, edge))
+    assert [p.addr for p in held.within(edge - PAGE, edge)] == [edge - PAGE]
+    assert held.any(edge, edge + PAGE)
+    assert not held.any(edge + PAGE, edge + HUGE)
+    assert held.any(BASE - HUGE, BASE + PAGE)
+
+
+def test_a_page_that_is_put_twice_counts_once() -> None:
+    asked = page(BASE, explicit=True)
+    held = PageMap().put(page(BASE + PAGE)).put(asked).put(asked)
+    assert held.count == 2
+    assert not held.drop(asked).any_explicit(0, 1 << 47)
+
+
+def test_a_huge_page_falls_into_its_parts() -> None:
+    huge = PageMap().put(page(BASE, HUGE))
+    parts = huge.fragment(page(BASE, HUGE), PAGE)
+    assert huge.covering(BASE + 5 * PAGE) == page(BASE, HUGE)
+    assert parts.count == HUGE // PAGE
+    assert parts.covering(BASE + 5 * PAGE) == page(BASE + 5 * PAGE)
+
+
+# --- rows in an order of their own ---------------------------------------------
+
+
+def test_copy_on_write_maps_the_new_page_before_the_old_one_leaves(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(3)
+    task.mbind(vma.start, 3)
+    task.faults(vma)
+    child = task.fork()
+    child.fault(vma.page(1), cow=True)
+    kinds = [e.kind for e in kernel.events[-3:]]
+    assert kinds == [EventKind.ALLOC, EventKind.MAP, EventKind.UNMAP]
+    for one in check(kernel.trace(), rules=()).lives:
+        assert pages(one.state) == [vma.page(n) for n in range(3)]
+
+
+def test_copy_on_write_to_ram_takes_the_page_away(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.faults(vma)
+    task.mbind(vma.start, 2, BIND, RAM)
+    task.fault(vma.page(0), cow=True)
+    assert pages(life(kernel).state) == [vma.page(1)]
+
+
+def test_a_migration_that_failed_puts_the_page_back_as_it_was(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(1)
+    task.mbind(vma.start, 1)
+    task.faults(vma)
+    task.move_pages([vma.start], 0)
+    kernel.events.pop()
+    row = kernel.events[-1]
+    assert row.kind == EventKind.UNMAP
+    task.mm.pages[vma.start] = 1, PAGE
+    task.call = row.call
+    task.vma_row(
+        EventKind.MIGRATE,
+        task.vma(vma.start),
+        probe=Probe.REMOVE_MIGRATION_PTE,
+        addr=vma.start,
+        size=PAGE,
+        node=1,
+    )
+    task.end(Probe.SYS_MOVE_PAGES, row.ts, always=True)
+    (held,) = life(kernel).state.pages.within(0, 1 << 64)
+    assert (held.how, held.explicit) == ("fault", False)
+    assert sum(isinstance(note, Arrived) for note in notes(kernel)) == 1
+
+
+def test_the_parts_of_a_split_huge_page_did_not_come_anew(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(HUGE // PAGE, at=0x200000000000)
+    task.mbind(vma.start, vma.pages, PREFERRED)
+    task.fault(vma.start, huge=True)
+    inside = task.vma(vma.start)
+    for number in range(vma.pages):
+        task.vma_row(EventKind.MAP, inside, addr=vma.page(number), size=PAGE, node=1)
+    task.vma_row(EventKind.UNMAP, inside, addr=vma.start, size=HUGE, src_node=1)
+    assert life(kernel).state.pages.count == vma.pages
+    assert sum(isinstance(note, Arrived) for note in notes(kernel)) == 1
+    assert not any(isinstance(note, Left) for note in notes(kernel))
+
+
+def test_a_part_of_a_huge_page_can_leave(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(HUGE // PAGE, at=0x200000000000)
+    task.mbind(vma.start, vma.pages, PREFERRED)
+    task.fault(vma.start, huge=True)
+    inside = task.vma(vma.start)
+    task.vma_row(EventKind.UNMAP, inside, addr=vma.page(5), size=PAGE, src_node=1)
+    state = life(kernel).state
+    assert state.pages.count == vma.pages - 1
+    assert count_pages(state, TERMS, vma.start, vma.end) == {1: vma.pages - 1}
+
+
+def test_what_is_mapped_in_a_call_that_unmaps_what_was_there_stays(
+    kernel: SimKernel, task: Task
+) -> None:
+    """mmap(MAP_FIXED|MAP_POPULATE): its row comes after the pages it mapped."""
+    vma = task.mmap(4)
+    task.mbind(vma.start, 4)
+    task.faults(vma)
+    since = task.begin()
+    task.mm.pages.clear()
+    task.mm.vmas = [Vma(vma.start, vma.end, ANON | TAG, (BIND, CDM))]
+    task.fault(vma.page(2))
+    task.end(Probe.SYS_MMAP, since, addr=vma.start, size=4 * PAGE, other=vma.start)
+    assert pages(life(kernel).state) == [vma.page(2)]
+
+
+# --- rows that are not there ---------------------------------------------------
+
+
+def test_a_call_whose_row_was_lost_is_over_when_its_task_goes_on(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    kernel.events = [e for e in kernel.events if e.kind != EventKind.CALL]
+    assert life(kernel).state.dirty
+    task.faults(vma)
+    assert not life(kernel).state.dirty
+
+
+def test_an_unmap_of_a_page_that_nobody_saw_come_leaves_the_vma_unknown(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.vma_row(
+        EventKind.UNMAP, task.vma(vma.start), addr=vma.start, size=PAGE, src_node=1
+    )
+    area = life(kernel).state.area(vma.start)
+    assert area
+    assert not area.pages_known
+
+
+def test_a_policy_that_could_not_be_read_is_unknown(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.begin()
+    task.vma_row(
+        EventKind.POLICY,
+        task.vma(vma.start),
+        addr=vma.start,
+        size=2 * PAGE,
+        bits=Bit.VMA_UNREAD,
+        policy=15,
+        ret=-12,
+    )
+    area = life(kernel).state.area(vma.start)
+    assert area
+    assert (area.flags, area.policy) == (None, None)
+
+
+# --- whose it is ---------------------------------------------------------------
+
+
+def test_an_id_that_comes_again_is_another_mm(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.faults(vma)
+    task.exit()
+    other = kernel.process("next")
+    other.mm.id = task.mm.id
+    vma = other.mmap(3)
+    other.mbind(vma.start, 3)
+    other.faults(vma)
+    counts = {
+        (mm.generation, mm.pid, mm.comm): sum(map(sum, map(dict.values, r.values())))
+        for mm, r in cdm_pages(kernel.trace()).items()
+    }
+    assert counts == {(0, task.pid, "story"): 2, (1, other.pid, "next"): 3}
+
+
+def test_a_call_on_the_mm_of_another_process_settles_there(kernel: SimKernel) -> None:
+    kernel.quirks.add("migration-ungated")
+    victim, mover = kernel.process("victim"), kernel.process("mover")
+    vma = victim.mmap(3)
+    victim.faults(vma)
+    mover.migrate_pages(RAM, CDM, victim.mm)
+    (finding,) = check(kernel.trace()).findings
+    assert (finding.rule.id, finding.cause) == ("CDM002", "migrate_pages")
+    assert finding.mm.id == victim.mm.id
+
+
+def test_pages_at_an_event_and_just_before_the_exit(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(3)
+    task.mbind(vma.start, 3)
+    task.fault(vma.page(0))
+    half = kernel.events[-1].seq
+    task.faults(vma)
+    task.exit()
+    where = (vma.start, vma.end)
+    assert list(cdm_pages(kernel.trace(), until=half).values()) == [{where: {1: 1}}]
+    assert list(cdm_pages(kernel.trace()).values()) == [{where: {1: 3}}]
+
+
+def test_step_changes_nothing_in_place(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(3)
+    task.mbind(vma.start, 3)
+    task.faults(vma)
+    state, before = State(), []
+    for event in kernel.events:
+        if event.kind == EventKind.COMM:
+            continue
+        before.append((state, repr(state)))
+        state, _ = step(state, event, TERMS, PROFILES["intended"])
+    assert all(repr(old) == text for old, text in before)
+
+
+# --- locks ---------------------------------------------------------------------
+
+
+def tag_under(kernel: SimKernel, lock: int, **columns: object) -> list[str]:
+    task = kernel.process()
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2, PREFERRED)
+    task.lock = Lock.READ
+    inside = task.vma(vma.start)
+    task.vma_row(
+        EventKind.ALLOC,
+        inside,
+        **{
+            "addr": vma.start,
+            "size": PAGE,
+            "node": 1,
+            "probe": Probe.ALLOC,
+            "flags_before": inside.flags & ~0x8000000,
+            "flags_after": inside.flags | 0x8000000,
+            "lock_entry": lock,
+            "lock_exit": lock,
+            **columns,
+        },
+    )
+    return [f.rule.id for f in check(kernel.trace()).findings]
+
+
+@pytest.mark.parametrize(
+    ("lock", "found"),
+    [
+        (Lock.NONE, ["CDM003"]),
+        (Lock.READ, ["CDM003"]),
+        (Lock.WRITE_SELF, []),
+        (Lock.WRITE_OTHER, []),
+        (Lock.UNKNOWN, []),
+        (Lock.WRITE_SELF | 3 << 4, []),
+        (Lock.WRITE_SELF | 1 << 4, ["CDM003"]),
+    ],
+)
+def test_who_may_write_vm_flags(kernel: SimKernel, lock: int, found: list[str]) -> None:
+    assert tag_under(kernel, lock) == found
+
+
+def test_a_vma_that_is_not_attached_may_be_written(kernel: SimKernel) -> None:
+    assert tag_under(kernel, Lock.NONE, bits=Bit.UNLINKED) == []
+
+
+def test_two_rows_that_overlap_show_one_write(kernel: SimKernel) -> None:
+    kernel.quirks |= {"fault-tag", "bind-only"}
+    task = kernel.process()
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2, PREFERRED)
+    task.fault(vma.page(0))
+    first = next(e for e in kernel.events if e.kind == EventKind.ALLOC)
+    kernel.emit(
+        EventKind.ALLOC,
+        **{
+            name: getattr(first, name)
+            for name in Event.__dataclass_fields__
+            if name not in ("seq", "ts", "kind", "tid", "addr", "payload")
+        },
+        tid=task.tid + 1,
+        addr=vma.page(1),
+    )
+    found = [f.rule.id for f in check(kernel.trace()).findings]
+    assert found == ["CDM003"]
+
+
+# --- profiles ------------------------------------------------------------------
+
+NONE = Facts(
+    tag=False,
+    policy_names=False,
+    asked=False,
+    held=False,
+    came=False,
+    pages_known=True,
+    excused=False,
+    patched=False,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "want"),
+    [
+        ({}, Want.MUST_NOT),
+        ({"policy_names": True}, Want.MUST),
+        ({"asked": True, "held": True}, Want.MUST),
+        ({"held": True}, Want.MAY),
+        ({"policy_names": None}, Want.MAY),
+        ({"pages_known": False}, Want.MAY),
+        ({"excused": True}, Want.MAY),
+        ({"excused": True, "policy_names": True}, Want.MUST),
+        ({"patched": True}, Want.MUST_NOT),
+    ],
+)
+def test_the_intended_profile(change: dict[str, bool | None], want: Want) -> None:
+    facts = replace(NONE, **change)  # type: ignore[arg-type]
+    assert PROFILES["intended"].demand(facts).want is want
+
+
+@pytest.mark.parametrize(
+    ("patched", "want"),
+    [(True, Want.MUST), (False, Want.MUST_NOT), (None, Want.MAY)],
+)
+def test_the_profile_of_the_patches(patched: bool | None, want: Want) -> None:
+    facts = replace(NONE, policy_names=True, patched=patched)
+    assert PROFILES["rfc-v2"].demand(facts).want is want
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "node", "huge", "tags"),
+    [
+        (BIND, CDM, 1, False, True),
+        (PREFERRED, CDM, 1, False, True),
+        (3, RAM | CDM, 1, False, False),
+        (PREFERRED, CDM, 1, True, False),
+        (PREFERRED, CDM, 0, False, False),
+        (0, 0, 1, False, True),
+    ],
+)
+def test_what_the_fault_path_of_the_patches_tags(mode, nodes, node, huge, tags) -> None:
+    assert fault_tags(Mode(number=mode, nodes=nodes), node, CDM, huge=huge) is tags
+
+
+def test_every_clause_names_its_source() -> None:
+    for profile in PROFILES.values():
+        assert all(clause.text and clause.source for clause in profile.clauses)
+
+
+def test_a_cause_that_the_recorder_told_is_taken(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(1)
+    task.mbind(vma.start, 1)
+    task.vma_row(
+        EventKind.MAP,
+        task.vma(vma.start),
+        addr=vma.start,
+        size=PAGE,
+        node=1,
+        cause=Cause.SWAP_IN,
+    )
+    (held,) = life(kernel).state.pages.within(0, 1 << 64)
+    assert held.how == "swap-in"
+
+
+def test_whose_request_a_page_is(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(3)
+    task.faults(vma)
+    task.mbind(vma.start, 2, BIND, CDM, move=True)
+    task.mbind(vma.page(2), 1)
+    task.move_pages([vma.page(2)], 1)
+    task.fork()
+    parent, child = sorted(
+        check(kernel.trace(), rules=()).lives, key=lambda one: one.mm.id
+    )
+    ways = [(p.how, p.explicit) for p in parent.state.pages.within(0, 1 << 64)]
+    assert ways == [("mbind", False), ("mbind", False), ("move_pages", True)]
+    ways = [(p.how, p.explicit) for p in child.state.pages.within(0, 1 << 64)]
+    assert ways == [("fork", False)] * 3

@@ -1,0 +1,145 @@
+"""What a person reads: golden text, and what holds for any text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import simstory
+from simkernel import BIND, RAM, SimKernel
+
+from cdmtrace.analysis import aggregate, check, document, names
+from cdmtrace.analysis.rules import RULES
+from cdmtrace.render import divergence, tables
+
+STALE = """\
+===============================================================================
+CDM001 stale-tag: error, cause: mbind
+  process    story (pid 214)
+  mm         0000000000000001
+  VMA        100040000000-100040001000 (1 page)
+- required   not tagged: no policy of its own names a CDM node and no page of
+             one is in it (CDM: node 1)
++ kernel     tagged: rd wr mr mw me ac cd
+  time (s)  cpu   task       lock   flags
+  0.001006  cpu0  story/214  write  - -> cd   policy DEFAULT -> BIND:1
+  0.001014  cpu0  story/214  write  cd -> cd  policy BIND:1 -> BIND:0
+  0.001015  cpu0  story/214  write  cd -> cd  page of node 1 leaves
+  0.001016  cpu0  story/214                   mbind(BIND:0, MOVE, 1 page) = 0
+  id         {fingerprint}
+  breaks     "That flag is a one-way trip. Any VMA with that flag set on it
+             will keep it for the life of the VMA, despite whether it has CDM
+             pages in it now or not."
+"""
+
+
+def stale() -> dict[str, object]:
+    kernel = SimKernel("one-way")
+    task = kernel.process()
+    vma = task.mmap(1)
+    task.mbind(vma.start, 1)
+    task.faults(vma)
+    task.mbind(vma.start, 1, BIND, RAM, move=True)
+    return document.check(check(kernel.trace()))
+
+
+def test_a_divergence_reads_like_this() -> None:
+    (one,) = stale()["findings"]  # type: ignore[misc]
+    text = divergence.finding(one)
+    assert text + "\n" == STALE.format(fingerprint=one["fingerprint"])
+
+
+def test_the_story_fits_into_a_mail() -> None:
+    kernel = SimKernel("rfc")
+    simstory.tell(kernel)
+    text = divergence.check(document.check(check(kernel.trace())))
+    assert max(map(len, text.splitlines())) < 80
+    assert text.isascii()
+    assert "\x1b" not in text
+    assert text.endswith("verdict: violated, 11 findings\n")
+
+
+def test_a_long_name_does_not_break_the_lines() -> None:
+    shown = stale()
+    for step in shown["findings"][0]["witness"]:  # type: ignore[index]
+        step.update(comm="a-name-of-15-chr", tid=4194304, lock="none>other's+vma:read")
+        step["since_start"] = 10**16
+    assert max(map(len, divergence.check(shown).splitlines())) < 80
+
+
+def test_a_cut_and_lossy_trace_says_so() -> None:
+    shown = stale()
+    shown["trace"].update(lost=7, cut="the file ends at byte 12", clean_end=False)  # type: ignore[attr-defined]
+    text = divergence.summary(shown)
+    assert "7 lost" in text
+    assert "the recording was cut: the file ends at byte 12" in text
+
+
+def test_rendering_needs_nothing_but_the_document() -> None:
+    shown = stale()
+    assert divergence.check(json.loads(json.dumps(shown))) == divergence.check(shown)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_every_rule_is_explained(rule) -> None:
+    text = divergence.rule(document.rule(rule))
+    assert max(map(len, text.splitlines())) < 80
+    for head in ("breaks", "source", "checked", "events", "needs", "threats", "limits"):
+        assert f"\n{head} " in text
+    assert rule.id in divergence.catalogue([document.rule(rule)])
+
+
+def report() -> dict[str, list[dict[str, object]]]:
+    kernel = SimKernel("rfc")
+    simstory.tell(kernel)
+    return aggregate.report(kernel.trace())
+
+
+def test_the_report_counts_what_happened() -> None:
+    shown = report()
+    ways = {row["way"]: row["pages"] for row in shown["Ways to a CDM page"]}
+    assert ways["move_pages"] == 41 + 7
+    assert ways["thp"] == 3 * 512
+    assert shown["Changes of vm_flags"][0] == {
+        "probe": "alloc",
+        "mmap lock": "read",
+        "changes": 2,
+    }
+    left = {row["VMA"]: row["on CDM"] for row in shown["VMAs"] if row["pid"] == 214}
+    assert left["100040000000-100040017000"] == "-"
+    assert left["100080000000-10008001d000"] == "N1=29"
+
+
+def test_the_tables_have_every_form() -> None:
+    shown = report()
+    assert json.loads(tables.render(shown, "json")) == shown
+    lines = tables.render(shown, "ndjson").splitlines()
+    assert len(lines) == sum(map(len, shown.values()))
+    assert "## Processes" in tables.render(shown, "markdown")
+    assert tables.render(shown, "csv").count("table,") == 5
+    assert "(none)" in tables.render({"Empty": []}, "table")
+
+
+@pytest.mark.parametrize(
+    ("mask", "text"),
+    [(0, "none"), (1, "0"), (2, "1"), (0b1011, "0-1,3"), (0b111000, "3-5")],
+)
+def test_node_lists(mask: int, text: str) -> None:
+    assert names.nodes(mask) == text
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        (0x3, "rd wr"),
+        (0x80000003 | 1 << 38, "rd wr mg cd"),
+        (0x1 | 1 << 37, "rd bit37"),
+        (0, ""),
+    ],
+)
+def test_flags_have_their_names_in_smaps(word: int, text: str) -> None:
+    assert " ".join(names.flags(word, 1 << 38)) == text
+
+
+def test_the_bit_of_the_patches_is_cd_and_not_sf() -> None:
+    assert names.flags(0x800001, 0x800000) == ("rd", "cd")

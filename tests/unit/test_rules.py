@@ -1,0 +1,445 @@
+"""Each rule once broken, once kept, once undecidable, once without a premise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import simstory
+from simkernel import (
+    BIND,
+    CDM,
+    DEFAULT,
+    HUGE,
+    INTERLEAVE,
+    PREFERRED,
+    RAM,
+    RFC,
+    SimKernel,
+    Task,
+)
+
+from cdmtrace.analysis import check
+from cdmtrace.analysis.replay import Result, RuleResult, Verdict
+from cdmtrace.analysis.rules import RULES
+from cdmtrace.events import EventKind
+
+Program = Callable[[Task], None]
+
+
+def judge(kernel: SimKernel, rule: str, profile: str = "intended") -> RuleResult:
+    return one(check(kernel.trace(), profile=profile), rule)
+
+
+def one(result: Result, rule: str) -> RuleResult:
+    return next(r for r in result.rules if r.rule.id == rule)
+
+
+def found(result: Result) -> list[tuple[str, str]]:
+    return [(f.rule.id, f.cause) for f in result.findings]
+
+
+def run(program: Program, *quirks: str) -> SimKernel:
+    kernel = SimKernel(*quirks)
+    program(kernel.process())
+    return kernel
+
+
+def bind_back(task: Task) -> None:
+    vma = task.mmap(23)
+    task.mbind(vma.start, 23)
+    task.faults(vma)
+    task.mbind(vma.start, 23, BIND, RAM, move=True)
+
+
+def move_in(task: Task) -> None:
+    vma = task.mmap(41)
+    task.faults(vma)
+    task.mbind(task.mmap(1).start, 1)
+    task.move_pages([vma.page(n) for n in range(41)], 1)
+
+
+def prefer(task: Task) -> None:
+    vma = task.mmap(29)
+    task.mbind(vma.start, 29, PREFERRED)
+    task.faults(vma)
+
+
+def merge_then_bind(task: Task) -> None:
+    vma = task.mmap(47)
+    task.mergeable(vma)
+    task.mbind(vma.start, 47)
+
+
+def task_policy(task: Task) -> None:
+    task.mbind(task.mmap(1).start, 1)
+    vma = task.mmap(37)
+    task.set_mempolicy(PREFERRED, CDM)
+    task.faults(vma)
+    task.set_mempolicy(DEFAULT)
+
+
+def bind_the_middle(task: Task) -> None:
+    vma = task.mmap(53)
+    task.mbind(vma.page(11), 19)
+    task.faults(vma)
+
+
+def nothing(task: Task) -> None:
+    task.faults(task.mmap(7))
+
+
+# rule: the program, the quirks under which it breaks the rule, what else those
+# quirks break, a probe whose losses leave the rule open, and a program that keeps it
+CASES: dict[str, tuple[Program, tuple[str, ...], set[str], str, Program]] = {
+    "CDM001": (bind_back, ("one-way",), set(), "rmap_add", bind_back),
+    "CDM002": (prefer, ("bind-only",), set(), "mbind_range", prefer),
+    "CDM003": (prefer, ("fault-tag",), set(), "alloc", prefer),
+    "CDM005": (merge_then_bind, ("ksm-left-on",), set(), "vma_split", merge_then_bind),
+    "CDM010": (
+        task_policy,
+        ("task-policy", "fault-tag"),
+        {"CDM003", "CDM014"},
+        "migrate_pages",
+        bind_back,
+    ),
+    "CDM011": (bind_the_middle, ("whole-vma",), set(), "vma_split", bind_the_middle),
+    "CDM014": (task_policy, ("task-policy",), set(), "sys_move_pages", bind_back),
+}
+LOCAL = {"CDM003", "CDM014"}
+"""Rules whose rows say it all: a loss elsewhere does not undo what they found."""
+
+
+def test_every_rule_has_a_case() -> None:
+    assert set(CASES) == {rule.id for rule in RULES}
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_violated(rule: str) -> None:
+    program, quirks, others, _, _ = CASES[rule]
+    result = check(run(program, *quirks).trace())
+    assert one(result, rule).verdict is Verdict.VIOLATED
+    assert one(result, rule).findings == 1
+    assert {f.rule.id for f in result.findings} == {rule} | others
+    assert result.verdict is Verdict.VIOLATED
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_clean_and_checked(rule: str) -> None:
+    *_, keeps = CASES[rule]
+    result = judge(run(keeps), rule)
+    assert (result.verdict, result.findings, result.why) == (Verdict.CLEAN, 0, None)
+    assert result.checked > 0
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_loss_leaves_it_open(rule: str) -> None:
+    *_, probe, keeps = CASES[rule]
+    kernel = run(keeps)
+    kernel.lose(probe, kernel.events[0].ts)
+    result = judge(kernel, rule)
+    assert result.verdict is Verdict.INCONCLUSIVE
+    assert result.why
+    assert probe in result.why
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_loss_in_its_window_holds_a_finding_back(rule: str) -> None:
+    program, quirks, _, probe, _ = CASES[rule]
+    kernel = run(program, *quirks)
+    kernel.lose(probe, kernel.events[0].ts)
+    verdict = judge(kernel, rule).verdict
+    assert verdict is (Verdict.VIOLATED if rule in LOCAL else Verdict.INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_a_loss_of_another_probe_is_no_matter(rule: str) -> None:
+    *_, keeps = CASES[rule]
+    kernel = run(keeps)
+    kernel.lose("task", kernel.events[0].ts)
+    assert judge(kernel, rule).verdict is Verdict.CLEAN
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_without_a_premise_it_is_vacuous(rule: str) -> None:
+    result = judge(run(nothing), rule)
+    assert (result.verdict, result.checked) == (Verdict.VACUOUS, 0)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_without_a_probe_that_it_needs_it_is_unchecked(rule) -> None:
+    for probe in rule.needs:
+        kernel = run(bind_back)
+        kernel.probes[probe] = None
+        result = judge(kernel, rule.id)
+        assert result.verdict is Verdict.UNCHECKED
+        assert result.why
+        assert probe in result.why
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_without_a_probe_that_it_leans_on_it_is_open(rule) -> None:
+    for probe in rule.leans:
+        kernel = run(bind_back)
+        del kernel.probes[probe]
+        assert judge(kernel, rule.id).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize("rule", CASES)
+def test_without_a_probe_that_it_leans_on_a_finding_is_held_back(rule: str) -> None:
+    program, quirks, _, probe, _ = CASES[rule]
+    kernel = run(program, *quirks)
+    leans = {one.id: one.leans for one in RULES}[rule]
+    del kernel.probes[probe if probe in leans else min(leans)]
+    verdict = judge(kernel, rule).verdict
+    assert verdict is (Verdict.VIOLATED if rule in LOCAL else Verdict.INCONCLUSIVE)
+
+
+# --- the story of the mail thread ----------------------------------------------
+
+
+def test_the_story_under_rfc_breaks_each_rule_as_told() -> None:
+    kernel = SimKernel("rfc")
+    simstory.tell(kernel)
+    assert sorted(found(check(kernel.trace()))) == [
+        ("CDM001", "mbind"),
+        ("CDM002", "interleave"),
+        ("CDM002", "migrate_pages"),
+        ("CDM002", "move_pages"),
+        ("CDM002", "thp"),
+        ("CDM003", "fault"),
+        ("CDM003", "fault"),
+        ("CDM005", "mbind"),
+        ("CDM010", "fault"),
+        ("CDM011", "mbind"),
+        ("CDM014", "fault"),
+    ]
+
+
+def test_the_story_without_quirks_is_clean_and_not_vacuously_so() -> None:
+    kernel = SimKernel()
+    simstory.tell(kernel)
+    result = check(kernel.trace())
+    assert found(result) == []
+    assert [r.rule.id for r in result.rules if r.verdict is not Verdict.CLEAN] == []
+    assert all(r.checked for r in result.rules)
+
+
+def test_the_patches_do_what_they_say() -> None:
+    kernel = SimKernel("rfc")
+    simstory.tell(kernel)
+    result = check(kernel.trace(), profile="rfc-v2")
+    assert found(result) == []
+    assert {r.rule.id for r in result.rules if r.verdict is Verdict.CLEAN} == {
+        "CDM002",
+        "CDM003",
+        "CDM010",
+    }
+
+
+def test_the_repaired_kernel_is_not_what_the_patches_say() -> None:
+    kernel = SimKernel()
+    simstory.tell(kernel)
+    result = check(kernel.trace(), profile="rfc-v2")
+    assert set(found(result)) == {
+        ("CDM002", "cleared"),
+        ("CDM002", "mbind"),
+        ("CDM010", "mbind"),
+    }
+
+
+# --- what is told once, and what is not told -----------------------------------
+
+
+def test_leftovers_of_an_over_tag_are_not_stale_as_well() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(53)
+        task.mbind(vma.page(11), 19)
+        task.mbind(vma.start, 11, BIND, RAM)
+        task.mprotect(vma.page(40), 5, False)
+
+    result = check(run(program, "whole-vma", "one-way").trace())
+    assert found(result) == [("CDM011", "mbind")]
+
+
+def test_a_stale_tag_is_told_once_until_it_was_right_again() -> None:
+    def program(task: Task) -> None:
+        bind_back(task)
+        vma = task.overlapping(0, 1 << 47)[0]
+        task.mbind(vma.start, 23, BIND, RAM)
+        task.mprotect(vma.start, 23, False)
+        task.mbind(vma.start, 23, BIND, CDM)
+        task.mbind(vma.start, 23, BIND, RAM)
+
+    result = check(run(program, "one-way").trace())
+    assert found(result) == [("CDM001", "mbind")] * 2
+
+
+def test_a_child_is_not_blamed_for_what_its_parent_left() -> None:
+    def program(task: Task) -> None:
+        bind_back(task)
+        prefer(task)
+        child = task.fork()
+        child.mbind(child.mmap(3).start, 3)
+
+    result = check(run(program, "one-way", "bind-only").trace())
+    assert {f.mm.pid for f in result.findings} == {214}
+
+
+def test_pages_left_behind_by_an_mbind_may_keep_or_lose_the_tag() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(59)
+        task.mbind(vma.start, 59)
+        task.faults(vma)
+        task.mbind(vma.start, 59, DEFAULT)
+
+    assert found(check(run(program).trace())) == []
+    assert found(check(run(program, "one-way").trace())) == []
+
+
+def test_a_later_mbind_supersedes_what_move_pages_asked_for() -> None:
+    """Without it the kernel whose tag is its policy would break G."""
+
+    def program(task: Task) -> None:
+        vma = task.mmap(7)
+        task.faults(vma)
+        task.mbind(vma.start, 7)
+        task.move_pages([vma.page(n) for n in range(7)], 1)
+        task.mbind(vma.start, 7, BIND, RAM)
+
+    assert found(check(run(program).trace())) == []
+
+
+def test_pages_taken_by_madvise_leave_the_tag_until_the_next_change() -> None:
+    """The zap runs under the read lock, so it cannot clear the tag."""
+
+    def program(task: Task) -> None:
+        vma = task.mmap(5)
+        task.mbind(vma.start, 5)
+        task.faults(vma)
+        task.mbind(vma.start, 5, BIND, RAM)
+        task.dontneed(vma.start, 5)
+
+    def changed(task: Task) -> None:
+        program(task)
+        vma = task.overlapping(0, 1 << 47)[0]
+        task.mbind(vma.start, 5, BIND, RAM)
+
+    assert found(check(run(program, "one-way").trace())) == []
+    assert found(check(run(changed, "one-way").trace())) == [("CDM001", "unmap")]
+
+
+def test_own_move_pages_that_takes_the_last_page_leaves_the_tag_stale() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(5)
+        task.mbind(vma.start, 5)
+        task.faults(vma)
+        task.mbind(vma.start, 5, BIND, RAM)
+        task.move_pages([vma.page(n) for n in range(5)], 0)
+
+    assert found(check(run(program, "one-way").trace())) == [("CDM001", "migration")]
+
+
+def test_a_tag_from_before_the_recording_has_no_setter() -> None:
+    kernel = run(bind_back, "one-way")
+    first = next(e.seq for e in kernel.events if e.node == 1)
+    kernel.events = [e for e in kernel.events if e.seq >= first]
+    result = check(kernel.trace())
+    assert found(result) == []
+    assert one(result, "CDM001").verdict is Verdict.INCONCLUSIVE
+    assert one(result, "CDM010").verdict is Verdict.VACUOUS
+
+
+def test_what_moves_into_a_policy_of_its_own_is_asked_for() -> None:
+    assert found(check(run(move_in).trace())) == []
+    broken = check(run(move_in, "migration-ungated").trace())
+    assert found(broken) == [("CDM002", "move_pages")]
+    (finding,) = broken.findings
+    assert [step.kind for step in finding.witness] == ["migrate", "call"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "huge", "cause"),
+    [
+        (INTERLEAVE, RAM | CDM, False, "interleave"),
+        (PREFERRED, CDM, True, "thp"),
+        (PREFERRED, CDM, False, "fault"),
+    ],
+)
+def test_the_cause_of_a_missing_tag(mode, nodes, huge, cause) -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(2 * HUGE // 4096, at=0x200000000000)
+        task.mbind(vma.start, vma.pages, mode, nodes)
+        task.fault(vma.start, huge=huge)
+        task.fault(vma.start + HUGE, huge=huge)
+
+    assert found(check(run(program, "bind-only").trace())) == [("CDM002", cause)]
+
+
+def test_one_finding_stands_for_all_pages_of_a_vma() -> None:
+    result = check(run(task_policy, "task-policy").trace())
+    (finding,) = result.findings
+    assert (finding.rule.id, finding.count) == ("CDM014", 37)
+    assert [step.kind for step in finding.witness] == ["call", "alloc", "map"]
+
+
+def test_the_rfc_quirks_are_all_known_here() -> None:
+    assert SimKernel("rfc").quirks == RFC
+
+
+def test_a_half_whose_policy_goes_is_stale_and_not_born_stale() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(12)
+        task.mbind(vma.start, 12)
+        task.mbind(vma.page(5), 3, BIND, RAM)
+
+    assert found(check(run(program, "one-way").trace())) == [("CDM001", "mbind")]
+
+
+def test_beside_the_range_a_reason_of_its_own_excuses_the_tag() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(12)
+        task.mbind(vma.start, 12, PREFERRED)
+        task.mbind(vma.page(5), 3, BIND, CDM)
+
+    kernel = run(program, "bind-only", "whole-vma")
+    assert found(check(kernel.trace())) == []
+    assert judge(kernel, "CDM011").checked == 2
+
+
+def test_what_fork_gives_the_child_is_not_the_childs_fault() -> None:
+    """The parent's VMA may be tagged for its leftovers; the child's has none."""
+
+    def program(task: Task) -> None:
+        vma = task.mmap(5)
+        task.mbind(vma.start, 5)
+        task.faults(vma)
+        task.mbind(vma.start, 5, BIND, RAM)
+        task.fork()
+
+    kernel = run(program, "one-way")
+    kernel.events = [
+        replace(e, size=0) if e.kind == EventKind.COPY else e for e in kernel.events
+    ]
+    assert found(check(kernel.trace())) == []
+
+
+def test_a_tag_that_never_had_a_reason_is_not_stale_as_well() -> None:
+    def program(task: Task) -> None:
+        task_policy(task)
+        vma = task.overlapping(0, 1 << 47)[-1]
+        task.move_pages([vma.start + n * 4096 for n in range(37)], 0)
+
+    rules = {
+        f.rule.id
+        for f in check(run(program, "task-policy", "fault-tag").trace()).findings
+    }
+    assert rules == {"CDM003", "CDM010", "CDM014"}
+
+
+def test_a_policy_without_a_page_is_no_premise_of_a_missing_tag() -> None:
+    def program(task: Task) -> None:
+        task.mbind(task.mmap(12).start, 12)
+
+    assert judge(run(program), "CDM002").checked == 0
