@@ -95,7 +95,7 @@ def compile_scenario(scenario: Scenario, layout: Layout) -> Path:
     if program.is_file():
         return program
     toolchain.require_tools(_COMPILER)
-    program.parent.mkdir(parents=True, exist_ok=True)
+    layout.programs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.programs, prefix=".cc-") as scratch:
         output = Path(scratch) / "program"
         complaint = ""
@@ -109,6 +109,7 @@ def compile_scenario(scenario: Scenario, layout: Layout) -> Path:
             )
             complaint = result.stderr
             if result.returncode == 0:
+                program.parent.mkdir(exist_ok=True)
                 output.rename(program)
                 return program
     raise LabError(
