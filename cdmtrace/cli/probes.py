@@ -1,0 +1,41 @@
+"""``cdmtrace probes``."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.errors import CdmtraceError
+from cdmtrace.render.tables import FORMATS, render
+
+
+@click.command()
+@option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+)
+def probes(form: str) -> int:
+    """List what would be attached on this kernel, and to which symbol.
+
+    Below, the rules that cannot be checked on this kernel because a probe is
+    missing.
+    """
+    from cdmtrace.kernel import symbols, tracefs
+    from cdmtrace.probes import plan
+    from cdmtrace.render.probes import flat_tables, nested_tables
+
+    if os.geteuid() != 0:
+        raise CdmtraceError(
+            "the tracepoints of this kernel can be listed by root alone",
+            hint="sudo cdmtrace probes",
+        )
+    root = tracefs.mounted()
+    plans = plan(symbols.functions(), tracefs.tracepoints(root))
+    tables = nested_tables if form in ("json", "ndjson") else flat_tables
+    click.echo(render(tables(plans), form), nl=False)
+    return 0

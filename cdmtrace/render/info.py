@@ -1,0 +1,135 @@
+"""What ``cdmtrace info`` prints."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from tabulate import tabulate
+
+from cdmtrace.render.units import count, duration, size
+
+if TYPE_CHECKING:
+    from cdmtrace.format.reader import Loss, TraceInfo
+
+_SHOWN_LOSSES: Final = 20
+_WIDE: Final = 120
+
+
+def info_json(info: TraceInfo, kinds: Mapping[str, int]) -> str:
+    """Return everything as JSON, schema ``cdmtrace.info/1``. Times in ns."""
+    document = {
+        "schema": "cdmtrace.info/1",
+        "path": str(info.path),
+        "header": info.header.to_json(),
+        "batches": info.batches,
+        "events": info.events,
+        "kinds": dict(kinds),
+        "first_ts": info.first_ts,
+        "last_ts": info.last_ts,
+        "lost": info.lost,
+        "losses": [
+            {
+                "probe": loss.probe,
+                "reason": loss.reason,
+                "count": loss.count,
+                "since": loss.since,
+                "until": loss.until,
+                "batch": loss.batch,
+            }
+            for loss in info.losses
+        ],
+        "clean_end": info.clean_end,
+        "end": info.end,
+        "torn": info.torn,
+        "bytes": {"total": info.bytes_total, "intact": info.bytes_intact},
+    }
+    return json.dumps(document, indent=2)
+
+
+def info_text(info: TraceInfo, kinds: Mapping[str, int]) -> str:
+    """Return everything as text for people."""
+    parts = [tabulate(list(_facts(info)), tablefmt="plain", disable_numparse=True)]
+    if kinds:
+        parts.append(
+            tabulate(
+                [[name, f"{number:,}"] for name, number in kinds.items()],
+                headers=["kind", "events"],
+                colalign=("left", "right"),
+                disable_numparse=True,
+            )
+        )
+    if info.losses:
+        parts.append(_losses(info))
+    parts.append(f"next: cdmtrace check {shlex.quote(str(info.path))}")
+    return "\n\n".join(parts)
+
+
+def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
+    header = info.header
+    yield "file", f"{info.path}, {size(info.bytes_total)}, format {header.format}"
+    yield "made by", header.tool
+    yield (
+        "kernel",
+        f"{header.kernel_release} {header.machine} ({header.kernel_build})",
+    )
+    yield "started", _utc(header.started + header.utc_offset)
+    if header.command:
+        words = " ".join(shlex.join(header.command).split())
+        yield "command", words if len(words) <= _WIDE else f"{words[:_WIDE]} …"
+    nodes = ", ".join(map(str, header.cdm_nodes))
+    yield "CDM nodes", f"{nodes} (from {header.cdm_nodes_from})"
+    bit = header.vm_cdm_mask.bit_length() - 1
+    yield (
+        "VM_CDM",
+        f"{header.vm_cdm_mask:#x}, bit {bit} (from {header.vm_cdm_mask_from})",
+    )
+    if taken := header.extra.get("vm_cdm_taken_by"):
+        yield "", f"CDM020: this kernel uses the bit as {taken}"
+    if header.filters:
+        yield "filters", ", ".join(f"{k} {v}" for k, v in header.filters.items())
+    missing = [probe.name for probe in header.probes if probe.symbol is None]
+    probes = f"{len(header.probes) - len(missing)} attached"
+    yield "probes", probes + (f"; missing: {', '.join(missing)}" if missing else "")
+    yield "ring", size(header.ring_size)
+    yield "events", f"{info.events:,} in {count(info.batches, 'batch', 'batches')}"
+    if info.first_ts is not None and info.last_ts is not None:
+        span = duration(info.last_ts - info.first_ts)
+        first = duration(info.first_ts - header.started)
+        yield "time span", f"{span}, from {first} after the start"
+    lost = sum(sum(reasons.values()) for reasons in info.lost.values())
+    yield "lost", count(lost, "event") if lost else "nothing"
+    yield "end", f"clean: {info.end}" if info.clean_end else "none: it was cut"
+    if info.torn:
+        yield "cut", info.torn
+        yield "", f"the first {info.bytes_intact:,} bytes were used"
+
+
+def _losses(info: TraceInfo) -> str:
+    started = info.header.started
+
+    def row(loss: Loss) -> list[str]:
+        return [
+            loss.probe,
+            loss.reason,
+            f"{loss.count:,}",
+            duration(loss.since - started),
+            duration(loss.until - started),
+        ]
+
+    table = tabulate(
+        [row(loss) for loss in info.losses[:_SHOWN_LOSSES]],
+        headers=["lost by", "because", "events", "after", "until"],
+        colalign=("left", "left", "right", "right", "right"),
+        disable_numparse=True,
+    )
+    more = len(info.losses) - _SHOWN_LOSSES
+    return table if more <= 0 else f"{table}\n… and {more} more: --format json"
+
+
+def _utc(ns: int) -> str:
+    when = datetime.datetime.fromtimestamp(ns // 10**9, datetime.UTC)
+    return f"{when:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,120 @@
+"""The BPF program itself: no warning from the compiler, no word from the verifier.
+
+Both need no more than some kernel's headers and the right to load programs: what
+is attached, and to what, is for the guest (tests/kernel/test_record.py), where the
+same flags are used. So this one is skipped, and never failed, without headers.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdmtrace.kernel import bpf, headers, layout
+from cdmtrace.lab.paths import Layout
+from cdmtrace.loader.bcc import ProgramRejected, import_bcc, program_text
+from cdmtrace.probes import PROBES, Kind
+
+pytestmark = [
+    pytest.mark.bpf,
+    # bcc says that of every name that it is given as text.
+    pytest.mark.filterwarnings("ignore:not a bytes object:DeprecationWarning"),
+]
+
+STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
+NUMBERS = {
+    "NODES_PGSHIFT": 58,
+    "NODES_MASK": 63,
+    "NODEMASK_MASK": (1 << 64) - 1,
+    "PG_HEAD": 16,
+    "SIZEOF_page": 64,
+    "PMD_BYTES": 2 << 20,
+    "CDM_NODES": 2,
+    "CDM_MASK": 1 << 38,
+    "KEY0": (1 << 64) - 59,
+    "KEY1": 1 << 63,
+    "FILTER_TGID": 0,
+    "RING_PAGES": 64,
+    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.MEMBERS},
+}
+
+# Before a fixture puts an empty cache in its place.
+LAB = Layout.default()
+
+
+def find_headers(unpacked: Path) -> Path | None:
+    """Return the running kernel's headers, else those in the lab's kernel."""
+    found = headers.find()
+    if found is not None and found != headers.KHEADERS:
+        return found
+    packed = [found] if found else []
+    packed += sorted(LAB.work.glob("*/obj-*/kernel/kheaders_data.tar.xz"))
+    if not packed:
+        return None
+    words = ["tar", "-xJf", str(packed[0]), "-C", str(unpacked)]
+    subprocess.run(words, check=True)
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def bcc(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return bcc's module, told where headers are."""
+    if os.geteuid() != 0:
+        pytest.skip("loading programs needs root")
+    directory = find_headers(tmp_path_factory.mktemp("headers"))
+    if directory is None:
+        pytest.skip("no kernel headers here: cdmtrace lab build makes some")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(headers.SOURCE_VARIABLE, str(directory))
+        yield import_bcc()
+
+
+@pytest.fixture(scope="module")
+def program(bcc: Any) -> Any:
+    compiled = bcc.BPF(text=program_text(NUMBERS), cflags=STRICT)
+    yield compiled
+    compiled.cleanup()
+
+
+def test_the_compiler_finds_no_fault(program: Any) -> None:
+    assert program["events"].map_fd >= 0
+
+
+def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """The flags do get through."""
+    text = program_text(NUMBERS) + "\nint f(void *c) { int unused; return 0; }\n"
+    with pytest.raises(Exception, match="Failed to compile"):
+        bcc.BPF(text=text, cflags=STRICT)
+    assert "unused-variable" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("handler", "kind"),
+    sorted({(a.handler, a.kind) for probe in PROBES for a in probe.attachments}),
+)
+def test_the_verifier_takes_every_handler(
+    program: Any, bcc: Any, handler: str, kind: Kind
+) -> None:
+    tracepoint = kind is Kind.TRACEPOINT
+    number = bpf.PROG_TRACEPOINT if tracepoint else bpf.PROG_KPROBE
+    if not bpf.has_program_type(number):
+        pytest.skip("this kernel takes no such programs")
+    of_type = bcc.BPF.TRACEPOINT if tracepoint else bcc.BPF.KPROBE
+    assert program.load_func(handler, of_type).fd >= 0
+
+
+@pytest.mark.usefixtures("bcc")
+def test_what_does_not_compile_is_told_with_the_compiler_s_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cdmtrace.loader.bcc import BccLoader
+
+    numbers = {name: value for name, value in NUMBERS.items() if name != "CDM_NODES"}
+    with pytest.raises(ProgramRejected, match="cannot compile") as caught:
+        BccLoader(numbers)
+    assert "CDM_NODES" in (caught.value.details or "")
+    assert caught.value.exit_status == 125

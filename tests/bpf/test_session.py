@@ -1,0 +1,230 @@
+"""A recording's life: commands, signals, time, losses. The ring is a real one.
+
+What fills it is not: there are no kprobes on the machines that this runs on, so
+the loader is a stand-in that makes an empty ring and counts losses that we invent.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from fakemachine import pretend
+
+from cdmtrace import recorder
+from cdmtrace.cli import main
+from cdmtrace.errors import RecordError
+from cdmtrace.events import Lost, Probe
+from cdmtrace.format.reader import TraceInfo, TraceReader
+from cdmtrace.kernel import bpf
+from cdmtrace.kernel.btf import load_library
+from cdmtrace.probes import Plan
+
+pytestmark = pytest.mark.bpf
+
+
+class FakeLoader:
+    """Stands in for BccLoader. ``log`` has what was done, in order."""
+
+    log: ClassVar[list[str]] = []
+    losses: ClassVar[list[tuple[Probe, Lost, int]]] = []
+    """One is taken, from the front, each time that the counters are read."""
+
+    def __init__(self, numbers: dict[str, int]) -> None:
+        size = numbers["RING_PAGES"] * os.sysconf("SC_PAGE_SIZE")
+        create = load_library().bpf_map_create
+        self.ring_fd = create(bpf.MAP_RINGBUF, b"ring", 0, 0, size, None)
+        assert self.ring_fd >= 0
+        self.counts = np.zeros((Probe.MAX, Lost.MAX), np.uint64)
+
+    def attach(self, plans: tuple[Plan, ...]) -> None:
+        self.log.append("attach")
+
+    def enable(self, on: bool) -> None:
+        self.log.append(f"enable {on}, started: {Path('started').exists()}")
+
+    def lost(self) -> npt.NDArray[np.uint64]:
+        if self.losses and "enable" in self.log[-1]:
+            probe, reason, count = self.losses.pop(0)
+            self.counts[probe, reason] += np.uint64(count)
+        return self.counts.copy()
+
+    def close(self) -> None:
+        os.close(self.ring_fd)
+        self.log.append("close")
+
+
+@pytest.fixture(autouse=True)
+def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        able = os.geteuid() == 0 and bpf.has_map_type(bpf.MAP_RINGBUF)
+    except RecordError:
+        able = False
+    if not able:
+        reason = "making a BPF ring needs root and a kernel that has them"
+        if os.environ.get("CDMTRACE_KERNEL_TESTS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    pretend(tmp_path, monkeypatch)
+    for name in ("SUDO_UID", "SUDO_GID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(FakeLoader, "log", [])
+    monkeypatch.setattr(FakeLoader, "losses", [])
+    monkeypatch.setattr(recorder, "BccLoader", FakeLoader)
+
+
+def record(*words: str) -> int:
+    return main(["record", "--ring-pages", "1", "-o", "x.arrows", *words])
+
+
+def info() -> TraceInfo:
+    with TraceReader("x.arrows") as trace:
+        return trace.info
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("exit 255", 255),
+        ("kill -TERM $$", 143),
+        ("kill -KILL $$", 137),
+    ],
+)
+def test_the_command_s_status(
+    script: str, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert record("--", "sh", "-c", script) == status
+    assert capfd.readouterr().out == ""
+    assert info().end == "the command ended"
+    assert info().torn is None
+
+
+def test_the_command_starts_last_and_is_watched_to_its_end() -> None:
+    assert record("--", "touch", "started") == 0
+    assert FakeLoader.log == [
+        "attach",
+        "enable True, started: False",
+        "enable False, started: True",
+        "close",
+    ]
+
+
+def test_the_command_s_streams_are_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    assert record("--", "sh", "-c", "echo out; echo err >&2") == 0
+    out, err = capfd.readouterr()
+    assert out == "out\n"
+    assert "err\n" in err
+
+
+def test_time_is_up() -> None:
+    begin = time.monotonic()
+    assert record("--duration", "0.3") == 0
+    assert 0.3 <= time.monotonic() - begin < 3
+    assert info().end == "time was up"
+
+
+def test_a_command_is_ended_when_time_is_up() -> None:
+    assert record("--duration", "0.3", "--", "sleep", "1000") == 128 + signal.SIGTERM
+    assert info().end == "time was up"
+
+
+def test_a_command_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder, "LINGER", 0.3)
+    script = "trap '' TERM; while :; do sleep 0.1; done"
+    status = record("--duration", "0.5", "--", "sh", "-c", script)
+    assert status == 128 + signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_recording_well(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
+    timer.start()
+    assert record() == 0
+    timer.join()
+    assert info().end == f"stopped by {number.name}"
+    assert info().clean_end
+    assert signal.getsignal(number) == before
+
+
+def test_a_process_that_ends() -> None:
+    with subprocess.Popen(["sleep", "0.3"]) as process:
+        # Nobody waits for it before the recording has ended: a zombie has ended too.
+        assert record("--pid", str(process.pid)) == 0
+    assert info().end == "the traced process ended"
+    assert info().header.filters == {"pid": process.pid}
+
+
+def test_losses_are_counted_once_and_placed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    FakeLoader.losses += [
+        (Probe.ALLOC, Lost.RING, 23),
+        (Probe.ALLOC, Lost.RING, 0),
+        (Probe.ALLOC, Lost.RING, 1),
+        (Probe.ZAP, Lost.UNPAIRED, 7),
+    ]
+    assert record("--duration", "1") == 0
+    found = info()
+    assert found.lost == {"alloc": {"ring": 24}, "zap": {"unpaired": 7}}
+    assert [loss.count for loss in found.losses] == [23, 1, 7]
+    first, second, _ = found.losses
+    assert found.header.started == first.since < first.until
+    # What was lost before the first look cannot be lost again after it.
+    assert first.since < second.since < second.until
+    assert " 31 lost" in capfd.readouterr().err
+
+
+def test_the_command_is_run_as_who_called_sudo(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    user = pwd.getpwnam("nobody")
+    monkeypatch.setenv("SUDO_UID", str(user.pw_uid))
+    monkeypatch.setenv("SUDO_GID", str(user.pw_gid))
+    script = 'id -u; id -g; id -G; echo "$HOME $USER $LOGNAME"'
+    # The directory of the test is root's alone; the file in it is opened by root.
+    path = Path.cwd() / "x.arrows"
+    monkeypatch.chdir("/")
+    groups_before = os.getgroups()
+    os.setgroups([0, 1])
+    try:
+        assert main(["record", "-o", str(path), "--", "sh", "-c", script]) == 0
+    finally:
+        os.setgroups(groups_before)
+    status = path.stat()
+    uid, gid, groups, names = capfd.readouterr().out.splitlines()
+    assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
+    wanted = os.getgrouplist("nobody", user.pw_gid)
+    assert sorted(map(int, groups.split())) == sorted(wanted)
+    assert names == f"{user.pw_dir} nobody nobody"
+    assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid)
+    assert status.st_mode & 0o777 == 0o600
+
+
+def test_a_uid_without_a_name(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SUDO_UID", "54321")
+    monkeypatch.setenv("SUDO_GID", "54322")
+    assert record("--", "sh", "-c", "id -u; id -G") == 0
+    assert capfd.readouterr().out == "54321\n54322\n"
+
+
+def test_an_interpreter_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is found only when the command is to start."""
+    Path("script").write_text("#!/no/such/interpreter\n")
+    Path("script").chmod(0o755)
+    assert record("--", "./script") == 127
+    assert "./script: command not found" in capfd.readouterr().err
+    assert FakeLoader.log[-1] == "close"

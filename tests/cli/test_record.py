@@ -1,0 +1,242 @@
+"""What ``record`` refuses, before it compiles anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from fakemachine import NAMES, OPTIONS, pretend
+
+from cdmtrace import recorder
+from cdmtrace.cli import main
+from cdmtrace.kernel import config, headers, symbols
+
+
+class Reached(Exception):
+    """Everything was found to be in order, and compiling would begin."""
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that can record: each test takes one thing away."""
+
+    def reached(numbers: object) -> NoReturn:
+        raise Reached(numbers)
+
+    pretend(tmp_path, monkeypatch)
+    monkeypatch.setattr(recorder, "BccLoader", reached)
+    return tmp_path
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], status: int, *parts: str, words: str
+) -> None:
+    """Run it; hold it to its status, its message and its hint; no file is made."""
+    before = sorted(Path.cwd().iterdir())
+    assert main(["record", *words.split()]) == status
+    out, err = capsys.readouterr()
+    assert out == ""
+    for part in parts:
+        assert part in err, err
+    assert sorted(Path.cwd().iterdir()) == before
+
+
+def test_a_machine_that_can_record_gets_as_far_as_compiling() -> None:
+    with pytest.raises(Reached) as caught:
+        main(["record", "--", "true"])
+    (numbers,) = caught.value.args
+    assert numbers["CDM_NODES"] == 2
+    assert numbers["CDM_MASK"] == 1 << 38
+    assert numbers["RING_PAGES"] == 4096
+    assert numbers["FILTER_TGID"] == 0
+    assert not Path("cdmtrace.arrows").exists()
+
+
+def test_each_recording_has_its_own_keys() -> None:
+    keys = set()
+    for _ in range(3):
+        with pytest.raises(Reached) as caught:
+            main(["record", "--pid", str(os.getpid())])
+        numbers = caught.value.args[0]
+        assert numbers["FILTER_TGID"] == os.getpid()
+        keys |= {numbers["KEY0"], numbers["KEY1"]}
+    assert len(keys) == 6
+
+
+def test_not_root(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    refused(
+        capsys,
+        *(125, "recording needs root", "hint: sudo cdmtrace record"),
+        words="-- true",
+    )
+
+
+def test_the_output_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.arrows").write_text("precious")
+    refused(
+        capsys,
+        *(125, "x.arrows: exists already", "hint: name another", "-f"),
+        words="-o x.arrows -- true",
+    )
+    assert Path("x.arrows").read_text() == "precious"
+    with pytest.raises(Reached):
+        main(["record", "-f", "-o", "x.arrows", "--", "true"])
+    assert Path("x.arrows").read_text() == "precious"
+
+
+def test_a_dangling_link_is_there_too(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("x.arrows").symlink_to("nowhere")
+    refused(capsys, 125, "exists already", words="-o x.arrows -- true")
+
+
+def test_no_such_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        capsys,
+        *(125, "none: no such directory", "hint: make the directory first"),
+        words="-o none/x.arrows -- true",
+    )
+
+
+@pytest.mark.parametrize("name", ["no-such-command", "./none", "/none/none"])
+def test_a_command_that_is_not_there(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, 127, f"{name}: command not found", words=f"-- {name} x")
+
+
+@pytest.mark.parametrize("what", ["file", "directory"])
+def test_a_command_that_cannot_be_executed(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if what == "file":
+        Path("x").write_text("#!/bin/sh\n")
+    else:
+        Path("x").mkdir()
+    refused(capsys, 126, "./x: cannot be executed", words="-- ./x")
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("--ring-pages 3 -- true", ("3 is no power of two", "hint: --ring-pages 4")),
+        ("--ring-pages 0 -- true", ("--ring-pages",)),
+        ("--ring-pages 524288 -- true", ("--ring-pages",)),
+        ("--pid 1 -- true", ("exclude each other", "hint: give one of them")),
+        ("--pid 0", ("--pid",)),
+        ("--pid 4194305", ("--pid 4194305: there is no such process",)),
+        ("--duration 0", ("--duration",)),
+        ("--duration -1", ("--duration",)),
+        ("--vm-cdm-mask 3 -- true", ("not a mask of one bit", "hint: ", "bit:38")),
+        ("--vm-cdm-mask bit:64 -- true", ("not a mask of one bit",)),
+        ("--vm-cdm-mask x -- true", ("not a mask of one bit",)),
+        ("--cdm-nodes x -- true", ("'x' is not a node list", "hint: ", "1,3-5")),
+        ("--cdm-nodes 64 -- true", ("only nodes 0 to 63",)),
+        ("--cdm-nodes 7 -- true", ("node 7 is not online", "hint: these are: 0, 1")),
+        ("-o . -- true", ("directory",)),
+        ("--no-such-option", ("--no-such-option",)),
+    ],
+)
+def test_arguments_that_make_no_sense(
+    words: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(capsys, 2, *parts, words=words)
+
+
+def test_a_bit_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "--vm-cdm-mask 0x80000000 -- true"
+    refused(
+        capsys,
+        *(125, "CDM020: 0x80000000 is VM_MERGEABLE on this kernel", "--force"),
+        words=words,
+    )
+    with pytest.raises(Reached) as caught:
+        main(["record", "--force", *words.split()])
+    assert caught.value.args[0]["CDM_MASK"] == 1 << 31
+
+
+def test_a_bit_that_is_unknown(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (machine / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+    refused(
+        capsys,
+        *(125, "do not define VM_CDM", "hint: name its bit with --vm-cdm-mask"),
+        words="-- true",
+    )
+
+
+def test_nodes_that_are_unknown(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (machine / "node/is_coherent_device").unlink()
+    refused(
+        capsys,
+        *(125, "does not say which nodes", "hint: name them with --cdm-nodes"),
+        words="-- true",
+    )
+
+
+def test_a_kernel_without_kprobes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**OPTIONS, "CONFIG_KPROBES": "n"}
+    monkeypatch.setattr(config, "load", lambda: options)
+    refused(
+        capsys,
+        *(125, "CONFIG_KPROBES is not set", "hint: cdmtrace doctor"),
+        words="-- true",
+    )
+
+
+def test_a_function_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = NAMES["functions"] - {"mbind_range"}
+    monkeypatch.setattr(symbols, "functions", lambda: functions)
+    refused(
+        capsys,
+        *(125, "this kernel has no mbind_range", "hint: cdmtrace probes"),
+        words="-- true",
+    )
+
+
+def test_headers_that_are_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, "none")
+    refused(
+        capsys,
+        *(125, "does not exist", f"hint: unset {headers.SOURCE_VARIABLE}"),
+        words="-- true",
+    )
+
+
+def test_bcc_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from cdmtrace.loader import bcc
+
+    monkeypatch.setattr(recorder, "BccLoader", bcc.BccLoader)
+    monkeypatch.setitem(sys.modules, "bcc", None)
+    default = bcc.import_bcc
+    monkeypatch.setattr(bcc, "import_bcc", lambda: default(tmp_path))
+    refused(
+        capsys,
+        *(125, "bcc cannot be imported", "hint: sudo apt-get install -y python3-bpfcc"),
+        words="-- true",
+    )
+
+
+@pytest.mark.parametrize("name", ["CDMTRACE_RECORD_CDM_NODES", "CDMTRACE_RECORD_PID"])
+def test_options_may_come_from_the_environment(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "x")
+    assert main(["record"]) == 2
+    assert "x" in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""A machine that can record, as far as ``record`` can tell before it compiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cdmtrace import recorder
+from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
+from cdmtrace.probes import PROBES, Kind
+
+NAMES = {
+    kind: frozenset(
+        attachment.candidates[0]
+        for probe in PROBES
+        for attachment in probe.attachments
+        if (attachment.kind is Kind.TRACEPOINT) is (kind == "tracepoints")
+    )
+    for kind in ("functions", "tracepoints")
+}
+MM_H = "#define VM_CDM BIT(38)\n#define VM_MERGEABLE 0x80000000\n"
+OPTIONS = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
+
+
+def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put headers and nodes below root, an empty directory, and go there.
+
+    Node 1 is the CDM node, bit 38 is VM_CDM, and every probe can be attached.
+    """
+    (root / "include/linux").mkdir(parents=True)
+    (root / "include/linux/mm.h").write_text(MM_H)
+    sysfs = root / "node"
+    sysfs.mkdir()
+    (sysfs / "online").write_text("0-1\n")
+    (sysfs / "is_coherent_device").write_text("1\n")
+    discover = nodes.discover
+
+    monkeypatch.chdir(root)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, str(root))
+    monkeypatch.setattr(config, "load", lambda: OPTIONS)
+    monkeypatch.setattr(tracefs, "mounted", lambda: root)
+    monkeypatch.setattr(tracefs, "tracepoints", lambda root: NAMES["tracepoints"])
+    monkeypatch.setattr(symbols, "functions", lambda: NAMES["functions"])
+    monkeypatch.setattr(recorder.layout, "defines", lambda types, config: {})
+    monkeypatch.setattr(recorder.Btf, "load", lambda: None)
+    monkeypatch.setattr(
+        nodes,
+        "discover",
+        lambda given: discover(given, root=sysfs, cmdline=sysfs / "online"),
+    )

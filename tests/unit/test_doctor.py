@@ -1,0 +1,269 @@
+"""Each check by itself, on a machine that has one thing wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from cdmtrace import doctor
+from cdmtrace.doctor import Check, State
+from cdmtrace.errors import RecordError, UsageTrouble
+from cdmtrace.kernel import btf, config, headers, tracefs
+from cdmtrace.kernel.layout import MEMBERS
+from cdmtrace.loader import bcc
+
+WHOLE = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
+
+
+def said(check: Check, state: State, *parts: str) -> None:
+    """Hold a check to its state, to words of its sentence, and to having a remedy."""
+    assert check.state is state, check
+    text = f"{check.text} -> {check.remedy}"
+    assert all(part in text for part in parts), text
+    assert (check.remedy is None) is (state is State.OK)
+
+
+def test_root() -> None:
+    said(doctor.check_root(root=True), State.OK)
+    said(doctor.check_root(root=False), State.FAIL, "not running as root", "sudo ")
+
+
+def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    said(doctor.check_python(), State.OK, "numpy")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "pyarrow" else real(name),
+    )
+    said(doctor.check_python(), State.FAIL, "pyarrow missing: ", "pip install pyarrow")
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("[none] integrity confidentiality\n", State.OK),
+        ("none [integrity] confidentiality\n", State.OK),
+        ("none integrity [confidentiality]\n", State.FAIL),
+        (None, State.OK),
+    ],
+)
+def test_lockdown(tmp_path: Path, text: str | None, state: State) -> None:
+    path = tmp_path / "lockdown"
+    if text is not None:
+        path.write_text(text)
+    said(doctor.check_lockdown(path), state)
+
+
+def test_configuration() -> None:
+    def missing() -> NoReturn:
+        raise config.ConfigMissing("the configuration was not found", hint="install")
+
+    check, options = doctor.check_config(missing)
+    said(check, State.FAIL, "was not found -> install")
+    assert options is None
+    check, options = doctor.check_config(lambda: WHOLE)
+    said(check, State.OK, f"{len(WHOLE)} options")
+    assert options == WHOLE
+
+
+def test_parts_of_the_kernel() -> None:
+    said(doctor.check_options(WHOLE), State.OK)
+    without = {name: value for name, value in WHOLE.items() if name != "CONFIG_KPROBES"}
+    said(
+        doctor.check_options(without),
+        State.FAIL,
+        "CONFIG_KPROBES is not set in this kernel: no probe can be put into",
+        "cdmtrace lab run",
+    )
+    assert doctor.check_options(None).state is State.WARN
+
+
+@pytest.mark.parametrize(("text", "state"), [("1\n", State.OK), ("0\n", State.FAIL)])
+def test_kprobes_that_are_switched_off(tmp_path: Path, text: str, state: State) -> None:
+    path = tmp_path / "enabled"
+    said(doctor.check_kprobes_enabled(path), State.OK)
+    path.write_text(text)
+    said(doctor.check_kprobes_enabled(path), state)
+
+
+@pytest.mark.parametrize("check", [doctor.check_ring, doctor.check_programs])
+def test_parts_of_bpf(check: Any) -> None:
+    def refused(number: int) -> NoReturn:
+        raise RecordError("cannot be found out", hint="as root")
+
+    said(check(root=True, probe=lambda number: True), State.OK)
+    said(check(root=True, probe=lambda number: False), State.FAIL, "this kernel ")
+    said(check(root=True, probe=refused), State.FAIL, "found out -> as root")
+    said(check(root=False, probe=refused), State.WARN, "without root", "sudo ")
+
+
+class FakeBtf(btf.Btf):
+    def __init__(self, *missing: str) -> None:
+        object.__setattr__(self, "_library", missing)
+
+    def offset(self, struct: str, member: str) -> int:
+        if member in str(self._library):
+            raise btf.TypeMissing(f"struct {struct} of this kernel has no {member}")
+        return MEMBERS.index((struct, member))
+
+    def sizeof(self, struct: str) -> int:
+        return 64
+
+    def enumerator(self, enum: str, name: str) -> int:
+        return 16
+
+
+def test_layout() -> None:
+    def none() -> NoReturn:
+        raise btf.BtfMissing("no type information", hint="boot another")
+
+    said(doctor.check_types(WHOLE, FakeBtf), State.OK, "at bit 58")
+    said(doctor.check_types(WHOLE, none), State.FAIL, "no type information")
+    said(
+        doctor.check_types(WHOLE, lambda: FakeBtf("compound_head")),
+        State.FAIL,
+        "struct page of this kernel has no compound_head",
+    )
+    said(
+        doctor.check_types({**WHOLE, "CONFIG_SPARSEMEM": "y"}, FakeBtf),
+        State.FAIL,
+        "section numbers",
+    )
+    assert doctor.check_types(None, FakeBtf).state is State.WARN
+
+
+def test_tracefs(tmp_path: Path) -> None:
+    said(doctor.check_tracefs(None, root=False), State.WARN, "without root")
+    said(
+        doctor.check_tracefs(None, root=True),
+        State.FAIL,
+        "cannot be mounted",
+        "mount -t tracefs",
+    )
+    (tmp_path / "events").mkdir()
+    said(
+        doctor.check_tracefs(tmp_path, root=True),
+        State.WARN,
+        "system calls will not be seen",
+        "CONFIG_FTRACE_SYSCALLS=y",
+    )
+    (tmp_path / "events/syscalls/sys_enter_mbind").mkdir(parents=True)
+    said(doctor.check_tracefs(tmp_path, root=True), State.OK, "1 tracepoint")
+
+
+FUNCTIONS = (
+    *("vma_alloc_folio", "mbind_range", "migrate_pages", "page_add_new_anon_rmap"),
+    *("page_add_anon_rmap", "page_add_file_rmap", "page_remove_rmap"),
+    *("copy_page_range", "__split_vma", "ksm_madvise", "exit_mmap"),
+)
+
+
+def kallsyms(tmp_path: Path, *functions: str) -> Path:
+    path = tmp_path / "kallsyms"
+    path.write_text("".join(f"0000000000000000 T {name}\n" for name in functions))
+    return path
+
+
+def test_symbols(tmp_path: Path) -> None:
+    def check(*functions: str, directory: Path | None = None) -> Check:
+        return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
+
+    said(check(*FUNCTIONS), State.OK, "all 9 probes")
+    required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
+    said(
+        check(*required),
+        State.FAIL,
+        "page_remove_rmap is missing: rmap_remove will not be recorded",
+    )
+    optional = [name for name in FUNCTIONS if name != "ksm_madvise"]
+    said(
+        check(*optional),
+        State.WARN,
+        "ksm_madvise is missing: ksm_madvise will not be recorded (rules CDM005)",
+        "cdmtrace probes",
+    )
+    said(check(*FUNCTIONS, "mbind_range.isra.0"), State.WARN, "mbind_range.isra.0")
+    (tmp_path / "events/syscalls/sys_enter_mbind").mkdir(parents=True)
+    said(
+        check(*FUNCTIONS, directory=tmp_path),
+        State.WARN,
+        "sys_exit_mbind is missing",
+    )
+    said(
+        doctor.check_symbols(None, tmp_path / "none"),
+        State.FAIL,
+        "functions are unknown",
+        "CONFIG_KALLSYMS=y",
+    )
+
+
+def test_nodes(tmp_path: Path) -> None:
+    (tmp_path / "cmdline").write_text("quiet\n")
+    (tmp_path / "online").write_text("0-1\n")
+
+    def check(given: str | None = None) -> Check:
+        return doctor.check_nodes(given, root=tmp_path, cmdline=tmp_path / "cmdline")
+
+    said(check(), State.WARN, "does not say which nodes", "--cdm-nodes 1")
+    said(check("1"), State.OK, "1 (from --cdm-nodes)")
+    with pytest.raises(UsageTrouble):
+        check("x")
+
+
+def test_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, str(tmp_path / "gone"))
+    said(doctor.check_headers(), State.FAIL, "does not exist -> unset ")
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, str(tmp_path))
+    said(doctor.check_headers(), State.OK, str(tmp_path))
+    monkeypatch.setattr(headers, "KHEADERS", tmp_path)
+    monkeypatch.setenv("PATH", "")
+    said(doctor.check_headers(), State.FAIL, "tar and xz missing", "xz-utils")
+
+
+def test_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, str(tmp_path))
+    said(doctor.check_mask(None, {}), State.WARN, "--vm-cdm-mask bit:38")
+    said(doctor.check_mask("bit:40", {}), State.OK, "0x10000000000, bit 40")
+    text = "#define VM_CDM BIT(38)\n#define VM_MERGEABLE 0x80000000\n"
+    (tmp_path / "include/linux").mkdir(parents=True)
+    (tmp_path / "include/linux/mm.h").write_text(text)
+    said(doctor.check_mask(None, {}), State.OK, "bit 38", "mm.h")
+    said(doctor.check_mask("bit:31", {}), State.FAIL, "CDM020", "VM_MERGEABLE")
+    with pytest.raises(UsageTrouble):
+        doctor.check_mask("3", {})
+
+
+def test_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> NoReturn:
+        raise bcc.BccMissing("bcc cannot be imported", hint="apt-get install bcc")
+
+    monkeypatch.setattr(bcc, "import_bcc", missing)
+    said(doctor.check_bcc(), State.FAIL, "cannot be imported -> apt-get")
+
+
+def test_verdict() -> None:
+    ok, warn, fail = (Check(name="x", state=state, text="x") for state in State)
+    assert doctor.can_record((ok, warn))
+    assert not doctor.can_record((ok, warn, fail))
+
+
+def test_all_of_it_on_this_machine_without_root(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever this machine is like, every check says something and none raises."""
+
+    def never() -> NoReturn:
+        raise AssertionError("tracefs is mounted by root alone")
+
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(tracefs, "mounted", never)
+    checks = list(doctor.examine())
+    assert checks[0].name == "root"
+    assert checks[-1].name == "bcc"
+    assert len({check.name for check in checks}) == len(checks) == 15
+    assert not doctor.can_record(checks)
+    assert all(check.remedy for check in checks if check.state is State.FAIL)

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from cdmtrace.kernel import layout
+from cdmtrace.kernel.btf import Btf
+
+
+class FakeBtf(Btf):
+    """A kernel whose every member is at its place in the list of members."""
+
+    def __init__(self) -> None:
+        pass
+
+    def offset(self, struct: str, member: str) -> int:
+        return layout.MEMBERS.index((struct, member))
+
+    def sizeof(self, struct: str) -> int:
+        return {"page": 64}[struct]
+
+    def enumerator(self, enum: str, name: str) -> int:
+        return {("pageflags", "PG_head"): 16}[enum, name]
+
+
+VMEMMAP = {"CONFIG_SPARSEMEM": "y", "CONFIG_SPARSEMEM_VMEMMAP": "y"}
+
+
+@pytest.mark.parametrize(
+    ("config", "place"),
+    [
+        ({"CONFIG_NODES_SHIFT": "10", **VMEMMAP}, (54, 10)),
+        ({"CONFIG_NODES_SHIFT": "6", **VMEMMAP}, (58, 6)),
+        ({"CONFIG_NODES_SHIFT": "2"}, (62, 2)),
+        ({}, (64, 0)),
+    ],
+)
+def test_where_the_node_is(config: dict[str, str], place: tuple[int, int]) -> None:
+    assert layout.node_bits(config) == place
+
+
+def test_a_kernel_with_sections_in_the_flags_is_refused() -> None:
+    config = {"CONFIG_NODES_SHIFT": "6", "CONFIG_SPARSEMEM": "y"}
+    with pytest.raises(layout.LayoutUnknown, match="section numbers") as caught:
+        layout.node_bits(config)
+    assert "CONFIG_SPARSEMEM_VMEMMAP=y" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("shift", "numbers"),
+    [
+        ("10", (54, 1023, (1 << 64) - 1)),
+        ("6", (58, 63, (1 << 64) - 1)),
+        ("2", (62, 3, 0xF)),
+        # A shift by 64 has no meaning in C.
+        ("0", (0, 0, 1)),
+    ],
+)
+def test_numbers_of_the_node(shift: str, numbers: tuple[int, ...]) -> None:
+    found = layout.defines(FakeBtf(), {"CONFIG_NODES_SHIFT": shift, **VMEMMAP})
+    names = ("NODES_PGSHIFT", "NODES_MASK", "NODEMASK_MASK")
+    assert tuple(found[name] for name in names) == numbers
+
+
+def test_every_member_has_its_macro() -> None:
+    found = layout.defines(FakeBtf(), {"CONFIG_NODES_SHIFT": "6"})
+    for index, (struct, member) in enumerate(layout.MEMBERS):
+        assert found[f"OFF_{struct}_{member}"] == index
+    assert found["SIZEOF_page"] == 64
+    assert found["PG_HEAD"] == 16
+    if mmap.PAGESIZE == 4096:
+        assert found["PMD_BYTES"] == 2 << 20

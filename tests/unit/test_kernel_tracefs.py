@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cdmtrace.kernel import tracefs
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("sys_enter_mbind", "sys_exit_mbind"):
+        (tmp_path / "events/syscalls" / name).mkdir(parents=True)
+    (tmp_path / "events/syscalls/filter").write_text("none\n")
+    return tmp_path
+
+
+def test_tracepoints(root: Path) -> None:
+    assert tracefs.tracepoints(root) == {
+        "syscalls:sys_enter_mbind",
+        "syscalls:sys_exit_mbind",
+    }
+    assert tracefs.tracepoints(root, "sched") == frozenset()
+
+
+def test_where_it_is_mounted(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracefs, "TRACEFS", (tmp_path / "none", root))
+    assert tracefs.find() == tracefs.mounted() == root
+    monkeypatch.setattr(tracefs, "TRACEFS", (tmp_path / "none",))
+    assert tracefs.find() is None
+
+
+def test_what_dead_recorders_left_is_removed_and_nothing_else(root: Path) -> None:
+    alive = os.getpid()
+    dead = 4194305  # more than any pid
+    text = (
+        f"r1024:kprobes/r_exit_mmap_bcc_{dead} exit_mmap\n"
+        f"r1024:kprobes/r_exit_mmap_bcc_{alive} exit_mmap\n"
+        f"p:kprobes/p_mbind_range_bcc_{dead} mbind_range\n"
+        f"r1024:kprobes/mine_{dead} exit_mmap\n"
+        f"p:other/p_mbind_range_bcc_{dead} mbind_range\n"
+    )
+    path = root / "kprobe_events"
+    path.write_text(text)
+    names = (f"kprobes/r_exit_mmap_bcc_{dead}", f"kprobes/p_mbind_range_bcc_{dead}")
+    assert tracefs.sweep(root) == names
+    # What was there is there still: tracefs would have removed all at a truncation.
+    assert path.read_text() == text + "".join(f"-:{name}\n" for name in names)
+
+
+def test_a_kernel_without_probes_has_nothing_to_sweep(root: Path) -> None:
+    assert tracefs.sweep(root) == ()

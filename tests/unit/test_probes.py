@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdmtrace.events import Probe
+from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, lost_rules, plan
+
+SOURCE = (
+    Path(__file__).resolve().parents[2] / "cdmtrace/bpf/cdmtrace.bpf.c"
+).read_text()
+
+
+def one(*attachments: Attachment, required: bool = False) -> LogicalProbe:
+    return LogicalProbe(
+        probe=Probe.ALLOC,
+        summary="",
+        attachments=attachments,
+        rules=("CDM002", "CDM003"),
+        required=required,
+    )
+
+
+def kprobe(handler: str, *candidates: str) -> Attachment:
+    return Attachment(handler=handler, kind=Kind.KPROBE, candidates=candidates)
+
+
+PAIR = one(kprobe("a", "new", "old"), kprobe("b", "new", "old"))
+MIXED = one(
+    kprobe("a", "new"),
+    Attachment(
+        handler="t", kind=Kind.TRACEPOINT, candidates=("syscalls:sys_enter_mbind",)
+    ),
+)
+
+
+def symbols(*functions: str) -> tuple[str, ...]:
+    return plan(frozenset(functions), frozenset(), (PAIR,))[0].symbols
+
+
+def test_the_newest_name_that_the_kernel_has() -> None:
+    assert symbols("old", "new", "other") == ("new", "new")
+    assert symbols("old", "other") == ("old", "old")
+
+
+def test_half_of_a_probe_is_none() -> None:
+    half = one(kprobe("a", "here"), kprobe("b", "gone"))
+    (found,) = plan(frozenset({"here"}), frozenset(), (half,))
+    assert found.symbols == ()
+    assert found.missing == "gone"
+
+
+def test_functions_and_tracepoints_are_different_things() -> None:
+    names = frozenset({"new", "syscalls:sys_enter_mbind"})
+    (found,) = plan(names, frozenset(), (MIXED,))
+    assert found.missing == "syscalls:sys_enter_mbind"
+    (found,) = plan(frozenset(), names, (MIXED,))
+    assert found.missing == "new"
+    (found,) = plan(
+        frozenset({"new"}), frozenset({"syscalls:sys_enter_mbind"}), (MIXED,)
+    )
+    assert found.missing is None
+    assert found.symbols == ("new", "syscalls:sys_enter_mbind")
+
+
+def test_copies_are_told_and_never_attached_to() -> None:
+    (found,) = plan(
+        frozenset({"new", "new.isra.0", "old.isra.0"}), frozenset(), (PAIR,)
+    )
+    assert found.symbols == ("new", "new")
+    assert found.unseen == ("new.isra.0",)
+    (found,) = plan(frozenset({"new.isra.0"}), frozenset(), (PAIR,))
+    assert found.missing == "old"
+
+
+def test_rules_that_a_missing_probe_costs() -> None:
+    plans = plan(frozenset({"new"}), frozenset(), (PAIR, MIXED))
+    assert lost_rules(plans) == {"CDM002": ("alloc",), "CDM003": ("alloc",)}
+    assert lost_rules(plan(frozenset({"new"}), frozenset(), (PAIR,))) == {}
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
+def test_every_handler_is_in_the_program(probe: LogicalProbe) -> None:
+    for attachment in probe.attachments:
+        assert re.search(rf"^int {attachment.handler}\(", SOURCE, re.MULTILINE)
+        assert attachment.candidates
+    assert all(re.fullmatch(r"CDM\d{3}", rule) for rule in probe.rules)
+
+
+def test_every_handler_of_the_program_is_attached() -> None:
+    handlers = set(re.findall(r"^int (\w+)\(", SOURCE, re.MULTILINE))
+    assert handlers == {a.handler for probe in PROBES for a in probe.attachments}
+
+
+def test_no_probe_is_there_twice() -> None:
+    assert len({probe.probe for probe in PROBES}) == len(PROBES)
+
+
+def test_a_return_is_attached_before_its_entry() -> None:
+    """An entry without its return would count as lost."""
+    for probe in PROBES:
+        kinds = [attachment.kind for attachment in probe.attachments]
+        if Kind.KRETPROBE in kinds:
+            assert kinds == [Kind.KRETPROBE, Kind.KPROBE], probe.name
+        if Kind.TRACEPOINT in kinds:
+            handlers = [attachment.handler for attachment in probe.attachments]
+            assert handlers == ["call_exit", "call_enter"], probe.name
