@@ -7,7 +7,7 @@ one kernel has: no symbol of the tagging code, no debug switch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -635,3 +635,17 @@ def find(name: str) -> Rule | None:
         if name.lower() in (rule.id.lower(), rule.name):
             return rule
     return None
+
+
+def served_by(probe: str) -> tuple[str, ...]:
+    """Return the ids of the rules that look at what a probe records."""
+    return tuple(rule.id for rule in RULES if probe in rule.probes)
+
+
+def uncheckable(missing: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return rule -> the missing probes without which it cannot be checked."""
+    return {
+        rule.id: tuple(name for name in missing if name in rule.needs)
+        for rule in RULES
+        if not rule.needs.isdisjoint(missing)
+    }

@@ -1,4 +1,4 @@
-"""Logical probes: what each is attached to, and which rules need it.
+"""Logical probes: what each is attached to.
 
 A logical probe is one of ``enum cdm_probe`` in ``bpf/events.h``. It is made of one
 or more attachments of handlers in ``bpf/cdmtrace.bpf.c`` to functions or tracepoints
@@ -10,7 +10,6 @@ read arguments, so only functions with the same ones may be candidates of a hand
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,15 +36,15 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LogicalProbe:
-    """What one probe of the trace is made of, and the rules that need it.
+    """What one probe of the trace is made of.
 
     Without a ``required`` probe nothing can be recorded that is worth checking.
+    Which rules need it, each rule says itself (cdmtrace.analysis.rules).
     """
 
     probe: Probe
     summary: str
     attachments: tuple[Attachment, ...]
-    rules: tuple[str, ...] = ()
     required: bool = False
 
     @property
@@ -80,7 +79,6 @@ def _pair(
     summary: str,
     handler: str,
     *candidates: str,
-    rules: tuple[str, ...] = (),
     required: bool = False,
 ) -> LogicalProbe:
     return LogicalProbe(
@@ -97,12 +95,11 @@ def _pair(
                 handler=f"{handler}_entry", kind=Kind.KPROBE, candidates=candidates
             ),
         ),
-        rules=rules,
         required=required,
     )
 
 
-def _call(probe: Probe, call: str, rules: tuple[str, ...] = ()) -> LogicalProbe:
+def _call(probe: Probe, call: str) -> LogicalProbe:
     return LogicalProbe(
         probe=probe,
         summary=f"{call}(2), entry to return",
@@ -118,12 +115,8 @@ def _call(probe: Probe, call: str, rules: tuple[str, ...] = ()) -> LogicalProbe:
                 candidates=(f"syscalls:sys_enter_{call}",),
             ),
         ),
-        rules=rules,
     )
 
-
-ALL_PAGES: Final = ("CDM001", "CDM002", "CDM014")
-"""Rules that need to know which pages are where."""
 
 PROBES: Final[tuple[LogicalProbe, ...]] = (
     # 5.10: alloc_pages_vma() has the same first four arguments but their order:
@@ -135,7 +128,6 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "vma_alloc_folio_noprof",
         "vma_alloc_folio",
         "alloc_pages_vma",
-        rules=("CDM002", "CDM003", "CDM010"),
         required=True,
     ),
     _pair(
@@ -143,7 +135,6 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "mbind() changes the policy of one VMA",
         "mbind_range",
         "mbind_range",
-        rules=("CDM001", "CDM002", "CDM003", "CDM005", "CDM010", "CDM011"),
         required=True,
     ),
     _pair(
@@ -151,7 +142,6 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "the kernel's migrate_pages(), around what it moves",
         "migrate",
         "migrate_pages",
-        rules=ALL_PAGES,
     ),
     LogicalProbe(
         probe=Probe.RMAP_ADD,
@@ -173,7 +163,6 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 candidates=("page_add_file_rmap",),
             ),
         ),
-        rules=ALL_PAGES,
         required=True,
     ),
     LogicalProbe(
@@ -186,7 +175,6 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 candidates=("page_remove_rmap",),
             ),
         ),
-        rules=ALL_PAGES,
         required=True,
     ),
     _pair(
@@ -194,40 +182,36 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "fork copies the pages of one VMA",
         "copy",
         "copy_page_range",
-        rules=ALL_PAGES,
     ),
     _pair(
         Probe.VMA_SPLIT,
         "a VMA is split",
         "split",
         "__split_vma",
-        rules=("CDM001", "CDM011"),
     ),
     _pair(
         Probe.KSM_MADVISE,
         "madvise() or mbind() turns KSM on or off for a VMA",
         "ksm",
         "ksm_madvise",
-        rules=("CDM005",),
     ),
     _pair(
         Probe.EXIT_MMAP,
         "an address space ends",
         "exit",
         "exit_mmap",
-        rules=ALL_PAGES,
     ),
-    _call(Probe.SYS_MBIND, "mbind", ("CDM001", "CDM002", "CDM011")),
+    _call(Probe.SYS_MBIND, "mbind"),
     _call(Probe.SYS_SET_MEMPOLICY, "set_mempolicy"),
     _call(Probe.SYS_SET_HOME_NODE, "set_mempolicy_home_node"),
-    _call(Probe.SYS_MIGRATE_PAGES, "migrate_pages", ("CDM002",)),
-    _call(Probe.SYS_MOVE_PAGES, "move_pages", ("CDM002",)),
+    _call(Probe.SYS_MIGRATE_PAGES, "migrate_pages"),
+    _call(Probe.SYS_MOVE_PAGES, "move_pages"),
     _call(Probe.SYS_MADVISE, "madvise"),
-    _call(Probe.SYS_MMAP, "mmap", ("CDM001",)),
-    _call(Probe.SYS_MUNMAP, "munmap", ("CDM001",)),
-    _call(Probe.SYS_MREMAP, "mremap", ("CDM001",)),
+    _call(Probe.SYS_MMAP, "mmap"),
+    _call(Probe.SYS_MUNMAP, "munmap"),
+    _call(Probe.SYS_MREMAP, "mremap"),
     _call(Probe.SYS_MPROTECT, "mprotect"),
-    _call(Probe.SYS_BRK, "brk", ("CDM001",)),
+    _call(Probe.SYS_BRK, "brk"),
 )
 """Every probe that ``record`` attaches, in that order."""
 
@@ -266,13 +250,3 @@ def plan(
             )
         )
     return tuple(plans)
-
-
-def lost_rules(plans: tuple[Plan, ...]) -> Mapping[str, tuple[str, ...]]:
-    """Return rule -> names of the missing probes that make it uncheckable."""
-    lost: dict[str, tuple[str, ...]] = {}
-    for item in plans:
-        if item.missing:
-            for rule in item.probe.rules:
-                lost[rule] = (*lost.get(rule, ()), item.probe.name)
-    return lost

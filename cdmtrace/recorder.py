@@ -23,7 +23,6 @@ from types import FrameType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cdmtrace import __version__
 from cdmtrace.errors import (
@@ -196,14 +195,11 @@ class _Session:
                 poll.register(watched, select.EPOLLIN)
             reason = self._drain_until(poll, self._deadline())
             status = self._finish_child()
-            # First no more events, then the rest of them, then the end.
             self._loader.enable(False)
-            lost = self._drain()
-            while self._ring.pending and lost is not None:
-                before = self._ring.pending
-                self._drain()
-                if self._ring.pending == before:
-                    break
+            # A handler that was past the switch may still be at work: look twice.
+            self._drain()
+            time.sleep(DRAIN_INTERVAL)
+            self._drain()
             self._writer.end(reason)
         return Outcome(
             events=self._writer.events,
@@ -250,7 +246,7 @@ class _Session:
             if deadline is not None and time.monotonic() >= deadline:
                 return "time was up"
 
-    def _drain(self) -> npt.NDArray[np.integer[Any]]:
+    def _drain(self) -> None:
         """Write what is in the ring, and what was lost since the last time."""
         begin = time.monotonic_ns()
         lost = self._loader.lost()
@@ -265,7 +261,6 @@ class _Session:
             if len(events):
                 self._writer.write(events)
         self._counted = lost
-        return lost
 
     def _finish_child(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""

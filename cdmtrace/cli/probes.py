@@ -25,6 +25,7 @@ def probes(form: str) -> int:
     Below, the rules that cannot be checked on this kernel because a probe is
     missing.
     """
+    from cdmtrace.analysis.rules import served_by, uncheckable
     from cdmtrace.kernel import symbols, tracefs
     from cdmtrace.probes import plan
     from cdmtrace.render.probes import flat_tables, nested_tables
@@ -37,5 +38,6 @@ def probes(form: str) -> int:
     root = tracefs.mounted()
     plans = plan(symbols.functions(), tracefs.tracepoints(root))
     tables = nested_tables if form in ("json", "ndjson") else flat_tables
-    click.echo(render(tables(plans), form), nl=False)
+    lost = uncheckable([item.probe.name for item in plans if item.missing])
+    click.echo(render(tables(plans, served_by, lost), form), nl=False)
     return 0

@@ -89,7 +89,7 @@ def record(
     for item in outcome.missing:
         click.echo(
             f"cdmtrace: no {item.missing} on this kernel: {item.probe.name} was not "
-            f"recorded (rules {', '.join(item.probe.rules) or 'none'})",
+            "recorded (cdmtrace probes: which rules that costs)",
             err=True,
         )
     click.echo(

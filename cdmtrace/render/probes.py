@@ -4,26 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cdmtrace.probes import Plan, lost_rules
-
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cdmtrace.probes import Plan
     from cdmtrace.render.tables import Tables
 
 PROBES, RULES = "probes", "uncheckable rules"
 
 
-def nested_tables(plans: tuple[Plan, ...]) -> Tables:
+def nested_tables(
+    plans: tuple[Plan, ...],
+    served_by: Callable[[str], tuple[str, ...]],
+    uncheckable: Mapping[str, tuple[str, ...]],
+) -> Tables:
     """Return the tables with lists in their cells, for JSON."""
     return {
-        PROBES: [_row(item) for item in plans],
+        PROBES: [_row(item, served_by(item.probe.name)) for item in plans],
         RULES: [
             {"rule": rule, "missing": list(names)}
-            for rule, names in sorted(lost_rules(plans).items())
+            for rule, names in sorted(uncheckable.items())
         ],
     }
 
 
-def flat_tables(plans: tuple[Plan, ...]) -> Tables:
+def flat_tables(
+    plans: tuple[Plan, ...],
+    served_by: Callable[[str], tuple[str, ...]],
+    uncheckable: Mapping[str, tuple[str, ...]],
+) -> Tables:
     """Return the tables with text in their cells, for people and for CSV."""
     return {
         PROBES: [
@@ -35,18 +44,18 @@ def flat_tables(plans: tuple[Plan, ...]) -> Tables:
                 or "-",
                 "kind": ", ".join(item.probe.kinds),
                 "state": _state_text(item),
-                "rules": " ".join(item.probe.rules) or "-",
+                "rules": " ".join(served_by(item.probe.name)) or "-",
             }
             for item in plans
         ],
         RULES: [
             {"rule": rule, "missing": ", ".join(names)}
-            for rule, names in sorted(lost_rules(plans).items())
+            for rule, names in sorted(uncheckable.items())
         ],
     }
 
 
-def _row(item: Plan) -> dict[str, Any]:
+def _row(item: Plan, rules: tuple[str, ...]) -> dict[str, Any]:
     return {
         "probe": item.probe.name,
         "summary": item.probe.summary,
@@ -64,7 +73,7 @@ def _row(item: Plan) -> dict[str, Any]:
         "missing": item.missing,
         "unseen": list(item.unseen),
         "required": item.probe.required,
-        "rules": list(item.probe.rules),
+        "rules": list(rules),
     }
 
 

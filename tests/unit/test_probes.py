@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from cdmtrace.analysis.rules import RULES, served_by, uncheckable
 from cdmtrace.events import Probe
-from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, lost_rules, plan
+from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, plan
 
 SOURCE = (
     Path(__file__).resolve().parents[2] / "cdmtrace/bpf/cdmtrace.bpf.c"
@@ -18,7 +19,6 @@ def one(*attachments: Attachment, required: bool = False) -> LogicalProbe:
         probe=Probe.ALLOC,
         summary="",
         attachments=attachments,
-        rules=("CDM002", "CDM003"),
         required=required,
     )
 
@@ -76,9 +76,19 @@ def test_copies_are_told_and_never_attached_to() -> None:
 
 
 def test_rules_that_a_missing_probe_costs() -> None:
-    plans = plan(frozenset({"new"}), frozenset(), (PAIR, MIXED))
-    assert lost_rules(plans) == {"CDM002": ("alloc",), "CDM003": ("alloc",)}
-    assert lost_rules(plan(frozenset({"new"}), frozenset(), (PAIR,))) == {}
+    assert uncheckable(["alloc", "sys_mmap"]) == {
+        "CDM003": ("alloc",),
+        "CDM010": ("alloc",),
+    }
+    assert uncheckable([]) == {}
+    assert "CDM001" in served_by("rmap_remove")
+    assert "CDM003" not in served_by("rmap_remove")
+
+
+def test_rules_need_nothing_that_is_not_recorded() -> None:
+    assert {name for rule in RULES for name in rule.probes} <= {
+        probe.name for probe in PROBES
+    }
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
@@ -86,7 +96,6 @@ def test_every_handler_is_in_the_program(probe: LogicalProbe) -> None:
     for attachment in probe.attachments:
         assert re.search(rf"^int {attachment.handler}\(", SOURCE, re.MULTILINE)
         assert attachment.candidates
-    assert all(re.fullmatch(r"CDM\d{3}", rule) for rule in probe.rules)
 
 
 def test_every_handler_of_the_program_is_attached() -> None:
