@@ -19,6 +19,7 @@ help:
 	@echo "make check-host   the tests that need no guest: seconds"
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
+	@echo "make golden       make the golden recordings anew"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -52,6 +53,10 @@ demo: dev
 
 demo-foreign: dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh foreign-6.1
+
+# Look at the difference before it is committed: it is what people will read.
+golden: demo demo-foreign
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/golden.sh
 
 # sudo takes only the system's directories for PATH, so the link goes to one of them.
 install:

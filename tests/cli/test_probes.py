@@ -60,8 +60,10 @@ def test_for_people(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, form)
     text = [" ".join(line.replace("|", " ").split()) for line in out.splitlines()]
     for line in (
-        "alloc vma_alloc_folio kretprobe, kprobe would attach "
-        "CDM001 CDM002 CDM003 CDM005 CDM010 CDM014",
+        (
+            "alloc vma_alloc_folio kretprobe, kprobe would attach "
+            "CDM001 CDM002 CDM003 CDM005 CDM010 CDM014"
+        ),
         "ksm_madvise - kretprobe, kprobe missing: ksm_madvise -",
         "CDM001 rmap_remove",
     ):
