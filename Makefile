@@ -62,16 +62,16 @@ golden: demo demo-foreign
 install:
 	@scripts/deps.sh record lab build
 	rm -rf build
-	$(PYTHON) -m venv --system-site-packages $(DESTDIR)$(PREFIX)/lib/cdmtrace
-	$(DESTDIR)$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q \
+	$(PYTHON) -m venv --system-site-packages $(PREFIX)/lib/cdmtrace
+	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q \
 		--force-reinstall --no-deps .
-	$(DESTDIR)$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
+	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
 	rm -rf build
-	mkdir -p $(DESTDIR)$(PREFIX)/bin
-	ln -sfn $(PREFIX)/lib/cdmtrace/bin/cdmtrace $(DESTDIR)$(PREFIX)/bin/cdmtrace
+	mkdir -p $(PREFIX)/bin
+	ln -sfn $(PREFIX)/lib/cdmtrace/bin/cdmtrace $(PREFIX)/bin/cdmtrace
 
 uninstall:
-	rm -rf $(DESTDIR)$(PREFIX)/lib/cdmtrace $(DESTDIR)$(PREFIX)/bin/cdmtrace
+	rm -rf $(PREFIX)/lib/cdmtrace $(PREFIX)/bin/cdmtrace
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -220,14 +220,31 @@ static __always_inline int call_is_policy(u8 probe)
 }
 
 /* The first word of a node mask of user space, as get_nodes() reads it. */
-static __always_inline u64 user_nodes(u64 mask, u64 maxnode)
+static __always_inline long user_nodes(u64 mask, u64 maxnode, u64 *nodes)
 {
-	u64 nodes = 0;
+	long err;
 
+	*nodes = 0;
 	if (!mask || maxnode < 2)
 		return 0;
-	bpf_probe_read_user(&nodes, sizeof(nodes), (void *)mask);
-	return maxnode > 64 ? nodes : nodes & ((1ULL << (maxnode - 1)) - 1);
+	err = bpf_probe_read_user(nodes, sizeof(*nodes), (void *)mask);
+	if (maxnode <= 64)
+		*nodes &= (1ULL << (maxnode - 1)) - 1;
+	return err;
+}
+
+/* The nodes that a policy call asks for, or a migration wants to go to. */
+static __always_inline long call_nodes(struct entry *entry)
+{
+	switch (entry->probe) {
+	case CDM_PROBE_SYS_MBIND:
+		return user_nodes(entry->arg[3], entry->arg[4], &entry->nodes);
+	case CDM_PROBE_SYS_SET_MEMPOLICY:
+		return user_nodes(entry->arg[1], entry->arg[2], &entry->nodes);
+	case CDM_PROBE_SYS_MIGRATE_PAGES:
+		return user_nodes(entry->arg[3], entry->arg[1], &entry->nodes);
+	}
+	return 0;
 }
 
 int call_enter(struct sys_enter *ctx)
@@ -249,7 +266,6 @@ int call_enter(struct sys_enter *ctx)
 	/* Each cpu counts for itself, so the cpu is part of the number. */
 	entry.id = ++*id << 8 | (u8)bpf_get_smp_processor_id();
 	entry.ts = bpf_ktime_get_ns();
-	entry.nr = ctx->nr;
 	/*
 	 * A tracepoint refuses a program that looks beyond the arguments its call
 	 * has (perf_event_set_bpf_prog() in kernel/events/core.c), and this one is
@@ -258,19 +274,15 @@ int call_enter(struct sys_enter *ctx)
 	 */
 	bpf_probe_read_kernel(&entry.arg, sizeof(entry.arg),
 			      (char *)ctx + offsetof(struct sys_enter, args));
-	switch (entry.probe) {
-	case CDM_PROBE_SYS_MBIND:
-		entry.nodes = user_nodes(entry.arg[3], entry.arg[4]);
+	/* A mask that was never touched cannot be read yet: see call_exit(). */
+	call_nodes(&entry);
+	if (entry.probe == CDM_PROBE_SYS_MBIND)
 		entry.policy = CDM_POLICY(entry.arg[2], entry.arg[2]);
-		break;
-	case CDM_PROBE_SYS_SET_MEMPOLICY:
-		entry.nodes = user_nodes(entry.arg[1], entry.arg[2]);
+	else if (entry.probe == CDM_PROBE_SYS_SET_MEMPOLICY)
 		entry.policy = CDM_POLICY(entry.arg[0], entry.arg[0]);
-		break;
-	case CDM_PROBE_SYS_MIGRATE_PAGES:
-		entry.nodes = user_nodes(entry.arg[3], entry.arg[1]);
-		break;
-	}
+	/* From now on its pages may come from a CDM node. */
+	if (NAMES_CDM(entry.nodes))
+		watch(entry.mm, entry.probe);
 	slot_put(SLOT_CALL, &entry);
 	return 0;
 }
@@ -296,7 +308,8 @@ static __always_inline void call_fill(struct cdm_event *e, struct entry *entry,
 		break;
 	case CDM_PROBE_SYS_MIGRATE_PAGES:
 		e->addr = e->size = 0;
-		e->nodes = user_nodes(entry->arg[2], entry->arg[1]);
+		if (user_nodes(entry->arg[2], entry->arg[1], &e->nodes))
+			count_lost(entry->probe, CDM_LOST_READ);
 		e->ret = ret;
 		if (entry->arg[0])
 			e->bits |= CDM_BIT_FOREIGN;
@@ -344,6 +357,9 @@ int call_exit(struct sys_exit *ctx)
 	probe = entry.probe;
 	if (!call_is_policy(probe) && !entry.touched && !is_watched(entry.mm))
 		return 0;
+	/* By now the kernel has read the mask, so it is there. */
+	if (!entry.nodes && call_nodes(&entry))
+		count_lost(probe, CDM_LOST_READ);
 	e = event_new(CDM_EV_CALL, probe, entry.ts);
 	if (!e)
 		return 0;
@@ -493,10 +509,16 @@ int rmap_remove(struct pt_regs *ctx)
 /* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
 int migrate_entry(struct pt_regs *ctx)
 {
-	struct entry entry = {};
+	struct entry entry = {}, *outer;
 
 	if (!wanted())
 		return 0;
+	/* Allocating a target may compact memory, which migrates pages, too. */
+	outer = slot_open(SLOT_MIGRATE);
+	if (outer) {
+		outer->depth++;
+		return 0;
+	}
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MIGRATE_PAGES;
 	entry.arg[0] = PT_REGS_PARM6(ctx);
@@ -506,9 +528,12 @@ int migrate_entry(struct pt_regs *ctx)
 
 int migrate_return(struct pt_regs *ctx)
 {
-	struct entry entry;
+	struct entry entry, *outer = slot_open(SLOT_MIGRATE);
 
-	slot_take(SLOT_MIGRATE, &entry);
+	if (outer && outer->depth)
+		outer->depth--;
+	else
+		slot_take(SLOT_MIGRATE, &entry);
 	return 0;
 }
 

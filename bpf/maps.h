@@ -19,7 +19,7 @@ BPF_PERCPU_ARRAY(lost, struct lost_counts, 1);
 /* 0: nothing is recorded; 1: everything. Set last, cleared first. */
 BPF_ARRAY(enabled, u32, 1);
 
-/* What a task is in the middle of. One at a time of each kind. */
+/* What a task is in the middle of: the outermost of each kind. */
 enum slot {
 	SLOT_CALL,
 	SLOT_ALLOC,
@@ -42,7 +42,7 @@ struct entry {
 	u64 start;
 	u64 end;
 	u32 id;		/* of a call; unique together with the task */
-	u16 nr;		/* of the system call */
+	u16 depth;	/* of migrations within migrations */
 	u8 probe;
 	u8 policy;
 	u8 lock;

@@ -177,6 +177,7 @@ class _Session:
         self._options = options
         size = options.ring_pages * os.sysconf("SC_PAGE_SIZE")
         self._ring = Ring(loader.ring_fd, size, EVENT_DTYPE)
+        self._full_batches = size // (BATCH_ROWS * EVENT_DTYPE.itemsize) + 1
         self._counted = loader.lost()
         self._child: subprocess.Popen[bytes] | None = None
         self._signal: int | None = None
@@ -191,6 +192,7 @@ class _Session:
             poll = select.epoll()
             stack.callback(poll.close)
             watched = self._start(stack)
+            stack.callback(self._abandon_child)
             if watched is not None:
                 poll.register(watched, select.EPOLLIN)
             reason = self._drain_until(poll, self._deadline())
@@ -256,11 +258,15 @@ class _Session:
         if len(events) or fresh:
             # The window goes with every batch: a later loss came after this one.
             self._writer.write(events, lost=fresh, window=window)
-        while len(events) == BATCH_ROWS:
+        self._counted = lost
+        # What one ring can hold, and no more: whoever waits for us is looked after
+        # even if events come in faster than they are written.
+        for _ in range(self._full_batches):
+            if len(events) < BATCH_ROWS:
+                break
             events = self._ring.drain(BATCH_ROWS)
             if len(events):
                 self._writer.write(events)
-        self._counted = lost
 
     def _finish_child(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""
@@ -277,6 +283,17 @@ class _Session:
         code: int = self._child.returncode
         return code if code >= 0 else 128 - code
 
+    def _abandon_child(self) -> None:
+        """End the command if it still runs: recording has failed."""
+        if self._child is None or self._child.poll() is not None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(LINGER)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
         """Note SIGINT, SIGTERM and SIGHUP instead of dying of them."""
@@ -285,7 +302,12 @@ class _Session:
             del frame
             self._signal = number
 
-        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # One that is ignored stays so: nohup means it.
+        kinds = [
+            kind
+            for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(kind) is not signal.SIG_IGN
+        ]
         before = {kind: signal.signal(kind, note) for kind in kinds}
         # A file that may not grow is an error to report, not a reason to die.
         before[signal.SIGXFSZ] = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -352,8 +374,21 @@ def _check_command(name: str) -> None:
 
 
 def _check_pid(pid: int | None) -> None:
-    if pid is not None and not Path(f"/proc/{pid}").exists():
-        raise UsageTrouble(f"--pid {pid}: there is no such process", hint="ps -e")
+    if pid is None:
+        return
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError as error:
+        raise UsageTrouble(
+            f"--pid {pid}: there is no such process", hint="ps -e"
+        ) from error
+    process = next(
+        int(line.split()[1]) for line in status.splitlines() if line.startswith("Tgid:")
+    )
+    if process != pid:
+        raise UsageTrouble(
+            f"--pid {pid}: is a thread of process {process}", hint=f"--pid {process}"
+        )
 
 
 def _check_required(plans: tuple[Plan, ...]) -> None:

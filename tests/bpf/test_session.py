@@ -22,9 +22,10 @@ from fakemachine import pretend
 
 from cdmtrace import recorder
 from cdmtrace.cli import main
-from cdmtrace.errors import RecordError
+from cdmtrace.errors import RecordError, TraceWriteError
 from cdmtrace.events import Lost, Probe
 from cdmtrace.format.reader import TraceInfo, TraceReader
+from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import bpf
 from cdmtrace.kernel.btf import load_library
 from cdmtrace.probes import Plan
@@ -210,6 +211,36 @@ def test_the_command_is_run_as_who_called_sudo(
     assert names == f"{user.pw_dir} nobody nobody"
     assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid)
     assert status.st_mode & 0o777 == 0o600
+
+
+def test_a_command_is_not_left_alone_when_the_file_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise TraceWriteError("x.arrows: cannot write it: No space left on device")
+
+    monkeypatch.setattr(TraceWriter, "write", full)
+    FakeLoader.losses += [(Probe.ALLOC, Lost.RING, 1)]
+    # The first look at the ring may be before the shell has written its pid.
+    monkeypatch.setattr(recorder, "DRAIN_INTERVAL", 0.5)
+    script = "echo $$ > pid; exec sleep 1000"
+    assert record("--", "sh", "-c", script) == 125
+    pid = int(Path("pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_thread_is_no_process(capfd: pytest.CaptureFixture[str]) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        assert record("--pid", str(thread.native_id)) == 2
+    finally:
+        stop.set()
+        thread.join()
+    assert f"is a thread of process {os.getpid()}" in capfd.readouterr().err
+    assert not Path("x.arrows").exists()
 
 
 def test_a_uid_without_a_name(

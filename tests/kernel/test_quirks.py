@@ -50,21 +50,25 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
         for name, program in programs.items():
             words = [str(program), "--quirks", quirks.as_argument(believed)]
             key = f"{quirks.as_argument(on)} {quirks.as_argument(believed)} {name}"
+            count = '$(grep -c "# SKIP" tap) $(grep -cE "^(not )?ok" tap)'
             lines.append(
-                f"{shlex.join(words)} > tap; "
-                f'echo "{key} $? $(grep -c "# SKIP" tap) $(grep -c "^ok" tap)"; '
+                f'{shlex.join(words)} > tap; echo "{key} $? {count}"; '
                 "grep -A1 '^not ok' tap"
             )
     directory = tmp_path_factory.mktemp("quirks")
     script = directory / "all.sh"
     script.write_text("\n".join(lines) + "\n")
     result = lab_run(directory, "--timeout", "1800", "--", "sh", str(script))
-    found = {}
+    found: dict[tuple[str, ...], str] = {}
     for line in result.stdout.splitlines():
         words = line.split()
         if len(words) == 6 and words[2] in SCENARIOS:
-            found[(words[0], words[1], words[2])] = " ".join(words[3:5])
+            last = (words[0], words[1], words[2])
+            found[last] = " ".join(words[3:5])
             assert int(words[5]) > 100, line
+        else:
+            # What failed, for whoever reads the assertion
+            found[last] += f"\n{line}"
     assert len(found) == len({*told}) * len(SCENARIOS), result.stdout + result.stderr
     return found
 

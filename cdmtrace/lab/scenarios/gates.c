@@ -979,9 +979,13 @@ static bool was_killed(const struct greed *greed)
  */
 static void step_spill(void)
 {
-	const unsigned long left = 64UL << 20, len = 160UL << 20;
+	const unsigned long left = 64UL << 20;
 	long before = read_long(pool_path);
 	unsigned long ram = node_bytes(ram_node, "MemFree:");
+	/* More than is free then, and than reclaim can make free */
+	unsigned long len = (left + node_bytes(ram_node, "FilePages:") +
+			     node_bytes(ram_node, "SReclaimable:") +
+			     (96UL << 20)) & ~((4UL << 20) - 1);
 	struct greed greed;
 	bool ok;
 	int err;
