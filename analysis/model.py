@@ -30,7 +30,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.pages import Page, PageMap
@@ -294,13 +294,10 @@ def _put(
     return (*areas[:first], *left, *new, *right, *areas[last:])
 
 
-def _amend(state: State, start: int, end: int, **change: object) -> State:
+def _amend(state: State, start: int, end: int, **change: Any) -> State:
     """Change the areas that overlap [start, end), whole."""
     first, last = _span(state.areas, start, end)
-    amended = tuple(
-        replace(area, **change)  # type: ignore[arg-type]
-        for area in state.areas[first:last]
-    )
+    amended = tuple(replace(area, **change) for area in state.areas[first:last])
     return replace(state, areas=(*state.areas[:first], *amended, *state.areas[last:]))
 
 
@@ -464,11 +461,11 @@ def _touch(state: State, event: Event) -> State:
     return replace(state, open={**state.open, key: Open(since=event.ts_entry)})
 
 
-def _within(state: State, event: Event, **change: object) -> State:
+def _within(state: State, event: Event, **change: Any) -> State:
     """Change what is known of the row's call."""
     key = (event.tid, event.call)
     call = state.open.get(key) or Open(since=event.ts_entry)
-    changed = replace(call, **change)  # type: ignore[arg-type]
+    changed = replace(call, **change)
     return replace(state, open={**state.open, key: changed})
 
 

@@ -119,7 +119,7 @@ def mode(policy: int) -> str:
     text = Mpol(number).name if number in set(Mpol) else f"mode{number}"
     for flag in MpolFlag:
         if policy & flag and flag != MpolFlag.SHARED:
-            text += f"|{flag.name.removesuffix('_NODES')}"  # type: ignore[union-attr]
+            text += f"|{str(flag.name).removesuffix('_NODES')}"
     return text
 
 

@@ -146,7 +146,7 @@ class SimKernel:
             seq=len(self.events) + 1,
             ts=now,
             kind=kind,
-            **columns,  # type: ignore[arg-type]
+            **columns,
         )
         self.events.append(event)
         return event
@@ -199,7 +199,7 @@ class Task:
     def row(self, kind: EventKind, mm: Mm | None = None, **columns: object) -> Event:
         mm = mm or self.mm
         columns.setdefault("cause", Cause.CALL if self.call else Cause.FAULT)
-        bits = int(columns.pop("bits", 0))  # type: ignore[call-overload]
+        bits = int(columns.pop("bits", 0))
         if mm is not self.mm:
             bits |= Bit.FOREIGN
         return self.kernel.emit(

@@ -152,7 +152,7 @@ def record_one_of_two() -> int:
 def strict(base: Any) -> Any:
     """Return bcc's class, with a compiler whose every warning is an error."""
 
-    class Strict(base):  # type: ignore[misc]
+    class Strict(base):
         def __init__(self, **options: Any) -> None:
             super().__init__(cflags=STRICT, **options)
 

@@ -397,7 +397,7 @@ NONE = Facts(
     ],
 )
 def test_the_intended_profile(change: dict[str, bool | None], want: Want) -> None:
-    facts = replace(NONE, **change)  # type: ignore[arg-type]
+    facts = replace(NONE, **change)
     assert PROFILES["intended"].demand(facts).want is want
 
 

@@ -53,7 +53,7 @@ def test_a_write_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old", mode=0o600)
     with pytest.raises(TypeError):
-        write_atomically(path, "no bytes")  # type: ignore[arg-type]
+        write_atomically(path, "no bytes")
     assert path.read_bytes() == b"old"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [path]

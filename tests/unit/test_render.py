@@ -44,7 +44,7 @@ def stale() -> dict[str, object]:
 
 
 def test_a_divergence_reads_like_this() -> None:
-    (one,) = stale()["findings"]  # type: ignore[misc]
+    (one,) = stale()["findings"]
     text = divergence.finding(one)
     assert text + "\n" == STALE.format(fingerprint=one["fingerprint"])
 
@@ -61,7 +61,7 @@ def test_the_story_fits_into_a_mail() -> None:
 
 def test_a_long_name_does_not_break_the_lines() -> None:
     shown = stale()
-    for step in shown["findings"][0]["witness"]:  # type: ignore[index]
+    for step in shown["findings"][0]["witness"]:
         step.update(comm="a-name-of-15-chr", tid=4194304, lock="none>other's+vma:read")
         step["since_start"] = 10**16
     assert max(map(len, divergence.check(shown).splitlines())) < 80
@@ -69,7 +69,7 @@ def test_a_long_name_does_not_break_the_lines() -> None:
 
 def test_a_cut_and_lossy_trace_says_so() -> None:
     shown = stale()
-    shown["trace"].update(lost=7, cut="the file ends at byte 12", clean_end=False)  # type: ignore[attr-defined]
+    shown["trace"].update(lost=7, cut="the file ends at byte 12", clean_end=False)
     text = divergence.summary(shown)
     assert "7 lost" in text
     assert "the recording was cut: the file ends at byte 12" in text
