@@ -83,6 +83,7 @@ def _step(step: Step) -> Document:
         "lock": step.lock,
         "before": step.before,
         "after": step.after,
+        "stack": list(step.stack),
     }
 
 

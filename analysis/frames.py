@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from cdmtrace.analysis.stacks import Stack
+from cdmtrace.events import EventKind
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+FOLLOWED: Final = "watch"
+"""Gaps of this probe mean that an address space was not followed from then on."""
+
+_NEVER: Final = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +65,7 @@ class Event:
     lock_exit: int = 0
     policy: int = 0
     other_policy: int = 15
+    stack: int = 0
     payload: bytes | None = None
 
 
@@ -67,7 +77,9 @@ FIELDS: Final = tuple(f.name for f in fields(Event))
 class Gap:
     """Events of one probe that are missing.
 
-    They returned after ``since`` and not after ``until`` (ns).
+    They returned after ``since`` and not after ``until`` (ns). mm: id of the address
+    space that they belong to, 0 if it can be any; [start, end): the addresses that
+    they lie in.
     """
 
     probe: str
@@ -75,6 +87,9 @@ class Gap:
     count: int
     since: int
     until: int
+    mm: int = 0
+    start: int = 0
+    end: int = 1 << 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +120,8 @@ class Trace:
     """A recording, read.
 
     cut: where and why the reading stopped short of the recording's own end; None
-    if it did not. Events can be iterated more than once.
+    if it did not. stacks: by the number that events name them with. Events can be
+    iterated more than once; the cause of each is what its stack says.
     """
 
     path: str
@@ -113,6 +129,7 @@ class Trace:
     events: Iterable[Event]
     count: int
     gaps: tuple[Gap, ...] = ()
+    stacks: Mapping[int, Stack] = field(default_factory=dict)
     clean_end: bool = True
     cut: str | None = None
 
@@ -132,6 +149,12 @@ def load(path: str | os.PathLike[str]) -> Trace:
     with TraceReader(path) as reader:
         events = [row for batch in reader for row in rows(batch.columns)]
         info = reader.info
+    stacks = {
+        event.stack: Stack.parse(event.payload)
+        for event in events
+        if event.kind == EventKind.STACK
+    }
+    events = [_caused(event, stacks) for event in events]
     header = info.header
     return Trace(
         path=str(Path(path)),
@@ -146,19 +169,32 @@ def load(path: str | os.PathLike[str]) -> Trace:
         ),
         events=events,
         count=len(events),
+        stacks=stacks,
         gaps=tuple(
             Gap(
                 probe=loss.probe,
                 reason=loss.reason,
                 count=loss.count,
                 since=loss.since,
-                until=loss.until,
+                # Once it is not followed, nothing more is known of it.
+                until=_NEVER if loss.probe == FOLLOWED else loss.until,
+                mm=loss.mm,
+                start=loss.start,
+                end=loss.end,
             )
             for loss in info.losses
         ),
         clean_end=info.clean_end,
         cut=info.torn,
     )
+
+
+def _caused(event: Event, stacks: Mapping[int, Stack]) -> Event:
+    stack = stacks.get(event.stack)
+    if stack is None or event.kind == EventKind.STACK:
+        return event
+    cause = stack.cause
+    return event if cause is None else replace(event, cause=cause)
 
 
 def rows(columns: pa.RecordBatch) -> Iterator[Event]:

@@ -50,8 +50,14 @@ _MIGRATING: Final = {
     Probe.SYS_MOVE_PAGES: "move_pages",
     Probe.SYS_MIGRATE_PAGES: "migrate_pages",
 }
+_MIGRATED: Final = {
+    Cause.COMPACTION: "compaction",
+    Cause.HOTPLUG: "hotplug",
+    Cause.NUMA_BALANCING: "numa-balancing",
+    Cause.RECLAIM: "demotion",
+}
 # enum migrate_reason, include/linux/migrate_mode.h of 6.1. It can lie, so it is
-# asked only where no system call tells more.
+# asked only where neither a stack nor a system call tells more.
 _REASON: Final = {0: "compaction", 2: "hotplug", 5: "numa-balancing", 8: "demotion"}
 _CAUSES: Final = {
     Cause.COW: "cow",
@@ -749,7 +755,8 @@ def _on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]
     if back is not None and back.node == event.node and back.size == event.size:
         # It is where it was: the migration failed, or it moved within its node.
         return _dirty(replace(state, pages=state.pages.put(back)), event.addr), ()
-    how = _REASON.get(event.arg, "migration")
+    cause = Cause(event.cause) if event.cause in set(Cause) else Cause.UNKNOWN
+    how = _MIGRATED.get(cause) or _REASON.get(event.arg, "migration")
     page = Page(
         addr=event.addr,
         size=event.size,

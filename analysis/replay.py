@@ -9,19 +9,26 @@ from enum import Enum
 from typing import Final
 
 from cdmtrace.analysis import describe, model, names
-from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
+from cdmtrace.analysis.frames import FOLLOWED, Event, Gap, Terms, Trace
 from cdmtrace.analysis.model import Note, State
 from cdmtrace.analysis.profiles import PROFILES, Profile
-from cdmtrace.analysis.rules import PART_OF, RULES, Judgement, Rule, Severity, Violation
-from cdmtrace.events import Bit, EventKind
+from cdmtrace.analysis.rules import (
+    PART_OF,
+    RULES,
+    Judgement,
+    Rule,
+    Severity,
+    Violation,
+)
+from cdmtrace.events import Bit, EventKind, Probe
 
 _NO_MM: Final = frozenset(
     {
         EventKind.COMM,
+        EventKind.CALL_OPEN,
         EventKind.SNAP_VMA,
         EventKind.SNAP_PAGES,
         EventKind.STACK,
-        EventKind.SYMBOL,
     }
 )
 
@@ -57,7 +64,11 @@ class Mm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One event of a witness, in words. Times in ns, CLOCK_MONOTONIC."""
+    """One event of a witness, in words. Times in ns, CLOCK_MONOTONIC.
+
+    stack: the kernel's functions at that time, innermost first; empty where no stack
+    was taken.
+    """
 
     seq: int
     ts: int
@@ -72,6 +83,7 @@ class Step:
     lock: str
     before: str
     after: str
+    stack: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,10 +188,24 @@ class _Tally:
 
 @dataclass(slots=True)
 class _Life:
+    """An mm in the replay.
+
+    kin: ids of those whose losses are its own: itself, and those that it was forked
+    from. moved: pages of it have changed their address, and losses with them.
+    """
+
     id: int
     generation: int
     state: State
     pid: int = 0
+    kin: frozenset[int] = frozenset()
+    moved: bool = False
+
+    def touched(self, gap: Gap, start: int, end: int) -> bool:
+        """Return whether what is missing may belong to its [start, end)."""
+        if gap.mm and gap.mm not in self.kin:
+            return False
+        return self.moved or (gap.start < end and start < gap.end)
 
     def learn(self, event: Event) -> None:
         """Take the process from the first row that is its own."""
@@ -223,13 +249,16 @@ class _Run:
             life = self._lives.get(mm)
             if life is None:
                 past = sum(done.id == mm for done in self._done)
-                life = _Life(mm, past, State(born=past > 0))
+                life = _Life(mm, past, State(born=past > 0), kin=frozenset({mm}))
                 self._lives[mm] = life
             life.learn(event)
             parent = None
             if event.kind == EventKind.COPY:
                 source = self._lives.get(event.other)
                 parent = source.state if source else None
+                life.kin |= source.kin if source else {event.other}
+                life.moved |= source.moved if source else False
+            life.moved |= event.probe == Probe.SYS_MREMAP and event.other != event.addr
             life.state, notes = model.step(
                 life.state,
                 event,
@@ -299,8 +328,12 @@ class _Run:
             return
         gaps = self._gaps[tally.rule.id]
         since = judgement.since
+        life = self._lives[mm]
         if since is not None and any(
-            gap.until >= since and gap.since <= judgement.until for gap in gaps
+            gap.until >= since
+            and gap.since <= judgement.until
+            and life.touched(gap, violation.start, violation.end)
+            for gap in gaps
         ):
             tally.withheld += 1
             return
@@ -354,6 +387,7 @@ class _Run:
 
     def _step(self, event: Event) -> Step:
         before, after = describe.flags(event, self._terms)
+        stack = self._trace.stacks.get(event.stack)
         return Step(
             seq=event.seq,
             ts=event.ts,
@@ -368,6 +402,7 @@ class _Run:
             lock=describe.lock(event),
             before=before,
             after=after,
+            stack=stack.functions if stack else (),
         )
 
     def result(self) -> Result:
@@ -410,13 +445,8 @@ class _Run:
         absent = _missing(rule.leans, self._terms)
         if absent:
             reasons.append(f"probe not attached: {', '.join(absent)}")
-        gaps = self._gaps[rule.id]
-        if gaps:
-            lost: dict[str, int] = {}
-            for gap in gaps:
-                lost[gap.probe] = lost.get(gap.probe, 0) + gap.count
-            told = ", ".join(f"{count} of {probe}" for probe, count in lost.items())
-            reasons.append(f"events lost: {told}")
+        if gaps := self._gaps[rule.id]:
+            reasons.append(_told(gaps, len(self._lives) + len(self._done)))
         if tally.withheld:
             reasons.append(f"{tally.withheld} findings withheld for that")
         reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
@@ -430,8 +460,28 @@ class _Run:
         return Verdict.CLEAN, None
 
 
+def _told(gaps: Sequence[Gap], mms: int) -> str:
+    """Return what is missing, in words; mms: address spaces in the trace."""
+    lost: dict[str, int] = {}
+    for gap in gaps:
+        lost[gap.probe] = lost.get(gap.probe, 0) + gap.count
+    blind = {gap.mm for gap in gaps if gap.probe == FOLLOWED}
+    told = [f"{n} of {probe}" for probe, n in lost.items() if probe != FOLLOWED]
+    words = [f"events lost: {', '.join(told)}"] if told else []
+    if told and all(gap.mm for gap in gaps):
+        words[0] += f" (in {len({gap.mm for gap in gaps})} of {mms} address spaces)"
+    if blind:
+        spaces = "address space" if len(blind) == 1 else "address spaces"
+        words.append(f"{len(blind)} {spaces} not followed (record --map-size)")
+    return "; ".join(words)
+
+
 def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
-    return [g for g in gaps if PART_OF.get(g.probe, g.probe) in rule.probes]
+    return [
+        gap
+        for gap in gaps
+        if gap.probe == FOLLOWED or PART_OF.get(gap.probe, gap.probe) in rule.probes
+    ]
 
 
 def _missing(probes: Iterable[str], terms: Terms) -> list[str]:

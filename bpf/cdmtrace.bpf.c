@@ -11,6 +11,8 @@
  *	FILTER_TGID	only this process; 0: all
  *	PMD_BYTES	bytes that one PMD maps
  *	RING_PAGES	size of the ring, a power of two
+ *	MAP_SIZE	entries that wait for a return, and address spaces watched
+ *	LOST_PLACES	address spaces (by probe and reason) of which losses are told
  *
  * A system call sets the scene and the functions inside it say what happened.
  * Each handler decides first whether its event has to do with CDM, and takes
@@ -23,25 +25,6 @@
 
 #define NAMES_CDM(nodes)	(((nodes) & CDM_NODES) != 0)
 #define IS_CDM_NODE(nid)	((nid) >= 0 && (nid) < 64 && NAMES_CDM(1ULL << (nid)))
-
-/*
- * A pointer's id: a permutation of 64-bit numbers (two rounds of multiply and
- * shift, each undone by somebody who has the keys), so that equal ids are
- * equal pointers and the trace gives no address of the kernel away.
- */
-static __always_inline u64 pointer_id(u64 p)
-{
-	if (!p)
-		return 0;
-	p ^= KEY0;
-	p ^= p >> 33;
-	p *= 0xff51afd7ed558ccdULL;
-	p ^= p >> 33;
-	p += KEY1;
-	p *= 0xc4ceb9fe1a85ec53ULL;
-	p ^= p >> 29;
-	return p;
-}
 
 static __always_inline int wanted(void)
 {
@@ -108,8 +91,12 @@ static __always_inline u8 find_cause(struct entry *call)
 	return slot_open(SLOT_MIGRATE) ? CDM_CAUSE_UNKNOWN : CDM_CAUSE_FAULT;
 }
 
-/* Take room for an event and fill in who, when and where. */
-static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_entry)
+/*
+ * Take room for an event about @vma, or about @mm where that is 0, and fill in
+ * who, when and where.
+ */
+static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_entry,
+						   u64 vma, u64 mm)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct entry *call = slot_open(SLOT_CALL);
@@ -118,7 +105,11 @@ static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_ent
 	report_comm(pid_tgid);
 	e = events.ringbuf_reserve(sizeof(*e));
 	if (!e) {
-		count_lost(probe, CDM_LOST_RING);
+		if (vma)
+			count_lost_at(probe, CDM_LOST_RING, VMA_MM(vma),
+				      VMA_START(vma), VMA_END(vma));
+		else
+			count_lost_at(probe, CDM_LOST_RING, mm, 0, ~0ULL);
 		return 0;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
@@ -149,7 +140,7 @@ static __always_inline void event_vma(struct cdm_event *e, u64 vma)
 {
 	u64 mm = VMA_MM(vma);
 
-	e->vma = pointer_id(vma);
+	e->vma = pointer_id(vma) >> 32;
 	e->mm = pointer_id(mm);
 	e->start = VMA_START(vma);
 	e->end = VMA_END(vma);
@@ -171,6 +162,13 @@ static __always_inline void entry_vma(struct entry *entry, u64 vma)
 	entry->mm = VMA_MM(vma);
 	entry->flags = VMA_FLAGS(vma);
 	entry->lock = CDM_LOCK(mmap_lock_state(entry->mm), 0);
+}
+
+static __always_inline void event_stack(struct cdm_event *e, struct pt_regs *ctx)
+{
+	int id = stacks.get_stackid(ctx, 0);
+
+	e->stack = id < 0 ? 0 : id + 1;
 }
 
 /* What a return adds to event_vma(): flags and lock as they were at entry. */
@@ -266,6 +264,8 @@ int call_enter(struct sys_enter *ctx)
 	/* Each cpu counts for itself, so the cpu is part of the number. */
 	entry.id = ++*id << 8 | (u8)bpf_get_smp_processor_id();
 	entry.ts = bpf_ktime_get_ns();
+	entry.pid = bpf_get_current_pid_tgid() >> 32;
+	entry.mm_id = pointer_id(entry.mm);
 	/*
 	 * A tracepoint refuses a program that looks beyond the arguments its call
 	 * has (perf_event_set_bpf_prog() in kernel/events/core.c), and this one is
@@ -282,7 +282,8 @@ int call_enter(struct sys_enter *ctx)
 		entry.policy = CDM_POLICY(entry.arg[0], entry.arg[0]);
 	/* From now on its pages may come from a CDM node. */
 	if (NAMES_CDM(entry.nodes))
-		watch(entry.mm, entry.probe);
+		watch(entry.mm);
+	entry.touched = call_is_policy(entry.probe) || is_watched(entry.mm);
 	slot_put(SLOT_CALL, &entry);
 	return 0;
 }
@@ -355,12 +356,12 @@ int call_exit(struct sys_exit *ctx)
 	if (!slot_take(SLOT_CALL, &entry))
 		return 0;
 	probe = entry.probe;
-	if (!call_is_policy(probe) && !entry.touched && !is_watched(entry.mm))
+	if (!entry.touched && !is_watched(entry.mm))
 		return 0;
 	/* By now the kernel has read the mask, so it is there. */
 	if (!entry.nodes && call_nodes(&entry))
-		count_lost(probe, CDM_LOST_READ);
-	e = event_new(CDM_EV_CALL, probe, entry.ts);
+		count_lost_at(probe, CDM_LOST_READ, entry_home(&entry), 0, ~0ULL);
+	e = event_new(CDM_EV_CALL, probe, entry.ts, 0, entry_home(&entry));
 	if (!e)
 		return 0;
 	call_fill(e, &entry, ctx->ret);
@@ -401,7 +402,7 @@ int alloc_return(struct pt_regs *ctx)
 	if (!IS_CDM_NODE(node) && flags == entry.flags)
 		return 0;
 
-	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts);
+	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts, entry.vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, entry.vma);
@@ -409,18 +410,20 @@ int alloc_return(struct pt_regs *ctx)
 	e->addr = entry.arg[0] & ~(PAGE_SIZE - 1ULL);
 	e->size = (u64)PAGE_SIZE << (entry.arg[1] & 31);
 	e->node = node;
+	event_stack(e, ctx);
 	if (!e->policy) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
 		e->other_policy = read_policy(task, &e->other);
 	}
-	watch(entry.mm, CDM_PROBE_ALLOC);
+	watch(entry.mm);
 	event_submit(e);
 	return 0;
 }
 
 /* A page of a CDM node is mapped: in a fault, or at the end of a migration. */
-static __always_inline int page_mapped(u64 page, u64 vma, u64 addr, u64 size)
+static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
+				       u64 addr, u64 size)
 {
 	struct entry *migration;
 	struct cdm_event *e;
@@ -432,7 +435,7 @@ static __always_inline int page_mapped(u64 page, u64 vma, u64 addr, u64 size)
 	migration = slot_open(SLOT_MIGRATE);
 	e = event_new(migration ? CDM_EV_MIGRATE : CDM_EV_MAP,
 		      migration ? CDM_PROBE_REMOVE_MIGRATION_PTE :
-				  CDM_PROBE_RMAP_ADD, 0);
+				  CDM_PROBE_RMAP_ADD, 0, vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -443,12 +446,13 @@ static __always_inline int page_mapped(u64 page, u64 vma, u64 addr, u64 size)
 		e->arg = migration->arg[0];
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
+	event_stack(e, ctx);
 	if (!e->policy) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
 		e->other_policy = read_policy(task, &e->other);
 	}
-	watch(VMA_MM(vma), CDM_PROBE_RMAP_ADD);
+	watch(VMA_MM(vma));
 	event_submit(e);
 	return 0;
 }
@@ -458,14 +462,14 @@ int rmap_add_new_anon(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx);
 
-	return page_mapped(page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+	return page_mapped(ctx, page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
 			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
 int rmap_add_anon(struct pt_regs *ctx)
 {
-	return page_mapped(PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx),
+	return page_mapped(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx),
 			   PT_REGS_PARM3(ctx),
 			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE);
 }
@@ -475,7 +479,7 @@ int rmap_add_file(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
 
-	return page_mapped(page, vma, page_address_in(page, vma),
+	return page_mapped(ctx, page, vma, page_address_in(page, vma),
 			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE);
 }
 
@@ -491,7 +495,7 @@ int rmap_remove(struct pt_regs *ctx)
 	/* The end of an mm takes all its pages: one event says so. */
 	if (slot_open(SLOT_EXIT_MMAP))
 		return 0;
-	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0);
+	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -561,7 +565,7 @@ int copy_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_COPY, &entry))
 		return 0;
-	e = event_new(CDM_EV_COPY, CDM_PROBE_COPY_PAGE_RANGE, entry.ts);
+	e = event_new(CDM_EV_COPY, CDM_PROBE_COPY_PAGE_RANGE, entry.ts, entry.arg[0], 0);
 	if (!e)
 		return 0;
 	event_vma(e, entry.arg[0]);
@@ -570,7 +574,7 @@ int copy_return(struct pt_regs *ctx)
 	e->size = entry.arg[1];
 	e->other = pointer_id(entry.mm);
 	e->ret = PT_REGS_RC(ctx);
-	watch(VMA_MM(entry.arg[0]), CDM_PROBE_COPY_PAGE_RANGE);
+	watch(VMA_MM(entry.arg[0]));
 	event_submit(e);
 	return 0;
 }
@@ -602,12 +606,12 @@ int mbind_range_entry(struct pt_regs *ctx)
 	read_policy(PT_REGS_PARM6(ctx), &asked);
 
 	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
-		watch(entry.mm, CDM_PROBE_MBIND_RANGE);
+		watch(entry.mm);
 	slot_put(SLOT_MBIND_RANGE, &entry);
 	if (!is_watched(entry.mm))
 		return 0;
 
-	e = event_new(CDM_EV_VMA_SEEN, CDM_PROBE_MBIND_RANGE, 0);
+	e = event_new(CDM_EV_VMA_SEEN, CDM_PROBE_MBIND_RANGE, 0, vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -628,10 +632,10 @@ int mbind_range_return(struct pt_regs *ctx)
 	vma = PT_REGS_RC(ctx) ? 0 : READ_FIELD(entry.arg[0], u64, 0);
 	/* A kernel that tags for a policy of RAM nodes must not go unseen. */
 	if (vma && VMA_FLAGS(vma) & CDM_MASK)
-		watch(entry.mm, CDM_PROBE_MBIND_RANGE);
+		watch(entry.mm);
 	if (!is_watched(entry.mm))
 		return 0;
-	e = event_new(CDM_EV_POLICY, CDM_PROBE_MBIND_RANGE, entry.ts);
+	e = event_new(CDM_EV_POLICY, CDM_PROBE_MBIND_RANGE, entry.ts, vma, entry.mm);
 	if (!e)
 		return 0;
 	e->ret = PT_REGS_RC(ctx);
@@ -639,7 +643,7 @@ int mbind_range_return(struct pt_regs *ctx)
 		/* It failed on the way: which VMA holds what is not known. */
 		e->bits |= CDM_BIT_VMA_UNREAD;
 		e->mm = pointer_id(entry.mm);
-		e->vma = pointer_id(entry.vma);
+		e->vma = pointer_id(entry.vma) >> 32;
 		e->start = entry.start;
 		e->end = entry.end;
 		e->flags_after = entry.flags;
@@ -653,6 +657,8 @@ int mbind_range_return(struct pt_regs *ctx)
 	e->size = entry.end - entry.start;
 	e->other_policy = entry.policy;
 	e->other = entry.nodes;
+	if (e->flags_before != e->flags_after)
+		event_stack(e, ctx);
 	event_submit(e);
 	return 0;
 }
@@ -681,7 +687,7 @@ int split_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_SPLIT, &entry) || (int)PT_REGS_RC(ctx))
 		return 0;
-	e = event_new(CDM_EV_VMA_SPLIT, CDM_PROBE_VMA_SPLIT, entry.ts);
+	e = event_new(CDM_EV_VMA_SPLIT, CDM_PROBE_VMA_SPLIT, entry.ts, 0, entry.mm);
 	if (!e)
 		return 0;
 	event_vma(e, entry.vma);
@@ -722,7 +728,7 @@ int ksm_return(struct pt_regs *ctx)
 	if (entry.flags == READ_FIELD(entry.arg[1], u64, 0) &&
 	    !(entry.flags & CDM_MASK))
 		return 0;
-	e = event_new(CDM_EV_KSM_ADVICE, CDM_PROBE_KSM_MADVISE, entry.ts);
+	e = event_new(CDM_EV_KSM_ADVICE, CDM_PROBE_KSM_MADVISE, entry.ts, entry.vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, entry.vma);
@@ -750,7 +756,7 @@ int exit_entry(struct pt_regs *ctx)
 	slot_put(SLOT_EXIT_MMAP, &entry);
 	watched.delete(&entry.mm);
 
-	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0);
+	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0, 0, entry.mm);
 	if (!e)
 		return 0;
 	e->mm = pointer_id(entry.mm);

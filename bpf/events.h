@@ -13,8 +13,9 @@
  * like.
  *
  * There is no kernel pointer in it. mm and vma are ids: the pointer, put
- * through a permutation keyed with a random number of this recording.
- * Equal ids mean equal pointers at that time, nothing more: a VMA that was
+ * through a permutation keyed with a random number of this recording; of a
+ * VMA's the upper half. Equal ids mean equal pointers at that time (of VMAs,
+ * but for one chance in four thousand million), nothing more: a VMA that was
  * freed may give its id to another one.
  *
  * There is no sequence number in it either. A ring hands out its records
@@ -133,10 +134,13 @@ enum cdm_kind {
 	CDM_EV_SNAP_VMA = 80,
 	/* size bytes at addr lie on node. */
 	CDM_EV_SNAP_PAGES = 81,
-	/* A stack. arg: its number; payload: the addresses, 8 bytes each. */
+	/*
+	 * The kernel's stack at events that matter: a change of vm_flags, and what
+	 * comes to a CDM node. stack: its number. payload: name+0xoffset, one a
+	 * line, innermost first, as in /proc/kallsyms. It comes before the first
+	 * event that has this number.
+	 */
 	CDM_EV_STACK = 82,
-	/* A symbol. payload: its name. */
-	CDM_EV_SYMBOL = 83,
 };
 
 /*
@@ -171,6 +175,8 @@ enum cdm_probe {
 	CDM_PROBE_MMAP_LOCK = 23,
 	CDM_PROBE_WATCHPOINT = 24,
 	CDM_PROBE_TASK = 25,		/* names of tasks */
+	CDM_PROBE_WATCH = 26,		/* no probe: address spaces to watch; one
+					 * lost here is blind from then on */
 	/* system calls */
 	CDM_PROBE_SYS_MBIND = 64,
 	CDM_PROBE_SYS_SET_MEMPOLICY = 65,
@@ -281,7 +287,7 @@ enum cdm_lost {
 	CDM_LOST_UNPAIRED = 1,		/* an entry whose return never came */
 	CDM_LOST_MAP = 2,		/* a map of entries was full */
 	CDM_LOST_READ = 3,		/* memory that had to be read was not */
-	CDM_LOST_MAX = 4,
+	CDM_LOST_MAX = 4,		/* a power of two */
 };
 
 #define CDM_NO_NODE (-1)
@@ -291,7 +297,8 @@ struct cdm_event {
 	unsigned long long ts;		/* return, ns, CLOCK_MONOTONIC */
 	unsigned long long ts_entry;	/* entry; equal to ts if a moment */
 	unsigned long long mm;		/* id, 0: none */
-	unsigned long long vma;		/* id, 0: none */
+	unsigned int vma;		/* id, 0: none */
+	unsigned int stack;		/* see CDM_EV_STACK; 0: none was taken */
 	unsigned long long start;	/* the VMA, at return */
 	unsigned long long end;
 	unsigned long long addr;	/* see the kinds */

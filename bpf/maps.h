@@ -9,7 +9,26 @@
 /* One page count for all: user space maps the ring and needs the same number. */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
-/* Why and where events are missing. One value, so that one call reads it. */
+/*
+ * What is missing, and where: how many records of one probe, for one reason, in
+ * one address space, and the addresses that all of them lie in. What has no
+ * place, or found no room for it, is in lost; no record is in both.
+ */
+struct lost_key {
+	u64 mm;		/* its id */
+	u32 probe;
+	u32 reason;
+};
+
+struct lost_place {
+	u64 count;
+	u64 start;
+	u64 end;
+};
+
+BPF_PERCPU_HASH(lost_places, struct lost_key, struct lost_place, LOST_PLACES);
+
+/* One value, so that one call reads it. */
 struct lost_counts {
 	u64 n[CDM_PROBE_MAX * CDM_LOST_MAX];
 };
@@ -37,11 +56,13 @@ struct entry {
 	u64 arg[6];
 	u64 vma;
 	u64 mm;
+	u64 mm_id;	/* of a call: for user space, if it never returns */
 	u64 flags;
 	u64 nodes;
 	u64 start;
 	u64 end;
 	u32 id;		/* of a call; unique together with the task */
+	u32 pid;	/* of a call, too */
 	u16 depth;	/* of migrations within migrations */
 	u8 probe;
 	u8 policy;
@@ -49,10 +70,10 @@ struct entry {
 	u8 touched;	/* a call: something to do with CDM happened in it */
 };
 
-BPF_HASH(entries, u64, struct entry, 16384);
+BPF_HASH(entries, u64, struct entry, MAP_SIZE);
 
 /* Address spaces that have had anything to do with CDM. */
-BPF_HASH(watched, u64, u8, 16384);
+BPF_HASH(watched, u64, u8, MAP_SIZE);
 
 struct comm {
 	char name[CDM_COMM_LEN];
@@ -63,6 +84,29 @@ BPF_TABLE("lru_hash", u32, struct comm, comms, 8192);
 
 BPF_PERCPU_ARRAY(call_ids, u32, 1);
 
+/* Each stack once. One for which there is no room is not told. */
+BPF_STACK_TRACE(stacks, 4096);
+
+/*
+ * A pointer's id: a permutation of 64-bit numbers (two rounds of multiply and
+ * shift, each undone by somebody who has the keys), so that equal ids are
+ * equal pointers and the trace gives no address of the kernel away.
+ */
+static __always_inline u64 pointer_id(u64 p)
+{
+	if (!p)
+		return 0;
+	p ^= KEY0;
+	p ^= p >> 33;
+	p *= 0xff51afd7ed558ccdULL;
+	p ^= p >> 33;
+	p += KEY1;
+	p *= 0xc4ceb9fe1a85ec53ULL;
+	p ^= p >> 29;
+	return p;
+}
+
+/* A record is missing, and nobody knows of what. */
 static __always_inline void count_lost(u32 probe, u32 reason)
 {
 	u32 zero = 0, i = probe * CDM_LOST_MAX + reason;
@@ -71,6 +115,33 @@ static __always_inline void count_lost(u32 probe, u32 reason)
 	/* The mask is for the verifier: no probe has a number that high. */
 	if (counts)
 		counts->n[i & (CDM_PROBE_MAX * CDM_LOST_MAX - 1)]++;
+}
+
+/* A record of [start, end) in the address space at @mm is missing; 0: of any. */
+static __always_inline void count_lost_at(u32 probe, u32 reason, u64 mm,
+					  u64 start, u64 end)
+{
+	struct lost_key key = {
+		.mm = pointer_id(mm), .probe = probe, .reason = reason,
+	};
+	struct lost_place fresh = { .count = 1, .start = start, .end = end }, *place;
+
+	if (!mm) {
+		count_lost(probe, reason);
+		return;
+	}
+	place = lost_places.lookup(&key);
+	if (!place) {
+		if (lost_places.update(&key, &fresh))
+			count_lost(probe, reason);
+		return;
+	}
+	/* Another cpu may have made it: zeros here, then. */
+	if (!place->count || start < place->start)
+		place->start = start;
+	if (!place->count || end > place->end)
+		place->end = end;
+	place->count++;
 }
 
 static __always_inline int is_enabled(void)
@@ -85,12 +156,12 @@ static __always_inline int is_watched(u64 mm)
 	return mm && watched.lookup(&mm) != 0;
 }
 
-static __always_inline void watch(u64 mm, u32 probe)
+static __always_inline void watch(u64 mm)
 {
 	u8 one = 1;
 
 	if (mm && !watched.lookup(&mm) && watched.update(&mm, &one))
-		count_lost(probe, CDM_LOST_MAP);
+		count_lost_at(CDM_PROBE_WATCH, CDM_LOST_MAP, mm, 0, ~0ULL);
 }
 
 static __always_inline u64 slot_key(enum slot slot)
@@ -105,6 +176,15 @@ static __always_inline struct entry *slot_open(enum slot slot)
 	return entries.lookup(&key);
 }
 
+/* Where a call that can work on another process's memory is lost, nobody knows. */
+static __always_inline u64 entry_home(struct entry *entry)
+{
+	if ((entry->probe == CDM_PROBE_SYS_MOVE_PAGES ||
+	     entry->probe == CDM_PROBE_SYS_MIGRATE_PAGES) && entry->arg[0])
+		return 0;
+	return entry->mm;
+}
+
 /* An entry that is there already is one whose return was missed. */
 static __always_inline void slot_put(enum slot slot, struct entry *entry)
 {
@@ -112,9 +192,9 @@ static __always_inline void slot_put(enum slot slot, struct entry *entry)
 	struct entry *old = entries.lookup(&key);
 
 	if (old)
-		count_lost(old->probe, CDM_LOST_UNPAIRED);
+		count_lost_at(old->probe, CDM_LOST_UNPAIRED, entry_home(old), 0, ~0ULL);
 	if (entries.update(&key, entry))
-		count_lost(entry->probe, CDM_LOST_MAP);
+		count_lost_at(entry->probe, CDM_LOST_MAP, entry_home(entry), 0, ~0ULL);
 }
 
 static __always_inline int slot_take(enum slot slot, struct entry *entry)

@@ -56,7 +56,8 @@ EVENT_DTYPE: Final[np.dtype[np.void]] = np.dtype(
         ("ts", "=u8"),
         ("ts_entry", "=u8"),
         ("mm", "=u8"),
-        ("vma", "=u8"),
+        ("vma", "=u4"),
+        ("stack", "=u4"),
         ("start", "=u8"),
         ("end", "=u8"),
         ("addr", "=u8"),
@@ -118,7 +119,6 @@ class EventKind(IntEnum):
     SNAP_VMA = 80
     SNAP_PAGES = 81
     STACK = 82
-    SYMBOL = 83
 
 
 @unique
@@ -151,6 +151,7 @@ class Probe(IntEnum):
     MMAP_LOCK = 23
     WATCHPOINT = 24
     TASK = 25
+    WATCH = 26
     SYS_MBIND = 64
     SYS_SET_MEMPOLICY = 65
     SYS_MIGRATE_PAGES = 66

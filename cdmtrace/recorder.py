@@ -1,7 +1,8 @@
 """Record: attach, drain the ring into the file, and stop cleanly.
 
 The recorder is dumb. It copies what is in the ring to the file, in batches, and
-counts what was lost. It decodes nothing.
+counts what was lost. It decodes nothing but the numbers of stacks, which it looks up
+while the kernel has them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +33,8 @@ from cdmtrace.errors import (
     RecordError,
     UsageTrouble,
 )
-from cdmtrace.events import EVENT_DTYPE, Events
-from cdmtrace.format.schema import Header, ProbeEntry, name_losses
+from cdmtrace.events import EVENT_DTYPE, NO_NODE, EventKind, Events, Lost
+from cdmtrace.format.schema import Header, ProbeEntry, Shortfall
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import (
     config,
@@ -46,6 +48,7 @@ from cdmtrace.kernel import (
 from cdmtrace.kernel.btf import Btf
 from cdmtrace.loader import Loader
 from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.losses import Losses, Missing, Where, fresh, open_calls
 from cdmtrace.probes import Plan, plan
 from cdmtrace.ring import Ring
 
@@ -54,6 +57,9 @@ DRAIN_INTERVAL: Final = 0.1
 
 BATCH_ROWS: Final = 1 << 16
 """Rows of a batch at most: 8 MiB."""
+
+LOST_PLACES: Final = 1024
+"""Address spaces, by probe and reason, whose losses are told apart."""
 
 LINGER: Final = 5.0
 """Seconds that a command gets to end after SIGTERM, when recording was stopped."""
@@ -71,6 +77,7 @@ class Options:
     cdm_nodes: str | None = None
     vm_cdm_mask: str | None = None
     ring_pages: int = 4096
+    map_size: int = 16384
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +142,8 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
             "KEY1": secrets.randbits(64),
             "FILTER_TGID": options.pid or 0,
             "RING_PAGES": options.ring_pages,
+            "MAP_SIZE": options.map_size,
+            "LOST_PLACES": LOST_PLACES,
         }
         say("compiling the probes")
         loader = BccLoader(numbers)
@@ -178,7 +187,9 @@ class _Session:
         size = options.ring_pages * os.sysconf("SC_PAGE_SIZE")
         self._ring = Ring(loader.ring_fd, size, EVENT_DTYPE)
         self._full_batches = size // (BATCH_ROWS * EVENT_DTYPE.itemsize) + 1
-        self._counted = loader.lost()
+        self._counted: Losses = loader.lost()
+        self._lost = 0
+        self._stacks: set[int] = set()
         self._child: subprocess.Popen[bytes] | None = None
         self._signal: int | None = None
 
@@ -202,10 +213,11 @@ class _Session:
             self._drain()
             time.sleep(DRAIN_INTERVAL)
             self._drain()
+            self._write_waiting()
             self._writer.end(reason)
         return Outcome(
             events=self._writer.events,
-            lost=int(self._counted.sum()),
+            lost=self._lost,
             size=self._writer.size,
             reason=reason,
             status=status,
@@ -251,22 +263,56 @@ class _Session:
     def _drain(self) -> None:
         """Write what is in the ring, and what was lost since the last time."""
         begin = time.monotonic_ns()
-        lost = self._loader.lost()
+        counted = self._loader.lost()
         window = (begin, time.monotonic_ns())
-        fresh = name_losses((lost - self._counted).astype(np.int64))
+        lost = fresh(counted, self._counted)
         events: Events = self._ring.drain(BATCH_ROWS)
-        if len(events) or fresh:
+        self._write_stacks(events)
+        if len(events) or lost:
             # The window goes with every batch: a later loss came after this one.
-            self._writer.write(events, lost=fresh, window=window)
-        self._counted = lost
+            self._write(events, lost, window)
+        self._counted = counted
         # What one ring can hold, and no more: whoever waits for us is looked after
         # even if events come in faster than they are written.
         for _ in range(self._full_batches):
             if len(events) < BATCH_ROWS:
                 break
             events = self._ring.drain(BATCH_ROWS)
+            self._write_stacks(events)
             if len(events):
                 self._writer.write(events)
+
+    def _write(
+        self, events: Events, lost: tuple[Shortfall, ...], window: tuple[int, int]
+    ) -> None:
+        self._writer.write(events, lost=lost, window=window)
+        self._lost += sum(entry.count for entry in lost)
+
+    def _write_stacks(self, events: Events) -> None:
+        """Write the stacks that these events are the first to name."""
+        new = sorted(set(np.unique(events["stack"]).tolist()) - self._stacks - {0})
+        if not new:
+            return
+        rows: Events = np.zeros(len(new), EVENT_DTYPE)
+        rows["kind"], rows["stack"] = EventKind.STACK, new
+        rows["ts"] = rows["ts_entry"] = time.monotonic_ns()
+        rows["node"] = rows["src_node"] = NO_NODE
+        frames = ["\n".join(self._loader.stack(number)) for number in new]
+        self._writer.write(rows, payloads=[text.encode() for text in frames])
+        self._stacks.update(new)
+
+    def _write_waiting(self) -> None:
+        """Write what has not returned by now: calls as rows, functions as lost."""
+        begin = time.monotonic_ns()
+        waiting = self._loader.waiting()
+        window = (begin, time.monotonic_ns())
+        functions = Counter(
+            Where(item.probe, Lost.UNPAIRED) for item in waiting if not item.call
+        )
+        lost = fresh({w: Missing(n) for w, n in functions.items()}, {})
+        rows = open_calls([w for w in waiting if w.call and w.concerns], window[1])
+        if len(rows) or lost:
+            self._write(rows, lost, window)
 
     def _finish_child(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""

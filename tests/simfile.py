@@ -8,7 +8,7 @@ import numpy as np
 
 from cdmtrace.analysis.frames import Trace
 from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind, Probe
-from cdmtrace.format.schema import Header, ProbeEntry
+from cdmtrace.format.schema import Header, ProbeEntry, Shortfall
 from cdmtrace.format.writer import TraceWriter
 
 
@@ -45,12 +45,27 @@ def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
     )
     with TraceWriter(path, header) as writer:
         half = trace.count // 2
-        writer.write(rows[:half])
-        lost: dict[str, dict[str, int]] = {}
-        for gap in trace.gaps:
-            lost.setdefault(gap.probe, {})[gap.reason] = gap.count
+        # Names of tasks are in the columns of their rows; the writer moves them.
+        payloads = [
+            None if event.kind == EventKind.COMM else event.payload
+            for event in trace.events
+        ]
+        writer.write(rows[:half], payloads=payloads[:half])
+        lost = [
+            Shortfall(
+                probe=gap.probe,
+                reason=gap.reason,
+                count=gap.count,
+                mm=gap.mm,
+                start=gap.start,
+                end=gap.end,
+            )
+            for gap in trace.gaps
+        ]
         now = int(rows["ts"].max()) if trace.count else 0
-        writer.write(rows[half:], lost=lost, window=(now, now))
+        writer.write(
+            rows[half:], payloads=payloads[half:], lost=lost, window=(now, now)
+        )
         if end:
             writer.end("test")
     return path

@@ -151,8 +151,10 @@ class SimKernel:
         self.events.append(event)
         return event
 
-    def lose(self, probe: str, since: int, until: int | None = None) -> None:
-        """Events of a probe were lost between two times."""
+    def lose(
+        self, probe: str, since: int, until: int | None = None, **place: int
+    ) -> None:
+        """Events of a probe were lost between two times; place: mm, start, end."""
         self.gaps.append(
             Gap(
                 probe=probe,
@@ -160,6 +162,7 @@ class SimKernel:
                 count=1,
                 since=since,
                 until=self.now if until is None else until,
+                **place,
             )
         )
 

@@ -45,6 +45,14 @@ from cdmtrace.render.units import count, size
     show_default=True,
     help="Size of the ring buffer, in pages; a power of two.",
 )
+@click.option(
+    "--map-size",
+    type=click.IntRange(min=1, max=1 << 22),
+    default=16384,
+    show_default=True,
+    help="How many calls may be under way at a time, and how many address spaces "
+    "with CDM pages or policies are followed.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -54,6 +62,7 @@ def record(
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,
     ring_pages: int,
+    map_size: int,
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -82,6 +91,7 @@ def record(
         cdm_nodes=cdm_nodes,
         vm_cdm_mask=vm_cdm_mask,
         ring_pages=ring_pages,
+        map_size=map_size,
     )
     outcome = recorder.record(
         options, say=lambda text: click.echo(f"cdmtrace: {text}", err=True)

@@ -32,11 +32,12 @@ from cdmtrace.format.schema import (
     Header,
     LostCounts,
     Mark,
-    add_losses,
+    Shortfall,
     batch_crc,
     column_values,
     decode,
     parse_crc,
+    sum_losses,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ _MAKE_ONE: Final = "cdmtrace record -o FILE -- CMD makes a trace file"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    """Events of one probe that are missing, and when they happened.
+class Loss(Shortfall):
+    """A shortfall, and when its events happened.
 
     They returned after ``since`` and not after ``until`` (ns,
     CLOCK_MONOTONIC); an entry whose return never came can be noticed only
@@ -76,9 +77,6 @@ class Loss:
     batch: the one that reported them.
     """
 
-    probe: str
-    reason: str
-    count: int
     since: int
     until: int
     batch: int
@@ -125,10 +123,7 @@ class TraceInfo:
     @property
     def lost(self) -> LostCounts:
         """Events lost, summed per probe and reason."""
-        total: dict[str, dict[str, int]] = {}
-        for loss in self.losses:
-            add_losses(total, {loss.probe: {loss.reason: loss.count}})
-        return total
+        return sum_losses(self.losses)
 
 
 class TraceReader:
@@ -285,15 +280,19 @@ class _Walk:
             return ()
         return tuple(
             Loss(
-                probe=probe,
-                reason=reason,
-                count=count,
-                since=self._header.started if reason == _UNPAIRED else self._counted,
+                probe=entry.probe,
+                reason=entry.reason,
+                count=entry.count,
+                since=(
+                    self._header.started if entry.reason == _UNPAIRED else self._counted
+                ),
                 until=mark.window[1],
                 batch=mark.batch,
+                mm=entry.mm,
+                start=entry.start,
+                end=entry.end,
             )
-            for probe, reasons in mark.lost.items()
-            for reason, count in reasons.items()
+            for entry in mark.lost
         )
 
     def _keep(self, batch: TraceBatch, end: int) -> TraceBatch:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from cdmtrace.events import C_ENUMS, EVENT_DTYPE, Lost, Probe
+from cdmtrace.events import C_ENUMS, EVENT_DTYPE
 
 FORMAT: Final = 1
 """The format this version writes, and the newest it reads."""
@@ -66,22 +66,24 @@ def enum_names() -> dict[str, dict[str, int]]:
     }
 
 
-def name_losses(counts: npt.NDArray[np.integer[Any]]) -> dict[str, dict[str, int]]:
-    """Return LostCounts without zeros, from counters as BPF keeps them.
+ANYWHERE: Final = 1 << 64
+"""The end of a range that leaves no address out."""
 
-    counts: shape (Probe.MAX, Lost.MAX), any integer dtype. A probe that has
-    no name here is called by its number.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortfall:
+    """Events of one probe that are missing for one reason, and where they belong.
+
+    probe, reason: names as in the header's enums. count: events. mm: id of the
+    address space, 0 if it can be any. [start, end): the addresses that they lie in.
     """
-    if counts.shape != (Probe.MAX, Lost.MAX):
-        raise ValueError(f"shape {counts.shape}, not ({Probe.MAX:d}, {Lost.MAX:d})")
-    probes = {int(probe): probe.name.lower() for probe in Probe}
-    lost: dict[str, dict[str, int]] = {}
-    for probe, reason in np.argwhere(counts).tolist():
-        name = probes.get(probe, str(probe))
-        lost.setdefault(name, {})[Lost(reason).name.lower()] = int(
-            counts[probe, reason]
-        )
-    return lost
+
+    probe: str
+    reason: str
+    count: int
+    mm: int = 0
+    start: int = 0
+    end: int = ANYWHERE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,9 +218,10 @@ class Mark:
     greatest ts of its rows (ns), None without rows. last_seq: the seq of the
     last row written so far, 0 if none was. window: when the loss counters
     were read (ns, CLOCK_MONOTONIC, just before and just after), None if they
-    were not. lost: events lost since they were read last. end: why the
-    recording ended, on the last batch; None on all others. totals: the sum of
-    lost over all batches, on the last batch.
+    were not. lost: events lost since they were read last, one entry for each
+    probe, reason and address space. end: why the recording ended, on the last
+    batch; None on all others. totals: the sum of lost over all batches, on the
+    last batch.
     """
 
     batch: int
@@ -227,7 +230,7 @@ class Mark:
     last_ts: int | None
     last_seq: int
     window: tuple[int, int] | None = None
-    lost: LostCounts = field(default_factory=lambda: MappingProxyType({}))
+    lost: tuple[Shortfall, ...] = ()
     end: str | None = None
     totals: LostCounts | None = None
 
@@ -240,8 +243,13 @@ class Mark:
             "last_ts": self.last_ts,
             "last_seq": self.last_seq,
             "window": None if self.window is None else list(self.window),
-            "lost": _plain(self.lost),
+            "lost": sum_losses(self.lost),
         }
+        placed = [entry for entry in self.lost if entry.mm]
+        if placed:
+            data["lost_in"] = [
+                [e.probe, e.reason, e.count, e.mm, e.start, e.end] for e in placed
+            ]
         if self.end is not None:
             data["end"] = self.end
             data["totals"] = {
@@ -269,7 +277,7 @@ class Mark:
             last_ts=_get(data, "last_ts", int, type(None)),
             last_seq=_get(data, "last_seq", int),
             window=window,
-            lost=_lost(_get(data, "lost", dict)),
+            lost=_shortfalls(_lost(_get(data, "lost", dict)), data.get("lost_in", [])),
             end=None if end is None else _get(data, "end", str),
             totals=(
                 None
@@ -371,12 +379,15 @@ def parse_crc(text: bytes | None) -> int | None:
         return None
 
 
-def add_losses(total: dict[str, dict[str, int]], lost: LostCounts) -> None:
-    """Add lost to total, in place."""
-    for probe, reasons in lost.items():
-        mine = total.setdefault(probe, {})
-        for reason, count in reasons.items():
-            mine[reason] = mine.get(reason, 0) + count
+def sum_losses(
+    lost: Iterable[Shortfall], before: LostCounts = MappingProxyType({})
+) -> dict[str, dict[str, int]]:
+    """Return how many events are missing in all, on top of those before."""
+    total = {probe: dict(reasons) for probe, reasons in before.items()}
+    for entry in lost:
+        mine = total.setdefault(entry.probe, {})
+        mine[entry.reason] = mine.get(entry.reason, 0) + entry.count
+    return total
 
 
 def _hex(crc: int) -> bytes:
@@ -393,6 +404,38 @@ def _lost(data: Json) -> dict[str, dict[str, int]]:
         for probe in data
         for reasons in [_get(data, probe, dict)]
     }
+
+
+def _shortfalls(lost: LostCounts, placed: Any) -> tuple[Shortfall, ...]:
+    """Return the entries of a mark: those with a place, and the rest without.
+
+    Raises ValueError where more have a place than were lost.
+    """
+    if not isinstance(placed, list):
+        raise ValueError(f"lost_in is {placed!r}")
+    entries = []
+    left = {probe: dict(reasons) for probe, reasons in lost.items()}
+    for row in placed:
+        if not isinstance(row, list) or len(row) != 6:
+            raise ValueError(f"lost_in has {row!r}")
+        (probe, reason), (count, mm, start, end) = row[:2], _all(row[2:], int)
+        _all((probe, reason), str)
+        more = left.get(probe, {}).get(reason, 0) - count
+        if more < 0 or count < 1:
+            raise ValueError(f"lost_in has {row!r}, and lost has fewer")
+        left[probe][reason] = more
+        entries.append(
+            Shortfall(
+                probe=probe, reason=reason, count=count, mm=mm, start=start, end=end
+            )
+        )
+    entries += [
+        Shortfall(probe=probe, reason=reason, count=count)
+        for probe, reasons in left.items()
+        for reason, count in reasons.items()
+        if count
+    ]
+    return tuple(entries)
 
 
 def _get(data: Json, key: str, *types: type) -> Any:

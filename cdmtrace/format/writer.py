@@ -24,15 +24,15 @@ from cdmtrace.events import EVENT_DTYPE, EventKind, Events, comm_bytes
 from cdmtrace.format.schema import (
     SCHEMA,
     Header,
-    LostCounts,
     Mark,
-    add_losses,
+    Shortfall,
     header_metadata,
     mark_metadata,
+    sum_losses,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
 _FLAGS: Final = (
@@ -108,7 +108,7 @@ class TraceWriter:
         events: Events,
         *,
         payloads: Sequence[bytes | None] | None = None,
-        lost: LostCounts | None = None,
+        lost: Iterable[Shortfall] = (),
         window: tuple[int, int] | None = None,
     ) -> None:
         """Append one batch, in the order given.
@@ -128,7 +128,7 @@ class TraceWriter:
         self,
         reason: str,
         *,
-        lost: LostCounts | None = None,
+        lost: Iterable[Shortfall] = (),
         window: tuple[int, int] | None = None,
     ) -> None:
         """Append the last batch, without rows, and close the file.
@@ -160,18 +160,18 @@ class TraceWriter:
         self,
         events: Events,
         payloads: Sequence[bytes | None] | None,
-        lost: LostCounts | None,
+        lost: Iterable[Shortfall],
         window: tuple[int, int] | None,
         end: str | None,
     ) -> None:
         if self._fd < 0:
             raise ValueError("the trace file is closed")
+        lost = tuple(lost)
         if lost and window is None:
             raise ValueError("losses need the window they were counted in")
         if payloads is not None and len(payloads) != len(events):
             raise ValueError(f"{len(payloads)} payloads for {len(events)} rows")
-        totals = {probe: dict(reasons) for probe, reasons in self._lost.items()}
-        add_losses(totals, lost or {})
+        totals = sum_losses(lost, self._lost)
         rows = len(events)
         mark = Mark(
             batch=self._batches,
@@ -180,7 +180,7 @@ class TraceWriter:
             last_ts=int(events["ts"].max()) if rows else None,
             last_seq=self._seq + rows,
             window=window,
-            lost=lost or {},
+            lost=lost,
             end=end,
             totals=totals if end is not None else None,
         )

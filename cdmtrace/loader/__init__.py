@@ -5,11 +5,9 @@ One protocol, so that nothing else has to know who compiles and attaches.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from cdmtrace.losses import Losses, Waiting
 from cdmtrace.probes import Plan
 
 
@@ -26,8 +24,14 @@ class Loader(Protocol):
     def ring_fd(self) -> int:
         """The ring buffer map's file descriptor."""
 
-    def lost(self) -> npt.NDArray[np.integer[Any]]:
-        """Return the counters of losses so far: shape (Probe.MAX, Lost.MAX)."""
+    def lost(self) -> Losses:
+        """Return the counters of losses so far; those that are 0 are left out."""
+
+    def stack(self, number: int) -> tuple[str, ...]:
+        """Return a stack that an event names: name+0xoffset, innermost first."""
+
+    def waiting(self) -> list[Waiting]:
+        """Return what has begun and not returned: calls and functions."""
 
     def close(self) -> None:
         """Detach everything."""

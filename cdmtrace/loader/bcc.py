@@ -19,10 +19,10 @@ from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from cdmtrace.errors import RecordError, apt_hint
 from cdmtrace.events import Lost, Probe
+from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.probes import Kind, Plan
 
 SOURCES: Final = ("events.h", "compat.h", "maps.h", "cdmtrace.bpf.c")
@@ -157,16 +157,49 @@ class BccLoader:
         """Let events through, or stop them while all probes stay attached."""
         self._bpf["enabled"][ctypes.c_int(0)] = ctypes.c_uint32(on)
 
-    def lost(self) -> npt.NDArray[np.integer[Any]]:
-        """Return the counters of losses so far, summed over cpus.
-
-        Shape (Probe.MAX, Lost.MAX), dtype uint64.
-        """
+    def lost(self) -> Losses:
+        """Return the counters of losses so far; those that are 0 are left out."""
+        found: dict[Where, Missing] = {}
+        for key, per_cpu in self._bpf["lost_places"].items():
+            counts = np.frombuffer(bytes(per_cpu), np.uint64).reshape(len(per_cpu), 3)
+            counts = counts[counts[:, 0] > 0]
+            found[Where(key.probe, key.reason, key.mm)] = Missing(
+                int(counts[:, 0].sum()),
+                int(counts[:, 1].min()),
+                int(counts[:, 2].max()),
+            )
         per_cpu = self._bpf["lost"][ctypes.c_int(0)]
         shape = (len(per_cpu), int(Probe.MAX), int(Lost.MAX))
-        counts = np.frombuffer(bytes(per_cpu), np.uint64).reshape(shape)
-        total: npt.NDArray[np.integer[Any]] = counts.sum(axis=0, dtype=np.uint64)
-        return total
+        total = np.frombuffer(bytes(per_cpu), np.uint64).reshape(shape).sum(axis=0)
+        for probe, reason in np.argwhere(total).tolist():
+            found[Where(probe, reason)] = Missing(int(total[probe, reason]))
+        return found
+
+    def stack(self, number: int) -> tuple[str, ...]:
+        """Return a stack that an event names: name+0xoffset, innermost first."""
+        ksym = self._module.BPF.ksym
+        return tuple(
+            ksym(address, show_offset=True).decode()
+            for address in self._bpf["stacks"].walk(number - 1)
+        )
+
+    def waiting(self) -> list[Waiting]:
+        """Return what has begun and not returned: calls and functions."""
+        return [
+            Waiting(
+                probe=entry.probe,
+                call=entry.id,
+                concerns=bool(entry.touched),
+                ts=entry.ts,
+                pid=entry.pid,
+                tid=key.value & 0xFFFFFFFF,
+                mm=entry.mm_id,
+                policy=entry.policy,
+                nodes=entry.nodes,
+                args=tuple(entry.arg),
+            )
+            for key, entry in self._bpf["entries"].items()
+        ]
 
     def close(self) -> None:
         """Detach everything. Closing twice is harmless."""

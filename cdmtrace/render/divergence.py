@@ -189,6 +189,8 @@ def argument(one: Mapping[str, Any], about: Mapping[str, Any], page: int = 4096)
             f"  Let E{number:<2}     ",
             f"{step['what']} ({step['kind']}, row {step['seq']}){changed}{lock}.",
         )
+        if step["stack"]:
+            lines += _wrapped("    in       ", " < ".join(step["stack"]))
     lines += _wrapped("  Then       ", f"{one['observed']}.")
     lines += _wrapped("  Required   ", f"{one['expected']}.")
     lines += _wrapped("  For        ", about["statement"])

@@ -39,6 +39,8 @@ NUMBERS = {
     "KEY1": 1 << 63,
     "FILTER_TGID": 0,
     "RING_PAGES": 64,
+    "MAP_SIZE": 64,
+    "LOST_PLACES": 64,
     **{f"OFF_{struct}_{name}": 8 for struct, name in layout.MEMBERS},
 }
 

@@ -12,22 +12,22 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 from fakemachine import pretend
 
 from cdmtrace import recorder
 from cdmtrace.cli import main
 from cdmtrace.errors import RecordError, TraceWriteError
-from cdmtrace.events import Lost, Probe
+from cdmtrace.events import EventKind, Lost, Probe
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import bpf
 from cdmtrace.kernel.btf import load_library
+from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.probes import Plan
 
 pytestmark = pytest.mark.bpf
@@ -37,6 +37,7 @@ class FakeLoader:
     """Stands in for BccLoader. ``log`` has what was done, in order."""
 
     log: ClassVar[list[str]] = []
+    open: ClassVar[list[Waiting]] = []
     losses: ClassVar[list[tuple[Probe, Lost, int]]] = []
     """One is taken, from the front, each time that the counters are read."""
 
@@ -45,7 +46,7 @@ class FakeLoader:
         create = load_library().bpf_map_create
         self.ring_fd = create(bpf.MAP_RINGBUF, b"ring", 0, 0, size, None)
         assert self.ring_fd >= 0
-        self.counts = np.zeros((Probe.MAX, Lost.MAX), np.uint64)
+        self.counts: dict[Where, Missing] = {}
 
     def attach(self, plans: tuple[Plan, ...]) -> None:
         self.log.append("attach")
@@ -53,11 +54,19 @@ class FakeLoader:
     def enable(self, on: bool) -> None:
         self.log.append(f"enable {on}, started: {Path('started').exists()}")
 
-    def lost(self) -> npt.NDArray[np.uint64]:
+    def lost(self) -> Losses:
         if self.losses and "enable" in self.log[-1]:
             probe, reason, count = self.losses.pop(0)
-            self.counts[probe, reason] += np.uint64(count)
-        return self.counts.copy()
+            where = Where(probe, reason)
+            old = self.counts[where].count if where in self.counts else 0
+            self.counts[where] = Missing(old + count)
+        return dict(self.counts)
+
+    def stack(self, number: int) -> tuple[str, ...]:
+        raise AssertionError(f"no event names stack {number}")
+
+    def waiting(self) -> list[Waiting]:
+        return self.open
 
     def close(self) -> None:
         os.close(self.ring_fd)
@@ -80,6 +89,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(FakeLoader, "log", [])
     monkeypatch.setattr(FakeLoader, "losses", [])
+    monkeypatch.setattr(FakeLoader, "open", [])
     monkeypatch.setattr(recorder, "BccLoader", FakeLoader)
 
 
@@ -149,14 +159,31 @@ def test_a_command_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_recording_well(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
-    timer.start()
-    assert record() == 0
-    timer.join()
+    # Whoever runs the tests in the background may ignore it, and so would we.
+    outside = signal.signal(number, signal.SIG_DFL)
+    try:
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), number))
+        timer.start()
+        assert record() == 0
+        timer.join()
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
     assert info().end == f"stopped by {number.name}"
     assert info().clean_end
-    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    """nohup means it."""
+    outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGHUP))
+        timer.start()
+        assert record("--duration", "0.6") == 0
+        timer.join()
+    finally:
+        signal.signal(signal.SIGHUP, outside)
+    assert info().end == "time was up"
 
 
 def test_a_process_that_ends() -> None:
@@ -185,6 +212,42 @@ def test_losses_are_counted_once_and_placed(
     # What was lost before the first look cannot be lost again after it.
     assert first.since < second.since < second.until
     assert " 31 lost" in capfd.readouterr().err
+
+
+def test_what_has_not_returned_is_told_at_the_end() -> None:
+    """A call that has to do with CDM as a row, a function as a loss."""
+    call = Waiting(
+        probe=Probe.SYS_MBIND,
+        call=23,
+        concerns=True,
+        ts=1000,
+        pid=5,
+        tid=7,
+        mm=11,
+        policy=2,
+        nodes=2,
+        args=(0x10001000, 0x1001, 2, 0x7FFF, 65, 3),
+    )
+    moving = replace(call, probe=Probe.SYS_MOVE_PAGES, ts=900, call=22, mm=0)
+    FakeLoader.open += [
+        call,
+        moving,
+        replace(call, concerns=False),
+        Waiting(probe=Probe.MIGRATE_PAGES, call=0, concerns=False),
+        Waiting(probe=Probe.MIGRATE_PAGES, call=0, concerns=True),
+    ]
+    assert record("--duration", "0.2") == 0
+    with TraceReader("x.arrows") as trace:
+        rows = trace.read().to_pylist()
+    assert info().lost == {"migrate_pages": {"unpaired": 2}}
+    assert [row["kind"] for row in rows] == [EventKind.CALL_OPEN] * 2
+    first, second = rows
+    assert (first["probe"], first["addr"], first["arg"]) == (moving.probe, 0, 3)
+    names = ("pid", "tid", "call", "mm", "ts_entry", "other", "other_policy", "arg")
+    assert [second[name] for name in names] == [5, 7, 23, 11, 1000, 2, 2, 3]
+    assert (second["addr"], second["size"]) == (0x10001000, 0x1001)
+    assert (second["start"], second["end"]) == (0x10001000, 0x10003000)
+    assert second["ts"] > info().header.started
 
 
 def test_the_command_is_run_as_who_called_sudo(

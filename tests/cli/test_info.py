@@ -10,7 +10,7 @@ import pytest
 from cdmtrace.cli import main
 from cdmtrace.events import EVENT_DTYPE, EventKind
 from cdmtrace.format.reader import TraceReader
-from cdmtrace.format.schema import Header, ProbeEntry
+from cdmtrace.format.schema import Header, ProbeEntry, Shortfall
 from cdmtrace.format.writer import TraceWriter
 
 STARTED = 10**12
@@ -50,7 +50,10 @@ def trace(tmp_path: Path) -> Path:
     path = tmp_path / "x y.arrows"
     with TraceWriter(path, header()) as writer:
         writer.write(events[:11])
-        lost = {"alloc": {"ring": 4}, "rmap_add": {"ring": 3}}
+        lost = [
+            Shortfall(probe="alloc", reason="ring", count=4, mm=7, end=4096),
+            Shortfall(probe="rmap_add", reason="ring", count=3),
+        ]
         window = (STARTED + 2 * 10**9, STARTED + 2 * 10**9 + 50)
         writer.write(events[11:], lost=lost, window=window)
         writer.end("the command ended")

@@ -7,37 +7,60 @@ its exit status in ``statuses.json``.
 
 The programs are compiled with -Werror here.
 
-Usage: recordings.py STORY [ARGUMENT...]
+Usage: recordings.py GATES STORY [ARGUMENT...]
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import mmap
 import os
 import platform
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 NOBODY = 65534
 FLOOD_PAGES = 10007
+MAP_SIZE, PROCESSES = 8, 19
+PAGES_WAITING = 23
 STORY_STATUS = 23
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 """A warning of the compiler makes every recording fail."""
 MBIND, BIND, CDM_MASK = 237, 2, 1 << 1
+USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER = 323, 0xC018AA3F, 0xC020AA00
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-def fault(pages: int, pause: float = 0.0) -> None:
-    """Fault in so many pages, one by one, in a VMA that is bound to the CDM node."""
+def bind_a_page_each(processes: int) -> None:
+    """Let so many processes, one after the other, bind a page, and live on."""
+    children = []
+    for _ in range(processes):
+        ready, done = os.pipe()
+        pid = os.fork()
+        if not pid:
+            fault(1)
+            os.write(done, b".")
+            signal.pause()
+        os.read(ready, 1)
+        children.append(pid)
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def bound(pages: int) -> mmap.mmap:
+    """Return an anonymous region that is bound to the CDM node."""
     assert platform.machine() == "x86_64"
     size = pages * mmap.PAGESIZE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -48,21 +71,31 @@ def fault(pages: int, pause: float = 0.0) -> None:
     arguments = (start, size, BIND, ctypes.addressof(mask), 65, 0)
     if LIBC.syscall(MBIND, *map(ctypes.c_ulong, arguments)):
         raise OSError(ctypes.get_errno(), "mbind")
+    return region
+
+
+def fault(pages: int, pause: float = 0.0) -> None:
+    """Fault in so many pages, one by one, in a VMA that is bound to the CDM node."""
+    region = bound(pages)
     for page in range(pages):
         region[page * mmap.PAGESIZE] = 1
         if pause:
             time.sleep(pause)
 
 
-def start(name: str, *words: str, sudo_uid: int | None = None) -> int:
+def start(
+    name: str, *words: str, sudo_uid: int | None = None, maxactive: int = 1024
+) -> int:
     """Begin a recording in a child; return its pid."""
     from cdmtrace.cli import main
+    from cdmtrace.loader import bcc
 
     pid = os.fork()
     if pid:
         return pid
     status = 99
     try:
+        bcc.MAXACTIVE = maxactive
         for number, stream in ((1, "stdout"), (2, "stderr")):
             kept = os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT, 0o644)
             os.dup2(kept, number)
@@ -110,6 +143,13 @@ def record_the_story(story: list[str]) -> int:
     return finish(start("story", "--", "sh", "-c", script, "sh", *story))
 
 
+def record_the_gates(gates: str, story: list[str]) -> int:
+    """Pages that come back from swap, and a huge page that khugepaged makes."""
+    told = story[story.index("--quirks") + 1]
+    command = (gates, "--quirks", told, "--step", "swap,collapse")
+    return finish(start("gates", "--", *command))
+
+
 def record_a_flood() -> int:
     """More than a small ring can hold, made by who called sudo, ended by a signal."""
     script = 'id -u; id -g; id -G; "$@"; kill -TERM $$'
@@ -124,13 +164,17 @@ def record_a_flood() -> int:
 
 def record_and_be_killed() -> int:
     """Kill the recorder when it has written some batches."""
-    pid = start("killed", "--", *again("fault", "100003", "0.01"))
+    script = 'echo $$ > killed.pid; exec "$@"'
+    command = ("sh", "-c", script, "sh", *again("fault", "100003", "0.01"))
+    pid = start("killed", "--", *command)
     try:
         wait_for_growth(Path("killed.arrows"), 1 << 16, pid)
     finally:
         os.kill(pid, signal.SIGKILL)
-    # Its command goes on: nobody is left to end it.
-    return finish(pid)
+    status = finish(pid)
+    # Its command goes on: nobody else is left to end it.
+    os.kill(int(Path("killed.pid").read_text()), signal.SIGKILL)
+    return status
 
 
 def record_one_of_two() -> int:
@@ -147,6 +191,65 @@ def record_one_of_two() -> int:
         for worker in workers:
             worker.kill()
             worker.wait()
+
+
+def record_with_full_maps() -> int:
+    """More address spaces than are followed."""
+    size = str(MAP_SIZE)
+    return finish(
+        start("full", "--map-size", size, "--", *again("bind", str(PROCESSES)))
+    )
+
+
+def record_unpaired() -> int:
+    """Faults side by side, where the kernel waits for one return at a time.
+
+    It counts itself how many it did not wait for.
+    """
+    script = '"$@" & "$@" & wait; cat /sys/kernel/tracing/kprobe_profile'
+    words = again("fault", str(FLOOD_PAGES), "0")
+    return finish(
+        start("unpaired", "--", "sh", "-c", script, "sh", *words, maxactive=1)
+    )
+
+
+def record_an_open_call() -> int:
+    """Stop recording while a call is under way that waits for its arguments."""
+    pid = start("open")
+    wait_for_growth(Path("open.arrows"), 0, pid)
+    with subprocess.Popen(again("wait")) as worker:
+        deadline = time.monotonic() + 300
+        while not Path("open.json").exists():
+            if worker.poll() is not None or time.monotonic() > deadline:
+                raise ChildProcessError("no call waits")
+            time.sleep(0.1)
+        os.kill(pid, signal.SIGINT)
+        status = finish(pid)
+        worker.kill()
+    return status
+
+
+def wait_in_mbind() -> None:
+    """Call mbind() with a node mask that lies in a page that nobody brings."""
+    region, mask = bound(PAGES_WAITING), mmap.mmap(-1, mmap.PAGESIZE)
+    start, where = (
+        ctypes.addressof(ctypes.c_char.from_buffer(area)) for area in (region, mask)
+    )
+    fd = LIBC.syscall(USERFAULTFD, os.O_CLOEXEC)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "userfaultfd")
+    fcntl.ioctl(fd, UFFDIO_API, struct.pack("3Q", 0xAA, 0, 0))
+    missing = struct.pack("4Q", where, mmap.PAGESIZE, 1, 0)
+    fcntl.ioctl(fd, UFFDIO_REGISTER, missing)
+    size = len(region)
+    arguments = map(ctypes.c_ulong, (start, size, BIND, where, 65, 0))
+    threading.Thread(target=LIBC.syscall, args=(MBIND, *arguments)).start()
+    # Now it waits: what it waits for has been asked of us.
+    os.read(fd, 32)
+    told = {"pid": os.getpid(), "addr": start, "size": size}
+    Path("waiting.json").write_text(json.dumps(told))
+    Path("waiting.json").rename("open.json")
+    signal.pause()
 
 
 def strict(base: Any) -> Any:
@@ -171,7 +274,7 @@ def ask(verb: str, *words: str) -> None:
     Path(f"{verb}.status").write_text(f"{int(status)}\n")
 
 
-def run(story: list[str]) -> None:
+def run(gates: str, story: list[str]) -> None:
     """Make all recordings."""
     from cdmtrace.loader.bcc import import_bcc
 
@@ -179,9 +282,13 @@ def run(story: list[str]) -> None:
     bcc.BPF = strict(bcc.BPF)
     makers = {
         "story": lambda: record_the_story(story),
+        "gates": lambda: record_the_gates(gates, story),
         "flood": record_a_flood,
         "killed": record_and_be_killed,
         "one": record_one_of_two,
+        "full": record_with_full_maps,
+        "unpaired": record_unpaired,
+        "open": record_an_open_call,
     }
     statuses = {}
     for name, make in makers.items():
@@ -195,5 +302,9 @@ def run(story: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "fault":
         fault(int(sys.argv[2]), float(sys.argv[3]))
+    elif sys.argv[1] == "bind":
+        bind_a_page_each(int(sys.argv[2]))
+    elif sys.argv[1] == "wait":
+        wait_in_mbind()
     else:
-        run(sys.argv[1:])
+        run(sys.argv[1], sys.argv[2:])

@@ -22,6 +22,7 @@ from cdmtrace.format.schema import (
     SCHEMA,
     Header,
     Mark,
+    Shortfall,
     encode,
     mark_metadata,
 )
@@ -57,6 +58,9 @@ def some_events(count: int, first_ts: int) -> np.ndarray:
     return events
 
 
+SEVEN = Shortfall(probe="alloc", reason="ring", count=7)
+
+
 class Small:
     """A small whole file: its bytes, and where each of its messages ends."""
 
@@ -67,7 +71,7 @@ class Small:
             for number, rows in enumerate(ROWS):
                 events = some_events(rows, 2000 + 100 * number)
                 payloads = [b"payload"] * rows if number == 2 else None
-                lost = {"alloc": {"ring": 7}} if number == 1 else None
+                lost = [SEVEN] if number == 1 else []
                 window = (3000, 3001) if number == 1 else None
                 writer.write(events, payloads=payloads, lost=lost, window=window)
                 self.ends.append(writer.size)

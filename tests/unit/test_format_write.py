@@ -18,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdmtrace.errors import TraceWriteError
-from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind, Lost, Probe
+from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind
 from cdmtrace.format.reader import Loss, TraceReader
 from cdmtrace.format.schema import (
     SCHEMA,
     Header,
     Mark,
     ProbeEntry,
+    Shortfall,
     batch_crc,
     column_values,
-    name_losses,
 )
 from cdmtrace.format.writer import TraceWriter
 
@@ -140,7 +140,7 @@ def test_does_without_pandas(tmp_path: Path) -> None:
         from cdmtrace import ring
         from cdmtrace.events import EVENT_DTYPE
         from cdmtrace.format.reader import TraceReader
-        from cdmtrace.format.schema import Header, name_losses
+        from cdmtrace.format.schema import Header
         from cdmtrace.format.writer import TraceWriter
         header = Header.from_json({HEADER.to_json()!r})
         with TraceWriter({str(tmp_path / "t")!r}, header) as writer:
@@ -199,11 +199,20 @@ def test_mark_round_trip() -> None:
         last_ts=None,
         last_seq=23,
         window=(5, 6),
-        lost={"alloc": {"ring": 15437}},
+        lost=(
+            Shortfall(
+                probe="alloc", reason="ring", count=437, mm=7, start=4096, end=1 << 63
+            ),
+            missing("alloc", "ring", 15000),
+        ),
         end="done",
         totals={"alloc": {"ring": 15439}},
     )
     assert Mark.from_json(mark.to_json()) == mark
+
+
+def missing(probe: str, reason: str, count: int) -> Shortfall:
+    return Shortfall(probe=probe, reason=reason, count=count)
 
 
 def test_losses_are_placed_in_time(tmp_path: Path) -> None:
@@ -212,10 +221,12 @@ def test_losses_are_placed_in_time(tmp_path: Path) -> None:
     none = some_events(0)
     with TraceWriter(path, HEADER) as writer:
         writer.write(some_events(3), window=(2000, 2001))
-        writer.write(none, lost={"alloc": {"ring": 5}}, window=(3000, 3001))
-        writer.write(none, lost={"alloc": {"ring": 7}}, window=(4000, 4001))
+        writer.write(none, lost=[missing("alloc", "ring", 5)], window=(3000, 3001))
+        writer.write(none, lost=[missing("alloc", "ring", 7)], window=(4000, 4001))
         writer.write(some_events(2))
-        writer.end("done", lost={"sys_mbind": {"unpaired": 2}}, window=(5000, 5001))
+        writer.end(
+            "done", lost=[missing("sys_mbind", "unpaired", 2)], window=(5000, 5001)
+        )
     with TraceReader(path) as reader:
         info = reader.info
     assert info.losses == (
@@ -237,8 +248,12 @@ def test_losses_are_placed_in_time(tmp_path: Path) -> None:
 def test_totals_are_on_the_last_batch(tmp_path: Path) -> None:
     path = tmp_path / "t.arrows"
     with TraceWriter(path, HEADER) as writer:
-        writer.write(some_events(3), lost={"alloc": {"ring": 5}}, window=(1, 2))
-        writer.end("Ctrl-C", lost={"alloc": {"ring": 2, "map": 1}}, window=(3, 4))
+        writer.write(some_events(3), lost=[missing("alloc", "ring", 5)], window=(1, 2))
+        writer.end(
+            "Ctrl-C",
+            lost=[missing("alloc", "ring", 2), missing("alloc", "map", 1)],
+            window=(3, 4),
+        )
     stream = pa.ipc.open_stream(path.read_bytes())
     marks = [json.loads(x.custom_metadata[b"cdmtrace"]) for x in batches_of(stream)]
     assert "end" not in marks[0]
@@ -259,21 +274,45 @@ def batches_of(stream: pa.RecordBatchStreamReader) -> list[pa.RecordBatchWithMet
             return found
 
 
-def test_loss_counters_get_names() -> None:
-    counts = np.zeros((Probe.MAX, Lost.MAX), np.uint64)
-    counts[Probe.ALLOC, Lost.RING] = 5
-    counts[Probe.SYS_MBIND, Lost.UNPAIRED] = 1
-    counts[99, Lost.MAP] = 2
-    assert name_losses(counts) == {
-        "alloc": {"ring": 5},
-        "sys_mbind": {"unpaired": 1},
-        "99": {"map": 2},
-    }
+def test_a_loss_is_placed_in_an_address_space(tmp_path: Path) -> None:
+    path = tmp_path / "t.arrows"
+    here = Shortfall(
+        probe="alloc", reason="ring", count=5, mm=(1 << 64) - 1, start=4096, end=8192
+    )
+    with TraceWriter(path, HEADER) as writer:
+        writer.write(
+            some_events(3), lost=[here, missing("alloc", "ring", 2)], window=(1, 2)
+        )
+        writer.end("done")
+    with TraceReader(path) as reader:
+        found, rest = reader.info.losses
+    assert (found.mm, found.start, found.end, found.count) == (here.mm, 4096, 8192, 5)
+    assert (rest.mm, rest.start, rest.end, rest.count) == (0, 0, 1 << 64, 2)
+    stream = pa.ipc.open_stream(path.read_bytes())
+    mark = json.loads(batches_of(stream)[0].custom_metadata[b"cdmtrace"])
+    assert mark["lost"] == {"alloc": {"ring": 7}}
 
 
-def test_loss_counters_of_another_shape() -> None:
-    with pytest.raises(ValueError, match=r"shape \(3, 4\), not \(128, 4\)"):
-        name_losses(np.zeros((3, 4), np.uint64))
+@pytest.mark.parametrize(
+    "places",
+    [
+        {},
+        [[]],
+        [["alloc", "ring", 8, 1, 0, 1]],
+        [["alloc", "ring", 5, 1, 0, 1], ["alloc", "ring", 3, 2, 0, 1]],
+        [["alloc", "map", 1, 1, 0, 1]],
+        [["zap", "ring", 1, 1, 0, 1]],
+        [["alloc", "ring", 0, 1, 0, 1]],
+        [["alloc", "ring", -1, 1, 0, 1]],
+        [["alloc", "ring", 1, "1", 0, 1]],
+        [[5, "ring", 1, 1, 0, 1]],
+    ],
+)
+def test_places_of_more_than_was_lost(places: object) -> None:
+    data = Mark(batch=0, rows=0, first_ts=None, last_ts=None, last_seq=0).to_json()
+    data |= {"lost": {"alloc": {"ring": 7}}, "lost_in": places}
+    with pytest.raises(ValueError, match=r"lost_in|list of (int|str)"):
+        Mark.from_json(data)
 
 
 def test_names_of_tasks_go_to_the_payload(tmp_path: Path) -> None:
@@ -365,7 +404,7 @@ def test_losses_need_a_window(tmp_path: Path) -> None:
         TraceWriter(tmp_path / "t", HEADER) as writer,
         pytest.raises(ValueError, match="losses need the window"),
     ):
-        writer.write(some_events(0), lost={"alloc": {"ring": 1}})
+        writer.write(some_events(0), lost=[missing("alloc", "ring", 1)])
 
 
 def test_payloads_of_another_length(tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Kernel stacks, and what they say of why a page came.
+
+A tracepoint's reason is what the caller of migrate_pages() wrote there; a driver may
+write what it likes (the series' own patches call a driver's migration a system
+call's). The functions on the stack cannot lie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cdmtrace.events import Cause
+
+_COPY: Final = re.compile(r"\.(isra|constprop|part|cold)(\.\d+)*")
+"""What the compiler adds to the name of a copy that it made of a function."""
+
+_CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
+    # mm/ksm.c
+    (Cause.KSM, frozenset({"ksm_scan_thread", "break_ksm"})),
+    # mm/khugepaged.c; madvise_collapse() is the same on a caller's behalf
+    (
+        Cause.KHUGEPAGED,
+        frozenset({"khugepaged", "madvise_collapse", "hpage_collapse_scan_pmd"}),
+    ),
+    # mm/memory.c, mm/huge_memory.c, mm/migrate.c
+    (
+        Cause.NUMA_BALANCING,
+        frozenset({"do_huge_pmd_numa_page", "migrate_misplaced_page"}),
+    ),
+    # mm/compaction.c: kcompactd, direct compaction, /proc/sys/vm/compact_memory
+    (Cause.COMPACTION, frozenset({"compact_zone"})),
+    # mm/vmscan.c: demotion
+    (Cause.RECLAIM, frozenset({"shrink_lruvec", "shrink_folio_list", "shrink_node"})),
+    # mm/memory_hotplug.c
+    (Cause.HOTPLUG, frozenset({"offline_pages"})),
+    (Cause.EXIT, frozenset({"exit_mmap"})),
+    # mm/memory.c. Reading a page in may copy it at once: it came by swap-in.
+    (
+        Cause.SWAP_IN,
+        frozenset({"do_swap_page", "swapin_readahead", "__x64_sys_swapoff"}),
+    ),
+    (
+        Cause.COW,
+        frozenset(
+            {"do_wp_page", "wp_page_copy", "do_huge_pmd_wp_page", "do_cow_fault"}
+        ),
+    ),
+    (
+        Cause.FAULT,
+        frozenset({"handle_mm_fault", "__handle_mm_fault", "exc_page_fault"}),
+    ),
+)
+"""Cause -> functions of which one must be on the stack; the first cause that fits.
+
+Looked up in the source of Linux 6.1: each function is the way into what it stands
+for, and is on the stack by this or by its caller's name where it was inlined.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Functions of the kernel, innermost first, as name+0xoffset."""
+
+    frames: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, payload: bytes | None) -> Stack:
+        """Return the stack in a STACK row."""
+        return cls(tuple((payload or b"").decode(errors="replace").split("\n")))
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The names alone, without what the compiler adds."""
+        return tuple(_COPY.sub("", frame.split("+")[0]) for frame in self.frames)
+
+    @property
+    def cause(self) -> Cause | None:
+        """Why what happened did, None where the stack does not tell.
+
+        A system call is none of these: an event says which one it was in.
+        """
+        return cause_of(self.functions)
+
+
+def cause_of(functions: Iterable[str]) -> Cause | None:
+    """Return the first cause of the table that has a function among these."""
+    present = set(functions)
+    return next((cause for cause, names in _CAUSES if names & present), None)

@@ -1,0 +1,105 @@
+"""What a stack says of why a page came; and that it gets where it is needed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import simstory
+from simfile import save
+from simkernel import SimKernel
+
+from cdmtrace.analysis import check, document, load
+from cdmtrace.analysis.stacks import Stack
+from cdmtrace.events import Cause, EventKind
+
+FAULT = ("handle_mm_fault+0x9f", "do_user_addr_fault+0x1c8", "exc_page_fault+0x70")
+
+
+@pytest.mark.parametrize(
+    ("frames", "cause"),
+    [
+        (("vma_alloc_folio+0x0", "do_anonymous_page+0x83", *FAULT), Cause.FAULT),
+        (("page_add_anon_rmap+0x0", "do_swap_page+0x5f3", *FAULT), Cause.SWAP_IN),
+        (
+            ("page_add_new_anon_rmap+0x0", "wp_page_copy+0x1", "do_swap_page+0x2"),
+            Cause.SWAP_IN,
+        ),
+        (("page_add_new_anon_rmap+0x0", "wp_page_copy.isra.0+0x1", *FAULT), Cause.COW),
+        (
+            ("page_add_anon_rmap+0x0", "migrate_misplaced_page+0x5"),
+            Cause.NUMA_BALANCING,
+        ),
+        (
+            (
+                *("page_add_anon_rmap+0x0", "migrate_pages+0x1", "compact_zone+0x2"),
+                *("alloc_pages_direct_compact+0x3", "do_huge_pmd_anonymous_page+0x4"),
+                *FAULT,
+            ),
+            Cause.COMPACTION,
+        ),
+        (("page_add_anon_rmap+0x0", "try_to_merge_one_page+0x1"), None),
+        (("page_add_anon_rmap+0x0", "ksm_scan_thread+0x1"), Cause.KSM),
+        (("do_page_add+0x0", "__x64_sys_move_pages+0x1"), None),
+        (("",), None),
+    ],
+)
+def test_the_cause(frames: tuple[str, ...], cause: Cause | None) -> None:
+    stack = Stack.parse("\n".join(frames).encode())
+    assert stack.frames == frames
+    assert stack.cause is cause
+
+
+def test_what_the_compiler_adds_to_a_name() -> None:
+    stack = Stack(("do_swap_page.constprop.0+0x1", "a.part.2.isra.0+0x2", "b.cold+0x3"))
+    assert stack.functions == ("do_swap_page", "a", "b")
+
+
+def test_no_stack() -> None:
+    assert Stack.parse(None).functions == ("",)
+    assert Stack.parse(b"\xff\xfe+0x1").cause is None
+
+
+def recorded(tmp_path, kind: EventKind, frames: tuple[str, ...]):
+    """The story as a file in which all rows of a kind name one stack."""
+    kernel = SimKernel("rfc")
+    simstory.tell(kernel)
+    stack = {"stack": 23, "payload": "\n".join(frames).encode(), "other_policy": 0}
+    kernel.emit(EventKind.STACK, **stack)
+    kernel.events[:] = [
+        replace(event, stack=23) if event.kind == kind else event
+        for event in [kernel.events[-1], *kernel.events[:-1]]
+    ]
+    return load(save(kernel.trace(), tmp_path / "x.arrows"))
+
+
+def test_a_stack_refines_the_cause_of_the_rows_that_name_it(tmp_path) -> None:
+    swapped = ("page_add_anon_rmap+0x0", "do_swap_page+0x5", *FAULT)
+    trace = recorded(tmp_path, EventKind.MAP, swapped)
+    assert set(trace.stacks) == {23}
+    causes = {event.cause for event in trace.events if event.kind == EventKind.MAP}
+    assert causes == {Cause.SWAP_IN}
+    result = check(trace)
+    how = {f.cause for f in result.findings if f.rule.id == "CDM014"}
+    assert how == {"swap-in"}
+
+
+def test_a_witness_shows_the_stack(tmp_path, capsys) -> None:
+    from cdmtrace.cli import main
+
+    frames = ("vma_alloc_folio+0x1", "do_anonymous_page+0x2", *FAULT)
+    trace = recorded(tmp_path, EventKind.ALLOC, frames)
+    found = document.check(check(trace))["findings"]
+    one = next(f for f in found if f["rule"] == "CDM003")
+    assert one["witness"][0]["stack"][:2] == ["vma_alloc_folio", "do_anonymous_page"]
+    assert main(["explain", str(tmp_path / "x.arrows"), one["fingerprint"]]) == 0
+    out = capsys.readouterr().out
+    assert "vma_alloc_folio < do_anonymous_page < handle_mm_fault <" in out
+
+
+def test_stacks_are_no_events_of_an_address_space(tmp_path) -> None:
+    kernel = SimKernel()
+    kernel.emit(EventKind.STACK, stack=1, payload=b"a+0x0", mm=0, other_policy=0)
+    result = check(load(save(kernel.trace(), tmp_path / "x.arrows")))
+    assert result.lives == ()
+    assert all(rule.checked == 0 for rule in result.rules)
