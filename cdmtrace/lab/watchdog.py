@@ -88,11 +88,12 @@ class Watchdog:
 
     def _line(self, line: bytes, now: float) -> None:
         self._kernel_spoke |= _KERNEL_SPOKE in line
-        if _PANIC in line and not self.panic:
-            self.panic = _clean(line)
-            self._panic_at = now
-        if not self.oops and any(mark in line for mark in _OOPS):
-            self.oops = _clean(line)
+        if _PANIC in line:
+            if not self.panic:
+                self._panic_at = now
+            self.panic = _first(self.panic, line)
+        if any(mark in line for mark in _OOPS):
+            self.oops = _first(self.oops, line)
 
     def decide(
         self, now: float, *, status: int | None, refused: str, ended: bool
@@ -140,6 +141,12 @@ class Watchdog:
         else:
             why = "the emulator ended before the kernel said anything"
         return Outcome(fate=Fate.NOT_STARTED, why=why)
+
+
+def _first(told: str, line: bytes) -> str:
+    """Return the first complaint, whole: what was told may be the half of a line."""
+    text = _clean(line)
+    return text if text.startswith(told) else told
 
 
 def _clean(line: bytes) -> str:

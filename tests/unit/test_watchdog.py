@@ -69,6 +69,18 @@ def test_a_refusal_is_passed_on(watchdog: Watchdog) -> None:
     assert outcome == Outcome(fate=Fate.NOT_STARTED, why="no quirks")
 
 
+@pytest.mark.parametrize("complaint", [PANIC, OOPS])
+@pytest.mark.parametrize("cut", range(1, max(len(PANIC), len(OOPS)), 3))
+def test_a_complaint_that_comes_in_two_reads_is_told_whole(
+    watchdog: Watchdog, complaint: bytes, cut: int
+) -> None:
+    watchdog.started = True
+    watchdog.console(BOOT + complaint[:cut], 1.0)
+    watchdog.console(complaint[cut:] + b"[    9.2] Kernel panic - not syncing: x", 2.0)
+    told = watchdog.panic if complaint is PANIC else watchdog.oops
+    assert told == complaint.decode().strip()
+
+
 def test_a_panic_is_given_a_moment_to_be_written_out(watchdog: Watchdog) -> None:
     watchdog.started = True
     watchdog.console(PANIC, 10.0)
