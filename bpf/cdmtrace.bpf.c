@@ -8,11 +8,14 @@
  *	CDM_NODES	mask of the CDM nodes among nodes 0 to 63
  *	CDM_MASK	the bit of vm_flags that is VM_CDM
  *	KEY0, KEY1	random numbers of this recording
+ *	ALL		1: every node and address space, not only what is about CDM
  *	FILTER_TGID	only this process; 0: all
+ *	RECORDER	the recorder's own process, which is left out
  *	PMD_BYTES	bytes that one PMD maps
  *	RING_PAGES	size of the ring, a power of two
  *	MAP_SIZE	entries that wait for a return, and address spaces watched
  *	LOST_PLACES	address spaces (by probe and reason) of which losses are told
+ *	MEMORY_NODES	mask of the nodes that have memory
  *
  * A system call sets the scene and the functions inside it say what happened.
  * Each handler decides first whether its event has to do with CDM, and takes
@@ -25,10 +28,14 @@
 
 #define NAMES_CDM(nodes)	(((nodes) & CDM_NODES) != 0)
 #define IS_CDM_NODE(nid)	((nid) >= 0 && (nid) < 64 && NAMES_CDM(1ULL << (nid)))
+/* Pages of this node are told of. */
+#define IS_FOLLOWED(nid)	(ALL || IS_CDM_NODE(nid))
 
 static __always_inline int wanted(void)
 {
-	if (FILTER_TGID && bpf_get_current_pid_tgid() >> 32 != FILTER_TGID)
+	u64 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (tgid == RECORDER || (FILTER_TGID && tgid != FILTER_TGID))
 		return 0;
 	return is_enabled();
 }
@@ -399,7 +406,7 @@ int alloc_return(struct pt_regs *ctx)
 	if (page)
 		node = page_node(page);
 	flags = VMA_FLAGS(entry.vma);
-	if (!IS_CDM_NODE(node) && flags == entry.flags)
+	if (!IS_FOLLOWED(node) && flags == entry.flags)
 		return 0;
 
 	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts, entry.vma, 0);
@@ -421,32 +428,39 @@ int alloc_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* A page of a CDM node is mapped: in a fault, or at the end of a migration. */
+/*
+ * A page is mapped: in a fault, or, where @from is known, at the end of a
+ * migration. What leaves a CDM node by one is told, too.
+ */
 static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
-				       u64 addr, u64 size)
+				       u64 addr, u64 size, struct place *from)
 {
 	struct entry *migration;
 	struct cdm_event *e;
 	u64 task;
-	int node = page_node(page);
+	int node = page_node(page), src = from ? from->node : CDM_NO_NODE;
 
-	if (!IS_CDM_NODE(node) || !wanted())
+	if (!(IS_FOLLOWED(node) || IS_CDM_NODE(src)) || !wanted() ||
+	    page_is_apart(page, vma))
 		return 0;
 	migration = slot_open(SLOT_MIGRATE);
-	e = event_new(migration ? CDM_EV_MIGRATE : CDM_EV_MAP,
-		      migration ? CDM_PROBE_REMOVE_MIGRATION_PTE :
-				  CDM_PROBE_RMAP_ADD, 0, vma, 0);
+	if (from || migration)
+		e = event_new(CDM_EV_MIGRATE, CDM_PROBE_REMOVE_MIGRATION_PTE, 0, vma, 0);
+	else
+		e = event_new(CDM_EV_MAP, CDM_PROBE_RMAP_ADD, 0, vma, 0);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
 	e->addr = addr & ~(PAGE_SIZE - 1ULL);
 	e->size = size;
 	e->node = node;
-	if (migration)
-		e->arg = migration->arg[0];
+	e->src_node = src;
+	if (e->kind == CDM_EV_MIGRATE)
+		e->arg = migration ? migration->arg[0] : CDM_NO_REASON;
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
-	event_stack(e, ctx);
+	if (IS_CDM_NODE(node) || IS_CDM_NODE(src))
+		event_stack(e, ctx);
 	if (!e->policy) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
@@ -457,43 +471,164 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	return 0;
 }
 
+static __always_inline struct place *migrated_here(u64 page, u64 vma)
+{
+	return place_of(PLACE_REMIGRATE, page_head(page), vma);
+}
+
 /* page_add_new_anon_rmap(page, vma, address) */
 int rmap_add_new_anon(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx);
 
 	return page_mapped(ctx, page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
-			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE);
+			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
 int rmap_add_anon(struct pt_regs *ctx)
 {
-	return page_mapped(ctx, PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx),
-			   PT_REGS_PARM3(ctx),
-			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE);
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+
+	return page_mapped(ctx, page, vma, PT_REGS_PARM3(ctx),
+			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE,
+			   migrated_here(page, vma));
 }
 
 /* page_add_file_rmap(page, vma, compound) */
 int rmap_add_file(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx), addr;
+	struct place *driver;
 
-	return page_mapped(ctx, page, vma, page_address_in(page, vma),
-			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE);
+	if (page_mapping(page)) {
+		addr = page_address_in(page, vma);
+	} else {
+		driver = place_of(PLACE_DRIVER, page, vma);
+		if (!driver) {
+			if (IS_FOLLOWED(page_node(page)) && wanted())
+				count_lost_at(CDM_PROBE_RMAP_ADD, CDM_LOST_READ,
+					      VMA_MM(vma), VMA_START(vma), VMA_END(vma));
+			return 0;
+		}
+		addr = driver->addr;
+	}
+	return page_mapped(ctx, page, vma, addr,
+			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE,
+			   migrated_here(page, vma));
+}
+
+static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
+{
+	if (IS_FOLLOWED(page_node(page)) && !page_mapping(page) && wanted())
+		place_put(PLACE_DRIVER, page, vma, addr & ~(PAGE_SIZE - 1ULL), 0);
+	return 0;
+}
+
+/* finish_fault(vmf) */
+int fault_finish(struct pt_regs *ctx)
+{
+	u64 vmf = PT_REGS_PARM1(ctx), page = READ_FIELD(vmf, u64, OFF_vm_fault_page);
+
+	return page ? driver_page(page, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
+				  READ_FIELD(vmf, u64, OFF_vm_fault_address)) : 0;
+}
+
+/* vm_insert_page(vma, addr, page) */
+int driver_insert(struct pt_regs *ctx)
+{
+	return driver_page(PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+}
+
+/* try_to_unmap_one(folio, vma, address, arg), and try_to_migrate_one() alike */
+int walk_entry(struct pt_regs *ctx)
+{
+	u64 folio = PT_REGS_PARM1(ctx);
+
+	if (IS_FOLLOWED(page_node(folio)) && wanted())
+		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
+	return 0;
+}
+
+int walk_return(struct pt_regs *ctx)
+{
+	place_drop(PLACE_WALK);
+	return 0;
+}
+
+/* remove_migration_pte(folio, vma, address, old) */
+int remigrate_entry(struct pt_regs *ctx)
+{
+	u64 folio = PT_REGS_PARM1(ctx);
+	int node = page_node(PT_REGS_PARM4(ctx));
+
+	if ((IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(node)) && wanted())
+		place_put(PLACE_REMIGRATE, folio, PT_REGS_PARM2(ctx), 0, node);
+	return 0;
+}
+
+int remigrate_return(struct pt_regs *ctx)
+{
+	place_drop(PLACE_REMIGRATE);
+	return 0;
+}
+
+/* tlb_gather_mmu(tlb, mm) */
+int gather_begin(struct pt_regs *ctx)
+{
+	u64 mm = PT_REGS_PARM2(ctx);
+
+	if (is_watched(mm) && wanted())
+		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0, 0);
+	return 0;
+}
+
+/* tlb_finish_mmu(tlb) */
+int gather_end(struct pt_regs *ctx)
+{
+	place_drop(PLACE_GATHER);
+	return 0;
+}
+
+/*
+ * Where a page was that is mapped no more; 0 if that cannot be known. Its index
+ * says so, but for KSM's pages, which are in many places, and a driver's, which
+ * have none. A zap clears entries by rising address and widens its gather to each
+ * of them first (zap_pte_range() in mm/memory.c); it clears a whole PMD at once
+ * where the page is huge, and then the index holds.
+ */
+static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
+{
+	struct place *walk = place_of(PLACE_WALK, page_head(page), vma), *gather;
+	u64 key = place_key(PLACE_GATHER), end;
+	int indexed = page_mapping(page) && !page_is_ksm(page);
+
+	if (size == PAGE_SIZE && !walk) {
+		gather = places.lookup(&key);
+		if (gather && gather->vma == VMA_MM(vma)) {
+			end = READ_FIELD(gather->page, u64, OFF_mmu_gather_end);
+			if (end > VMA_START(vma) && end <= VMA_END(vma))
+				return end - PAGE_SIZE;
+		}
+	}
+	if (indexed)
+		return page_address_in(page, vma);
+	return walk ? walk->addr : 0;
 }
 
 /* page_remove_rmap(page, vma, compound) */
 int rmap_remove(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	struct entry *exiting;
 	struct cdm_event *e;
 	int node = page_node(page);
 
-	if (!IS_CDM_NODE(node) || !wanted())
+	if (!IS_FOLLOWED(node) || !wanted() || page_is_apart(page, vma))
 		return 0;
 	/* The end of an mm takes all its pages: one event says so. */
-	if (slot_open(SLOT_EXIT_MMAP))
+	exiting = slot_open(SLOT_EXIT_MMAP);
+	if (exiting && exiting->mm == VMA_MM(vma))
 		return 0;
 	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma, 0);
 	if (!e)
@@ -501,11 +636,9 @@ int rmap_remove(struct pt_regs *ctx)
 	event_vma(e, vma);
 	e->size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE;
 	e->src_node = node;
-	/* A KSM page has many addresses, and none is written in it. */
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
-	else
-		e->addr = page_address_in(page, vma);
+	e->addr = unmapped_at(page, vma, e->size);
 	event_submit(e);
 	return 0;
 }
@@ -552,8 +685,13 @@ int copy_entry(struct pt_regs *ctx)
 	entry_vma(&entry, src);
 	entry.probe = CDM_PROBE_COPY_PAGE_RANGE;
 	entry.arg[0] = PT_REGS_PARM1(ctx);
-	/* Without an anon_vma there is nothing of its own to copy. */
-	entry.arg[1] = VMA_ANON(src) ? VMA_END(src) - VMA_START(src) : 0;
+	/*
+	 * Without an anon_vma there is nothing of its own to copy, but of what a
+	 * driver has mapped (VM_PFNMAP, VM_MIXEDMAP; vma_needs_copy() in
+	 * mm/memory.c): that is not faulted in anew.
+	 */
+	if (VMA_ANON(src) || entry.flags & 0x10000400)
+		entry.arg[1] = VMA_END(src) - VMA_START(src);
 	slot_put(SLOT_COPY, &entry);
 	return 0;
 }
@@ -575,6 +713,43 @@ int copy_return(struct pt_regs *ctx)
 	e->other = pointer_id(entry.mm);
 	e->ret = PT_REGS_RC(ctx);
 	watch(VMA_MM(entry.arg[0]));
+	event_submit(e);
+	return 0;
+}
+
+/* move_page_tables(vma, old_addr, new_vma, new_addr, len, need_rmap_locks) */
+int move_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 vma = PT_REGS_PARM1(ctx);
+
+	if (!wanted() || !is_watched(VMA_MM(vma)))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_MOVE_PAGE_TABLES;
+	entry.arg[0] = PT_REGS_PARM2(ctx);
+	entry.arg[1] = PT_REGS_PARM3(ctx);
+	entry.arg[2] = PT_REGS_PARM4(ctx);
+	slot_put(SLOT_MOVE, &entry);
+	return 0;
+}
+
+/* It returns how many bytes it has moved: fewer where it ran out of memory. */
+int move_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_MOVE, &entry) || !PT_REGS_RC(ctx))
+		return 0;
+	e = event_new(CDM_EV_MOVE, CDM_PROBE_MOVE_PAGE_TABLES, entry.ts, entry.arg[1], 0);
+	if (!e)
+		return 0;
+	event_vma(e, entry.arg[1]);
+	event_entry(e, &entry);
+	e->addr = entry.arg[0];
+	e->size = PT_REGS_RC(ctx);
+	e->other = entry.arg[2];
 	event_submit(e);
 	return 0;
 }
@@ -769,5 +944,105 @@ int exit_return(struct pt_regs *ctx)
 	struct entry entry;
 
 	slot_take(SLOT_EXIT_MMAP, &entry);
+	return 0;
+}
+
+/* --- snapshots ---------------------------------------------------------- */
+
+static __always_inline int is_recorder(void)
+{
+	return bpf_get_current_pid_tgid() >> 32 == RECORDER && is_enabled();
+}
+
+/* show_numa_map(m, vma): one line of /proc/PID/numa_maps */
+int snapshot_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	if (!is_recorder())
+		return 0;
+	entry_vma(&entry, PT_REGS_PARM2(ctx));
+	entry.probe = CDM_PROBE_SNAPSHOT;
+	/* m->private: a numa_maps_private, which begins with a proc_maps_private. */
+	entry.arg[0] = READ_FIELD(PT_REGS_PARM1(ctx), u64, OFF_seq_file_private);
+	slot_put(SLOT_SNAPSHOT, &entry);
+	return 0;
+}
+
+/* Pages of one VMA on one node, as numa_maps counts them. */
+static __always_inline u64 counted(u64 private, int nid)
+{
+	return READ_FIELD(private + OFF_numa_maps_private_md + OFF_numa_maps_node +
+			  nid * sizeof(u64), u64, 0);
+}
+
+static __always_inline u32 looked_at(u64 private)
+{
+	return READ_FIELD(READ_FIELD(private, u64, OFF_proc_maps_private_task), u32,
+			  OFF_task_struct_tgid);
+}
+
+int snapshot_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+	u64 nodes, there = 0;
+	int nid, about;
+
+	if (!slot_take(SLOT_SNAPSHOT, &entry))
+		return 0;
+#pragma unroll
+	for (nid = 0; nid < 64; nid++)
+		if (MEMORY_NODES >> nid & 1 && IS_FOLLOWED(nid) &&
+		    counted(entry.arg[0], nid))
+			there |= 1ULL << nid;
+	read_policy(VMA_POLICY(entry.vma), &nodes);
+	about = there || NAMES_CDM(nodes) || entry.flags & CDM_MASK;
+	if (about)
+		watch(entry.mm);
+	if (!about && !is_watched(entry.mm))
+		return 0;
+	e = event_new(CDM_EV_SNAP_VMA, CDM_PROBE_SNAPSHOT, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, entry.vma);
+	e->pid = looked_at(entry.arg[0]);
+	event_submit(e);
+#pragma unroll
+	for (nid = 0; nid < 64; nid++) {
+		if (!(MEMORY_NODES >> nid & 1) || !(there >> nid & 1))
+			continue;
+		e = event_new(CDM_EV_SNAP_PAGES, CDM_PROBE_SNAPSHOT, entry.ts,
+			      entry.vma, 0);
+		if (!e)
+			continue;
+		event_vma(e, entry.vma);
+		e->pid = looked_at(entry.arg[0]);
+		e->node = nid;
+		e->size = counted(entry.arg[0], nid) * PAGE_SIZE;
+		event_submit(e);
+	}
+	return 0;
+}
+
+/* proc_map_release(inode, file): the recorder has read it all */
+int snapshot_end(struct pt_regs *ctx)
+{
+	u64 seq, private, mm;
+	struct cdm_event *e;
+
+	if (!is_recorder())
+		return 0;
+	seq = READ_FIELD(PT_REGS_PARM2(ctx), u64, OFF_file_private_data);
+	private = READ_FIELD(seq, u64, OFF_seq_file_private);
+	mm = READ_FIELD(private, u64, OFF_proc_maps_private_mm);
+	if (!is_watched(mm))
+		return 0;
+	e = event_new(CDM_EV_SNAP_MM, CDM_PROBE_SNAPSHOT, 0, 0, mm);
+	if (!e)
+		return 0;
+	e->mm = pointer_id(mm);
+	e->pid = looked_at(private);
+	event_submit(e);
 	return 0;
 }

@@ -50,10 +50,26 @@ static __always_inline int page_is_compound(u64 page)
 	       (READ_FIELD(page, u64, OFF_page_flags) >> PG_HEAD) & 1;
 }
 
+/*
+ * What a page belongs to: a file, an anon_vma; 0 for one that a driver has given
+ * out, of which index says nothing either.
+ */
+static __always_inline u64 page_mapping(u64 page)
+{
+	return READ_FIELD(page_head(page), u64, OFF_page_mapping);
+}
+
 /* Bits 0 and 1 of mapping: anonymous, and KSM's (include/linux/page-flags.h). */
 static __always_inline int page_is_ksm(u64 page)
 {
-	return (READ_FIELD(page_head(page), u64, OFF_page_mapping) & 3) == 3;
+	return (page_mapping(page) & 3) == 3;
+}
+
+/* What numa_maps does not count: the kernel's own pages, and hugetlb's apart. */
+static __always_inline int page_is_apart(u64 page, u64 vma)
+{
+	return (READ_FIELD(page, u64, OFF_page_flags) >> PG_RESERVED) & 1 ||
+	       VMA_FLAGS(vma) & 0x00400000 /* VM_HUGETLB */;
 }
 
 /* Where the page is in this VMA, as vma_address() in mm/internal.h has it. */

@@ -47,10 +47,14 @@ enum cdm_kind {
 	/*
 	 * The entry at addr points to the page's new place. node: that place;
 	 * src_node: where it came from, -1 if unknown. arg: the reason that
-	 * the kernel gave for the migration (enum migrate_reason; it can lie).
+	 * the kernel gave for the migration (enum migrate_reason; it can lie),
+	 * CDM_NO_REASON where nothing was asked to move, such as at a split.
 	 */
 	CDM_EV_MIGRATE = 3,
-	/* The one page at addr is mapped here no more. src_node: its node. */
+	/*
+	 * The one page at addr is mapped here no more. src_node: its node. A KSM
+	 * page of which it is not known where in the VMA it was has addr 0.
+	 */
 	CDM_EV_UNMAP = 4,
 	/* No page is left in [addr, addr + size). */
 	CDM_EV_ZAP = 5,
@@ -61,8 +65,8 @@ enum cdm_kind {
 	 */
 	CDM_EV_COPY = 6,
 	/*
-	 * mremap: the pages of [addr, addr + size) moved to the address in
-	 * other, which lies in [start, end).
+	 * mremap, or exec placing the stack: the pages of [addr, addr + size)
+	 * moved to the address in other, which lies in [start, end).
 	 */
 	CDM_EV_MOVE = 7,
 	/* KSM put another page at addr. src_node: of the old one; node: new. */
@@ -128,12 +132,20 @@ enum cdm_kind {
 	 */
 	CDM_EV_COMM = 64,
 
+	/*
+	 * The recorder reads /proc/PID/numa_maps, and this is what the kernel
+	 * counts meanwhile. pid: the process that it looks at.
+	 */
+
+	/* A VMA, looked at from ts_entry to ts. */
+	CDM_EV_SNAP_VMA = 80,
+	/* Of that VMA, size bytes lie on node; there is none for 0 bytes. */
+	CDM_EV_SNAP_PAGES = 81,
+	/* That was the last VMA of mm; mm 0: that was the last process. */
+	CDM_EV_SNAP_MM = 83,
+
 	/* Rows that user space writes; they never pass through the ring. */
 
-	/* One VMA as /proc shows it. payload: the line. */
-	CDM_EV_SNAP_VMA = 80,
-	/* size bytes at addr lie on node. */
-	CDM_EV_SNAP_PAGES = 81,
 	/*
 	 * The kernel's stack at events that matter: a change of vm_flags, and what
 	 * comes to a CDM node. stack: its number. payload: name+0xoffset, one a
@@ -141,6 +153,11 @@ enum cdm_kind {
 	 * event that has this number.
 	 */
 	CDM_EV_STACK = 82,
+	/*
+	 * Pages of [start, end) that lay on node at some time from ts_entry to ts.
+	 * payload: pairs of 64-bit numbers in the machine's order, address and bytes.
+	 */
+	CDM_EV_SNAP_RANGES = 84,
 };
 
 /*
@@ -177,6 +194,9 @@ enum cdm_probe {
 	CDM_PROBE_TASK = 25,		/* names of tasks */
 	CDM_PROBE_WATCH = 26,		/* no probe: address spaces to watch; one
 					 * lost here is blind from then on */
+	CDM_PROBE_RMAP_WALK = 27,	/* try_to_unmap_one, try_to_migrate_one */
+	CDM_PROBE_MMU_GATHER = 28,	/* tlb_gather_mmu to tlb_finish_mmu */
+	CDM_PROBE_DRIVER_PAGE = 29,	/* finish_fault, vm_insert_page */
 	/* system calls */
 	CDM_PROBE_SYS_MBIND = 64,
 	CDM_PROBE_SYS_SET_MEMPOLICY = 65,
@@ -193,8 +213,7 @@ enum cdm_probe {
 	CDM_PROBE_SYS_EXEC = 76,
 	CDM_PROBE_SYS_SET_HOME_NODE = 77,
 	CDM_PROBE_SYS_BRK = 78,
-	/* not a probe */
-	CDM_PROBE_SNAPSHOT = 96,
+	CDM_PROBE_SNAPSHOT = 96,	/* show_numa_map */
 	CDM_PROBE_MAX = 128,
 };
 
@@ -291,6 +310,7 @@ enum cdm_lost {
 };
 
 #define CDM_NO_NODE (-1)
+#define CDM_NO_REASON 0xffff
 #define CDM_COMM_LEN 16
 
 struct cdm_event {

@@ -46,8 +46,10 @@ enum slot {
 	SLOT_SPLIT,
 	SLOT_KSM_MADVISE,
 	SLOT_COPY,
+	SLOT_MOVE,
 	SLOT_MIGRATE,
 	SLOT_EXIT_MMAP,
+	SLOT_SNAPSHOT,
 	SLOT_MAX,
 };
 
@@ -71,6 +73,27 @@ struct entry {
 };
 
 BPF_HASH(entries, u64, struct entry, MAP_SIZE);
+
+/*
+ * What a task was told of one page or one gather, for the function inside that
+ * is not told. To lose one costs an address, where page->index has none: so the
+ * oldest may go, and none needs a return that may be missed.
+ */
+enum place_kind {
+	PLACE_WALK,		/* the reverse map is walked, and this is the entry */
+	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's */
+	PLACE_DRIVER,		/* a page without a file is about to be mapped */
+	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
+};
+
+struct place {
+	u64 page;
+	u64 vma;
+	u64 addr;
+	s64 node;
+};
+
+BPF_TABLE("lru_hash", u64, struct place, places, MAP_SIZE);
 
 /* Address spaces that have had anything to do with CDM. */
 BPF_HASH(watched, u64, u8, MAP_SIZE);
@@ -153,14 +176,14 @@ static __always_inline int is_enabled(void)
 
 static __always_inline int is_watched(u64 mm)
 {
-	return mm && watched.lookup(&mm) != 0;
+	return mm && (ALL || watched.lookup(&mm) != 0);
 }
 
 static __always_inline void watch(u64 mm)
 {
 	u8 one = 1;
 
-	if (mm && !watched.lookup(&mm) && watched.update(&mm, &one))
+	if (mm && !is_watched(mm) && watched.update(&mm, &one))
 		count_lost_at(CDM_PROBE_WATCH, CDM_LOST_MAP, mm, 0, ~0ULL);
 }
 
@@ -207,6 +230,36 @@ static __always_inline int slot_take(enum slot slot, struct entry *entry)
 	*entry = *found;
 	entries.delete(&key);
 	return 1;
+}
+
+static __always_inline u64 place_key(enum place_kind kind)
+{
+	return (u64)kind << 32 | (u32)bpf_get_current_pid_tgid();
+}
+
+static __always_inline void place_put(enum place_kind kind, u64 page, u64 vma,
+				      u64 addr, int node)
+{
+	struct place place = { .page = page, .vma = vma, .addr = addr, .node = node };
+	u64 key = place_key(kind);
+
+	places.update(&key, &place);
+}
+
+static __always_inline void place_drop(enum place_kind kind)
+{
+	u64 key = place_key(kind);
+
+	places.delete(&key);
+}
+
+/* What this task was told of @page in @vma, if it was. */
+static __always_inline struct place *place_of(enum place_kind kind, u64 page, u64 vma)
+{
+	u64 key = place_key(kind);
+	struct place *place = places.lookup(&key);
+
+	return place && place->page == page && place->vma == vma ? place : 0;
 }
 
 #endif /* CDMTRACE_MAPS_H */

@@ -119,6 +119,8 @@ class EventKind(IntEnum):
     SNAP_VMA = 80
     SNAP_PAGES = 81
     STACK = 82
+    SNAP_MM = 83
+    SNAP_RANGES = 84
 
 
 @unique
@@ -152,6 +154,9 @@ class Probe(IntEnum):
     WATCHPOINT = 24
     TASK = 25
     WATCH = 26
+    RMAP_WALK = 27
+    MMU_GATHER = 28
+    DRIVER_PAGE = 29
     SYS_MBIND = 64
     SYS_SET_MEMPOLICY = 65
     SYS_MIGRATE_PAGES = 66

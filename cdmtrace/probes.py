@@ -99,6 +99,21 @@ def _pair(
     )
 
 
+def _entries(
+    probe: Probe, summary: str, *attachments: tuple[str, str], required: bool = False
+) -> LogicalProbe:
+    """Return a probe of entries: (handler, function) each."""
+    return LogicalProbe(
+        probe=probe,
+        summary=summary,
+        attachments=tuple(
+            Attachment(handler=handler, kind=Kind.KPROBE, candidates=(function,))
+            for handler, function in attachments
+        ),
+        required=required,
+    )
+
+
 def _call(probe: Probe, call: str) -> LogicalProbe:
     return LogicalProbe(
         probe=probe,
@@ -143,38 +158,45 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "migrate",
         "migrate_pages",
     ),
-    LogicalProbe(
-        probe=Probe.RMAP_ADD,
-        summary="a page is mapped, by a fault or at the end of a migration",
-        attachments=(
-            Attachment(
-                handler="rmap_add_new_anon",
-                kind=Kind.KPROBE,
-                candidates=("page_add_new_anon_rmap",),
-            ),
-            Attachment(
-                handler="rmap_add_anon",
-                kind=Kind.KPROBE,
-                candidates=("page_add_anon_rmap",),
-            ),
-            Attachment(
-                handler="rmap_add_file",
-                kind=Kind.KPROBE,
-                candidates=("page_add_file_rmap",),
-            ),
-        ),
+    _pair(
+        Probe.REMOVE_MIGRATION_PTE,
+        "an entry gets its page back after a migration; whence it came",
+        "remigrate",
+        "remove_migration_pte",
+    ),
+    _entries(
+        Probe.DRIVER_PAGE,
+        "a driver's page is about to be mapped; where",
+        ("fault_finish", "finish_fault"),
+        ("driver_insert", "vm_insert_page"),
+    ),
+    _entries(
+        Probe.RMAP_ADD,
+        "a page is mapped, by a fault or at the end of a migration",
+        ("rmap_add_new_anon", "page_add_new_anon_rmap"),
+        ("rmap_add_anon", "page_add_anon_rmap"),
+        ("rmap_add_file", "page_add_file_rmap"),
         required=True,
     ),
     LogicalProbe(
-        probe=Probe.RMAP_REMOVE,
-        summary="a page is mapped no more",
-        attachments=(
-            Attachment(
-                handler="rmap_remove",
-                kind=Kind.KPROBE,
-                candidates=("page_remove_rmap",),
-            ),
+        probe=Probe.RMAP_WALK,
+        summary="reclaim or migration unmaps a page; where",
+        attachments=tuple(
+            Attachment(handler=f"walk_{end}", kind=kind, candidates=(function,))
+            for end, kind in (("return", Kind.KRETPROBE), ("entry", Kind.KPROBE))
+            for function in ("try_to_unmap_one", "try_to_migrate_one")
         ),
+    ),
+    _entries(
+        Probe.MMU_GATHER,
+        "a range is unmapped; where",
+        ("gather_end", "tlb_finish_mmu"),
+        ("gather_begin", "tlb_gather_mmu"),
+    ),
+    _entries(
+        Probe.RMAP_REMOVE,
+        "a page is mapped no more",
+        ("rmap_remove", "page_remove_rmap"),
         required=True,
     ),
     _pair(
@@ -182,6 +204,15 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "fork copies the pages of one VMA",
         "copy",
         "copy_page_range",
+    ),
+    # A small head that the compiler has parted from the rest is inlined where it is
+    # called; the rest is what all callers come to.
+    _pair(
+        Probe.MOVE_PAGE_TABLES,
+        "mremap() moves the pages of a range",
+        "move",
+        "move_page_tables.part.0",
+        "move_page_tables",
     ),
     _pair(
         Probe.VMA_SPLIT,
@@ -200,6 +231,27 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "an address space ends",
         "exit",
         "exit_mmap",
+    ),
+    LogicalProbe(
+        probe=Probe.SNAPSHOT,
+        summary="a VMA as it is while the recorder reads numa_maps",
+        attachments=(
+            Attachment(
+                handler="snapshot_return",
+                kind=Kind.KRETPROBE,
+                candidates=("show_numa_map",),
+            ),
+            Attachment(
+                handler="snapshot_entry",
+                kind=Kind.KPROBE,
+                candidates=("show_numa_map",),
+            ),
+            Attachment(
+                handler="snapshot_end",
+                kind=Kind.KPROBE,
+                candidates=("proc_map_release",),
+            ),
+        ),
     ),
     _call(Probe.SYS_MBIND, "mbind"),
     _call(Probe.SYS_SET_MEMPOLICY, "set_mempolicy"),

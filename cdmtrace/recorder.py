@@ -26,17 +26,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from cdmtrace import __version__
+from cdmtrace import __version__, snapshot
 from cdmtrace.errors import (
     CommandNotExecutable,
     CommandNotFound,
     RecordError,
     UsageTrouble,
 )
-from cdmtrace.events import EVENT_DTYPE, NO_NODE, EventKind, Events, Lost
+from cdmtrace.events import EVENT_DTYPE, NO_NODE, EventKind, Events, Lost, Probe
 from cdmtrace.format.schema import Header, ProbeEntry, Shortfall
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import (
+    cgroup,
     config,
     headers,
     layout,
@@ -78,6 +79,9 @@ class Options:
     vm_cdm_mask: str | None = None
     ring_pages: int = 4096
     map_size: int = 16384
+    all: bool = False
+    audit: float | None = None
+    freeze: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,6 +124,8 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
     if options.command:
         _check_command(options.command[0])
     _check_pid(options.pid)
+    if options.freeze:
+        cgroup.require(options.freeze)
     found_nodes, nodes_from = nodes.discover(options.cdm_nodes)
     kernel_config = config.load()
     if lacking := config.lacking(kernel_config):
@@ -140,7 +146,10 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
             "CDM_MASK": mask,
             "KEY0": secrets.randbits(64),
             "KEY1": secrets.randbits(64),
+            "MEMORY_NODES": sum(1 << nid for nid in nodes.online() if nid < 64),
+            "ALL": int(options.all),
             "FILTER_TGID": options.pid or 0,
+            "RECORDER": os.getpid(),
             "RING_PAGES": options.ring_pages,
             "MAP_SIZE": options.map_size,
             "LOST_PLACES": LOST_PLACES,
@@ -166,7 +175,10 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
             vm_cdm_mask_from=mask_from,
             probes=_probe_table(plans),
             command=options.command,
-            filters={"pid": options.pid} if options.pid else {},
+            filters={
+                **({"pid": options.pid} if options.pid else {}),
+                **({"all": True} if options.all else {}),
+            },
             extra={"vm_cdm_taken_by": taken} if taken else {},
         )
         with TraceWriter(
@@ -190,6 +202,7 @@ class _Session:
         self._counted: Losses = loader.lost()
         self._lost = 0
         self._stacks: set[int] = set()
+        self._counts: list[Events] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._signal: int | None = None
 
@@ -199,6 +212,9 @@ class _Session:
     def run(self, plans: tuple[Plan, ...], say: Callable[[str], None]) -> Outcome:
         with self._signals(), contextlib.ExitStack() as stack:
             self._loader.enable(True)
+            say("looking at what is there")
+            if unseen := self._look_before():
+                say(f"may not look at {unseen} processes; what they hold is not known")
             say("recording")
             poll = select.epoll()
             stack.callback(poll.close)
@@ -207,6 +223,8 @@ class _Session:
             if watched is not None:
                 poll.register(watched, select.EPOLLIN)
             reason = self._drain_until(poll, self._deadline())
+            if self._options.audit is not None:
+                self._look_again()
             status = self._finish_child()
             self._loader.enable(False)
             # A handler that was past the switch may still be at work: look twice.
@@ -245,7 +263,12 @@ class _Session:
         return fd
 
     def _drain_until(self, poll: select.epoll, deadline: float | None) -> str:
+        audit = self._options.audit
+        look = None if audit is None else time.monotonic() + audit
         while True:
+            if audit is not None and look is not None and time.monotonic() >= look:
+                self._look_again()
+                look = time.monotonic() + audit
             left = DRAIN_INTERVAL
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
@@ -260,6 +283,81 @@ class _Session:
             if deadline is not None and time.monotonic() >= deadline:
                 return "time was up"
 
+    def _look_before(self) -> int:
+        """Write what every process holds before anything else.
+
+        Return how many cannot be looked at. If there are any, the file does not say
+        that everything is told.
+        """
+        wanted = snapshot.processes
+        if self._options.pid is not None:
+            wanted = frozenset({self._options.pid}).copy
+        done: set[int] = set()
+        unseen = 0
+        # Whoever is forked meanwhile may have what nobody has told of.
+        while new := sorted(wanted() - done):
+            for pid in new:
+                try:
+                    self._look_at(pid)
+                except PermissionError:
+                    unseen += 1
+            done.update(new)
+        if not unseen:
+            end = self._rows(EventKind.SNAP_MM, time.monotonic_ns(), 1)
+            end["probe"] = Probe.SNAPSHOT
+            self._writer.write(end)
+        return unseen
+
+    def _look_at(self, pid: int) -> None:
+        """Have the kernel count the pages of a process, and write where they are."""
+        self._drain()
+        since = time.monotonic_ns()
+        self._counts = []
+        try:
+            snapshot.look(pid)
+            self._drain()
+        finally:
+            kept, self._counts = self._counts, None
+        counts: Events = np.concatenate([np.empty(0, EVENT_DTYPE), *kept])
+        if not len(counts):
+            return
+        rows = self._rows(EventKind.SNAP_RANGES, since, len(counts))
+        payloads = []
+        page = os.sysconf("SC_PAGE_SIZE")
+        for row, count in zip(rows, counts, strict=True):
+            for column in ("mm", "start", "end", "node", "pid", "tid", "bits"):
+                row[column] = count[column]
+            start, end, node = (int(count[name]) for name in ("start", "end", "node"))
+            many = int(count["size"]) // page
+            pages = snapshot.pages_on(pid, start, end, node, many)
+            payloads.append(snapshot.runs(pages).tobytes())
+        rows["ts"] = time.monotonic_ns()
+        rows["probe"] = Probe.SNAPSHOT
+        # What has happened to these pages until now comes before them in the file.
+        self._drain()
+        named = self._rows(EventKind.COMM, since, 1)
+        named["pid"] = named["tid"] = pid
+        self._writer.write(named, payloads=[snapshot.name(pid)])
+        self._writer.write(rows, payloads=payloads)
+
+    def _look_again(self) -> None:
+        """Have the kernel count the pages of every process, for an audit."""
+        with contextlib.ExitStack() as stack:
+            if self._options.freeze:
+                stack.enter_context(cgroup.frozen(self._options.freeze))
+            for pid in sorted(snapshot.processes()):
+                with contextlib.suppress(PermissionError):
+                    snapshot.look(pid)
+                self._drain()
+
+    def _rows(self, kind: EventKind, since: int, count: int) -> Events:
+        """Return rows of our own: ts_entry is since, ts now, in ns."""
+        rows: Events = np.zeros(count, EVENT_DTYPE)
+        rows["kind"] = kind
+        rows["ts_entry"], rows["ts"] = since, time.monotonic_ns()
+        rows["node"] = rows["src_node"] = NO_NODE
+        return rows
+
     def _drain(self) -> None:
         """Write what is in the ring, and what was lost since the last time."""
         begin = time.monotonic_ns()
@@ -267,7 +365,7 @@ class _Session:
         window = (begin, time.monotonic_ns())
         lost = fresh(counted, self._counted)
         events: Events = self._ring.drain(BATCH_ROWS)
-        self._write_stacks(events)
+        self._notice(events)
         if len(events) or lost:
             # The window goes with every batch: a later loss came after this one.
             self._write(events, lost, window)
@@ -278,7 +376,7 @@ class _Session:
             if len(events) < BATCH_ROWS:
                 break
             events = self._ring.drain(BATCH_ROWS)
-            self._write_stacks(events)
+            self._notice(events)
             if len(events):
                 self._writer.write(events)
 
@@ -288,15 +386,15 @@ class _Session:
         self._writer.write(events, lost=lost, window=window)
         self._lost += sum(entry.count for entry in lost)
 
-    def _write_stacks(self, events: Events) -> None:
-        """Write the stacks that these events are the first to name."""
+    def _notice(self, events: Events) -> None:
+        """Keep the counts, if they are waited for; write the stacks that are new."""
+        if self._counts is not None:
+            self._counts.append(events[events["kind"] == EventKind.SNAP_PAGES])
         new = sorted(set(np.unique(events["stack"]).tolist()) - self._stacks - {0})
         if not new:
             return
-        rows: Events = np.zeros(len(new), EVENT_DTYPE)
-        rows["kind"], rows["stack"] = EventKind.STACK, new
-        rows["ts"] = rows["ts_entry"] = time.monotonic_ns()
-        rows["node"] = rows["src_node"] = NO_NODE
+        rows = self._rows(EventKind.STACK, time.monotonic_ns(), len(new))
+        rows["stack"] = new
         frames = ["\n".join(self._loader.stack(number)) for number in new]
         self._writer.write(rows, payloads=[text.encode() for text in frames])
         self._stacks.update(new)

@@ -53,6 +53,25 @@ from cdmtrace.render.units import count, size
     help="How many calls may be under way at a time, and how many address spaces "
     "with CDM pages or policies are followed.",
 )
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Every node and every process, not only what is about CDM.",
+)
+@click.option(
+    "--audit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Have the kernel count all pages so often, for check to hold its own account "
+    "against them.",
+)
+@click.option(
+    "--freeze",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="CGROUP",
+    help="Let this cgroup (v2) stand still while they are counted.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -63,6 +82,9 @@ def record(
     vm_cdm_mask: str | None,
     ring_pages: int,
     map_size: int,
+    everything: bool,
+    audit: float | None,
+    freeze: Path | None,
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -82,6 +104,15 @@ def record(
             f"--ring-pages {ring_pages} is no power of two",
             hint=f"--ring-pages {1 << ring_pages.bit_length()}",
         )
+    if freeze and audit is None:
+        raise UsageTrouble(
+            "--freeze is for the audit, and there is none", hint="--audit SECONDS"
+        )
+    if audit is not None and pid is not None:
+        raise UsageTrouble(
+            "--audit needs what every process does, and --pid leaves others out",
+            hint="leave --pid out",
+        )
     options = recorder.Options(
         output=output,
         command=command,
@@ -92,6 +123,9 @@ def record(
         vm_cdm_mask=vm_cdm_mask,
         ring_pages=ring_pages,
         map_size=map_size,
+        all=everything,
+        audit=audit,
+        freeze=freeze,
     )
     outcome = recorder.record(
         options, say=lambda text: click.echo(f"cdmtrace: {text}", err=True)

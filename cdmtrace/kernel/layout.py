@@ -31,6 +31,17 @@ MEMBERS: Final[tuple[tuple[str, str], ...]] = (
     ("task_struct", "mm"),
     ("task_struct", "mempolicy"),
     ("task_struct", "flags"),
+    ("task_struct", "tgid"),
+    ("vm_fault", "vma"),
+    ("vm_fault", "address"),
+    ("vm_fault", "page"),
+    ("mmu_gather", "end"),
+    ("file", "private_data"),
+    ("seq_file", "private"),
+    ("proc_maps_private", "task"),
+    ("proc_maps_private", "mm"),
+    ("numa_maps_private", "md"),
+    ("numa_maps", "node"),
 )
 """Every member that the program reads, as OFF_<struct>_<member>."""
 
@@ -69,6 +80,7 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         "NODES_MASK": nodes - 1,
         "NODEMASK_MASK": (1 << min(nodes, 64)) - 1,
         "PG_HEAD": btf.enumerator("pageflags", "PG_head"),
+        "PG_RESERVED": btf.enumerator("pageflags", "PG_reserved"),
         "SIZEOF_page": btf.sizeof("page"),
         "PMD_BYTES": mmap.PAGESIZE * (mmap.PAGESIZE // 8),
     }

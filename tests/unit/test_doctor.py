@@ -159,6 +159,9 @@ FUNCTIONS = (
     *("vma_alloc_folio", "mbind_range", "migrate_pages", "page_add_new_anon_rmap"),
     *("page_add_anon_rmap", "page_add_file_rmap", "page_remove_rmap"),
     *("copy_page_range", "__split_vma", "ksm_madvise", "exit_mmap"),
+    *("remove_migration_pte", "try_to_unmap_one", "try_to_migrate_one"),
+    *("finish_fault", "vm_insert_page", "tlb_gather_mmu", "tlb_finish_mmu"),
+    *("move_page_tables", "show_numa_map", "proc_map_release"),
 )
 
 
@@ -172,7 +175,7 @@ def test_symbols(tmp_path: Path) -> None:
     def check(*functions: str, directory: Path | None = None) -> Check:
         return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
 
-    said(check(*FUNCTIONS), State.OK, "all 9 probes")
+    said(check(*FUNCTIONS), State.OK, "all 15 probes")
     required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
     said(
         check(*required),

@@ -21,7 +21,7 @@ class FakeBtf(Btf):
         return {"page": 64}[struct]
 
     def enumerator(self, enum: str, name: str) -> int:
-        return {("pageflags", "PG_head"): 16}[enum, name]
+        return {"PG_head": 16, "PG_reserved": 12}[name]
 
 
 VMEMMAP = {"CONFIG_SPARSEMEM": "y", "CONFIG_SPARSEMEM_VMEMMAP": "y"}

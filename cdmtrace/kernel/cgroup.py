@@ -1,0 +1,50 @@
+"""Freeze a cgroup for a while (Documentation/admin-guide/cgroup-v2.rst)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cdmtrace.errors import RecordError, UsageTrouble
+
+SECONDS: Final = 60.0
+"""How long to wait until every task of a cgroup stands still."""
+
+
+def require(group: Path) -> None:
+    """Raise UsageTrouble for what is no cgroup that we may freeze."""
+    if not (group / "cgroup.freeze").exists():
+        raise UsageTrouble(
+            f"--freeze {group}: no cgroup v2 that can be frozen",
+            hint="give its directory, such as /sys/fs/cgroup/NAME",
+        )
+    own = str(os.getpid())
+    members = (path.read_text().split() for path in group.rglob("cgroup.procs"))
+    if any(own in pids for pids in members):
+        raise UsageTrouble(
+            f"--freeze {group}: the recorder is in it and would freeze itself",
+            hint="start the recorder outside of it",
+        )
+
+
+@contextlib.contextmanager
+def frozen(group: Path) -> Iterator[None]:
+    """Let every task of a cgroup stand still inside the block.
+
+    Raises RecordError if they do not within SECONDS; they go on in any case.
+    """
+    switch = group / "cgroup.freeze"
+    switch.write_text("1")
+    try:
+        deadline = time.monotonic() + SECONDS
+        while "frozen 1" not in (group / "cgroup.events").read_text():
+            if time.monotonic() > deadline:
+                raise RecordError(f"{group}: does not freeze within {SECONDS:g} s")
+            time.sleep(0.01)
+        yield
+    finally:
+        switch.write_text("0")
