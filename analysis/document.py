@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cdmtrace.analysis.audit import Audit
 from cdmtrace.analysis.replay import Finding, Result, Step
 from cdmtrace.analysis.rules import Rule
 
@@ -46,6 +47,28 @@ def check(result: Result) -> Document:
             for one in result.rules
         ],
         "findings": [_finding(finding) for finding in result.findings],
+        "audit": _audit(result.audit) if result.audit else None,
+    }
+
+
+def _audit(audit: Audit) -> Document:
+    return {
+        "looks": audit.looks,
+        "vmas": audit.vmas,
+        "pages": audit.pages,
+        "moving": audit.moving,
+        "unknown": audit.unknown,
+        "differences": [
+            {
+                "pid": one.pid,
+                "mm": f"{one.mm:016x}",
+                "vma": {"start": hex(one.start), "end": hex(one.end)},
+                "model": {f"N{node}": n for node, n in sorted(one.model.items())},
+                "kernel": {f"N{node}": n for node, n in sorted(one.kernel.items())},
+                "seq": one.seq,
+            }
+            for one in audit.differences
+        ],
     }
 
 

@@ -98,7 +98,8 @@ class Terms:
 
     cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
     base page. probes: logical name -> symbol it was attached to, None where it
-    was wanted and could not be attached; a name that is absent was not wanted.
+    was wanted and could not be attached; a name that is absent was not wanted. all:
+    pages of every node were told of, not only those of CDM nodes.
     """
 
     cdm: int
@@ -108,6 +109,11 @@ class Terms:
     probes: Mapping[str, str | None] = field(default_factory=dict)
     started: int = 0
     utc_offset: int = 0
+    all: bool = False
+
+    def is_cdm(self, node: int) -> bool:
+        """Return whether a node, -1 for none, is a CDM node."""
+        return node >= 0 and bool(self.cdm >> node & 1)
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -166,6 +172,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
             probes={entry.name: entry.symbol for entry in header.probes},
             started=header.started,
             utc_offset=header.utc_offset,
+            all=bool(header.filters.get("all")),
         ),
         events=events,
         count=len(events),

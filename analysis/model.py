@@ -28,6 +28,7 @@ nothing in its mm is judged, for it has not settled.
 from __future__ import annotations
 
 import bisect
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -69,6 +70,16 @@ _CAUSES: Final = {
 }
 _MREMAP_DONTUNMAP: Final = 4
 _LIMBO: Final = 1024
+_GONE: Final = 4096
+_BEFORE: Final = "before"
+_SNAPSHOT: Final = frozenset(
+    {
+        EventKind.SNAP_VMA,
+        EventKind.SNAP_PAGES,
+        EventKind.SNAP_MM,
+        EventKind.SNAP_RANGES,
+    }
+)
 _TOP: Final = 1 << 64
 
 
@@ -170,16 +181,25 @@ class Open:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class State:
-    """One mm. born: its whole life lies within the recording."""
+    """One mm.
+
+    pages: those of CDM nodes; ram: the others, where the recording tells of them.
+    gone: what was unmapped that was not known to be there, for rows that say later
+    how it was at an earlier time. last: by tid, what a task has just mapped: address,
+    call, and whether on a CDM node. whole: its pages are known from the start; its
+    life lies within the recording, or it was looked at when that began.
+    """
 
     areas: tuple[Area, ...] = ()
     pages: PageMap = field(default_factory=PageMap)
+    ram: PageMap = field(default_factory=PageMap)
+    gone: PageMap = field(default_factory=PageMap)
     open: Mapping[tuple[int, int], Open] = field(default_factory=dict)
     limbo: PageMap = field(default_factory=PageMap)
-    mapped: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    last: Mapping[int, tuple[int, int, bool]] = field(default_factory=dict)
     task_policy: Mapping[int, Event] = field(default_factory=dict)
     dirty: tuple[int, ...] = ()
-    born: bool = False
+    whole: bool = False
     ended: bool = False
 
     def area(self, addr: int) -> Area | None:
@@ -361,7 +381,7 @@ def _observe(
     # it only where there was a reason for them.
     known = all(area.pages_known for area in old)
     if not old:
-        known = state.born or not (tag or names)
+        known = state.whole or not (tag or names)
     new = Area(
         start=start,
         end=end,
@@ -449,11 +469,19 @@ def _forget(state: State, start: int, end: int, before: int) -> State:
         for area in state.overlapping(start, end)
         if area.seen_ts >= before
     ]
-    pages = state.pages
+    return replace(
+        state,
+        areas=_put(state.areas, start, end, keep),
+        pages=_older_dropped(state.pages, start, end, before),
+        ram=_older_dropped(state.ram, start, end, before),
+    )
+
+
+def _older_dropped(pages: PageMap, start: int, end: int, before: int) -> PageMap:
     for page in list(pages.within(start, end)):
         if page.event.ts < before:
             pages = pages.drop(page)
-    return replace(state, areas=_put(state.areas, start, end, keep), pages=pages)
+    return pages
 
 
 # --- calls in flight ----------------------------------------------------------
@@ -704,8 +732,6 @@ def _how_mapped(event: Event, terms: Terms) -> str:
 
 
 def _on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
-    if not terms.cdm >> event.node & 1 or event.node < 0:
-        return state, ()
     call = state.open.get((event.tid, event.call))
     alloc = call.alloc if call else None
     if alloc and not alloc.addr <= event.addr < alloc.addr + alloc.size:
@@ -730,7 +756,11 @@ def _on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         event=event,
     )
     own = Policy.of(event.policy, event.nodes)
-    state = _dirty(replace(state, pages=state.pages.put(page)), event.addr)
+    pages = state.pages
+    if page.size > terms.page:
+        # khugepaged has taken small pages out, and some it may have lost.
+        pages = pages.drop_within(page.addr, page.addr + page.size)
+    state = _dirty(replace(state, pages=pages.put(page)), event.addr)
     note = Arrived(
         event=event,
         page=page,
@@ -746,8 +776,6 @@ def _on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
 
 
 def _on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
-    if not terms.cdm >> event.node & 1 or event.node < 0:
-        return state, ()
     state = _observe_row(state, event, terms)
     call = state.open.get((event.tid, event.call)) if event.call else None
     limbo = call.limbo if call else state.limbo
@@ -793,6 +821,8 @@ def _on_unmap(
         # A KSM page has many addresses: which of them it was is not known.
         return _amend(state, event.start, event.end, pages_known=False), (gone,)
     page = state.pages.covering(event.addr)
+    if page is None or not state.whole:
+        state = _note_gone(state, event)
     if page is None:
         return _amend(
             state, event.addr, event.addr + 1, pages_known=False, excused=True
@@ -801,8 +831,9 @@ def _on_unmap(
         # Copy on write maps the new page first: this was the old one.
         return state, (gone,)
     if page.size < event.size:
-        # A huge page's own entry is gone; the entries of its parts are there.
-        return state, ()
+        # A huge page's own entry is gone; the entries of its parts are there, but
+        # for what looked like small pages when the recording began.
+        return replace(state, pages=_before_dropped(state.pages, event)), ()
     if page.size > event.size:
         state = replace(state, pages=state.pages.fragment(page, terms.page))
         page = state.pages.get(event.addr)
@@ -855,7 +886,7 @@ def _on_copy(
             seen=event,
             seen_ts=event.ts,
             since=0,
-            pages_known=parent.born or not (tag or names),
+            pages_known=parent.whole or not (tag or names),
         )
     area = replace(
         model,
@@ -871,16 +902,23 @@ def _on_copy(
         excused=False,
         patched=tag if model.patched is None else model.patched,
     )
+    end = event.addr + event.size
     copies = [
         replace(page, how="fork", explicit=False, event=event)
-        for page in parent.pages.within(event.addr, event.addr + event.size)
-        if state.pages.get(page.addr) is None
+        for page in parent.pages.within(event.addr, end)
+        if _lasts(state, page.addr, event.ts_entry)
+    ]
+    ram = [
+        page
+        for page in parent.ram.within(event.addr, end)
+        if _lasts(state, page.addr, event.ts_entry)
     ]
     state = replace(
         state,
         areas=_put(state.areas, event.start, event.end, [area]),
         pages=state.pages.put_all(copies),
-        born=True,
+        ram=state.ram.put_all(ram),
+        whole=True,
     )
     return _dirty(state, event.start), ()
 
@@ -900,17 +938,151 @@ def _on_move(
         )
         for area in state.overlapping(start, start + size)
     ]
-    moved = list(state.pages.within(start, start + size))
-    pages = state.pages
-    for page in moved:
-        pages = pages.drop(page)
-    pages = pages.put_all([replace(page, addr=page.addr + shift) for page in moved])
     state = replace(
         state,
-        pages=pages,
+        pages=_shifted(state, state.pages, event, start, size, shift),
+        ram=_shifted(state, state.ram, event, start, size, shift),
         areas=_put(state.areas, to, to + size, areas),
     )
     return replace(state, dirty=(*state.dirty, *(area.start for area in areas), start))
+
+
+def _shifted(
+    state: State, pages: PageMap, event: Event, start: int, size: int, shift: int
+) -> PageMap:
+    """Return pages with those of [start, start + size) at an address + shift."""
+    moved = [
+        replace(page, addr=page.addr + shift)
+        for page in pages.within(start, start + size)
+        if _lasts(state, page.addr + shift, event.ts_entry)
+    ]
+    return pages.drop_within(start, start + size).put_all(moved)
+
+
+def _lasts(state: State, addr: int, since: int) -> bool:
+    """Return whether what is told to be at addr since a time (ns) still is.
+
+    A fork, an mremap and the look at what was there before take their time, and are
+    told of when they are done. What came and went at addr meanwhile is newer.
+    """
+    if state.pages.get(addr) or state.ram.get(addr):
+        return False
+    gone = state.gone.covering(addr)
+    return gone is None or gone.event.ts < since
+
+
+def _note_gone(state: State, event: Event) -> State:
+    gone = state.gone if state.gone.count < _GONE else PageMap()
+    page = Page(
+        addr=event.addr,
+        size=event.size,
+        node=event.src_node,
+        how="unknown",
+        explicit=False,
+        event=event,
+    )
+    return replace(state, gone=gone.put(page))
+
+
+def _before_dropped(pages: PageMap, event: Event) -> PageMap:
+    for page in list(pages.within(event.addr, event.addr + event.size)):
+        if page.how == _BEFORE:
+            pages = pages.drop(page)
+    return pages
+
+
+def _on_ram(state: State, event: Event, terms: Terms, replaced: bool) -> State:
+    """A page that is on no CDM node: the account needs it, and no rule does."""
+    if event.kind == EventKind.UNMAP:
+        if not state.ram.covering(event.addr) or not state.whole:
+            state = _note_gone(state, event)
+        if replaced:
+            return state
+        return replace(state, ram=_unmapped(state.ram, event, terms.page))
+    if event.kind == EventKind.MIGRATE:
+        there = state.pages.get(event.addr)
+        if there:
+            # It left while a fork or an mremap that brought it here went on.
+            state = replace(state, pages=state.pages.drop(there))
+    if event.kind != EventKind.ALLOC and terms.all:
+        page = Page(
+            addr=event.addr,
+            size=event.size,
+            node=event.node,
+            how="ram",
+            explicit=False,
+            event=event,
+        )
+        state = replace(state, ram=_mapped(state.ram, page, terms.page))
+    return state
+
+
+def _mapped(pages: PageMap, page: Page, unit: int) -> PageMap:
+    if page.size > unit:
+        pages = pages.drop_within(page.addr, page.addr + page.size)
+    else:
+        there = pages.covering(page.addr)
+        if there and there.size > page.size:
+            pages = pages.fragment(there, unit)
+    return pages.put(page)
+
+
+def _unmapped(pages: PageMap, event: Event, unit: int) -> PageMap:
+    page = pages.covering(event.addr)
+    if page is None:
+        return pages
+    if page.size < event.size:
+        return _before_dropped(pages, event)
+    if page.size > event.size:
+        pages = pages.fragment(page, unit)
+        page = pages.get(event.addr)
+        assert page is not None
+    return pages.drop(page)
+
+
+# --- what was there before ----------------------------------------------------
+
+
+def _on_snapshot(state: State, event: Event, terms: Terms) -> State:
+    """What was there before: of an mm that is known whole, nothing is taken."""
+    if state.whole:
+        return state
+    if event.kind == EventKind.SNAP_VMA:
+        return replace(_observe_row(state, event, terms), dirty=state.dirty)
+    if event.kind != EventKind.SNAP_RANGES:
+        return state
+    # Pages as they were at some time between ts_entry and ts.
+    pairs = struct.iter_unpack("=QQ", event.payload or b"")
+    pages = [
+        Page(
+            addr=addr,
+            size=terms.page,
+            node=event.node,
+            how=_BEFORE,
+            explicit=False,
+            event=event,
+        )
+        for start, size in pairs
+        for addr in range(start, start + size, terms.page)
+        if _lasts(state, addr, event.ts_entry)
+    ]
+    if terms.is_cdm(event.node):
+        return replace(state, pages=state.pages.put_all(pages))
+    return replace(state, ram=state.ram.put_all(pages))
+
+
+def looked_at(
+    state: State, event: Event, terms: Terms, profile: Profile
+) -> tuple[State, Notes]:
+    """Every process has been looked at: this is all that was there before."""
+    state = replace(
+        state,
+        whole=True,
+        gone=PageMap(),
+        areas=tuple(replace(area, pages_known=True) for area in state.areas),
+        dirty=tuple(area.start for area in state.areas),
+    )
+    return _settle_if(state, event, terms, profile)
 
 
 def _on_call(state: State, event: Event, terms: Terms) -> State:
@@ -944,9 +1116,10 @@ def _on_call(state: State, event: Event, terms: Terms) -> State:
     if event.probe == Probe.SYS_MREMAP and event.other:
         old, new_size = _round(event.size, terms), _round(event.nodes, terms)
         if event.other != event.addr:
-            state = _on_move(
-                state, event, terms, event.addr, min(old, new_size), event.other
-            )
+            if "move_page_tables" not in terms.probes:
+                state = _on_move(
+                    state, event, terms, event.addr, min(old, new_size), event.other
+                )
             if not event.arg & _MREMAP_DONTUNMAP:
                 state = _forget(state, event.addr, event.addr + old, event.ts + 1)
         elif new_size < old:
@@ -1085,6 +1258,11 @@ def step(
     must be given to every mm in which the call is open, whatever its own mm; own
     says whether this is the one.
     """
+    if event.kind in _SNAPSHOT:
+        return _on_snapshot(state, event, terms), ()
+    event, replaced, state = _follow(state, event, terms)
+    if _is_ram(event, terms):
+        return _on_ram(state, event, terms, replaced), ()
     notes: list[Note] = []
     # A task does one thing at a time: what it was doing before has returned, even
     # where the row that says so was lost.
@@ -1094,16 +1272,6 @@ def step(
             notes += more
     state, more = _settle_if(state, event, terms, profile)
     notes += more
-
-    last = state.mapped.get(event.tid)
-    replaced = last == (event.addr, event.call)
-    if event.kind == EventKind.MAP:
-        mapped = {**state.mapped, event.tid: (event.addr, event.call)}
-        state = replace(state, mapped=mapped)
-    elif last is not None:
-        state = replace(
-            state, mapped={k: v for k, v in state.mapped.items() if k != event.tid}
-        )
 
     if event.kind != EventKind.CALL:
         state = _touch(state, event)
@@ -1146,6 +1314,41 @@ def step(
         )
     state, more = _settle_if(state, event, terms, profile)
     return state, (*notes, *more)
+
+
+def _is_ram(event: Event, terms: Terms) -> bool:
+    """Return whether a row is about a page on another node, and nothing else."""
+    match event.kind:
+        case EventKind.MAP | EventKind.MIGRATE:
+            return not terms.is_cdm(event.node)
+        case EventKind.UNMAP:
+            return not terms.is_cdm(event.src_node)
+        case EventKind.ALLOC:
+            same = event.flags_before == event.flags_after
+            return same and not terms.is_cdm(event.node)
+    return False
+
+
+def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, State]:
+    """Note what a task maps: copy on write and KSM map the new page first.
+
+    Return the row (with the address of a KSM page that has none, where the task has
+    just mapped another page there), whether it unmaps what has been replaced in the
+    same map of pages already, and the state.
+    """
+    if event.kind == EventKind.MAP:
+        now = (event.addr, event.call, terms.is_cdm(event.node))
+        return event, False, replace(state, last={**state.last, event.tid: now})
+    last = state.last.get(event.tid)
+    if last is None:
+        return event, False, state
+    state = replace(state, last={k: v for k, v in state.last.items() if k != event.tid})
+    if event.kind != EventKind.UNMAP:
+        return event, False, state
+    if event.bits & Bit.KSM and not event.addr and event.start <= last[0] < event.end:
+        event = replace(event, addr=last[0])
+    on_cdm = terms.is_cdm(event.src_node)
+    return event, last == (event.addr, event.call, on_cdm), state
 
 
 def _settle_if(

@@ -1,4 +1,4 @@
-"""Which pages of CDM nodes one mm maps, by address: a map that never changes.
+"""Which pages one mm maps, by address: a map that never changes.
 
 It is cut like a page table: one leaf for each 2 MiB of addresses. Putting a page
 in copies one leaf and the list of leaves, nothing else, so that every state of
@@ -20,11 +20,12 @@ LEAF_SHIFT: Final = 21
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """A page of a CDM node, mapped at addr.
+    """A page that is mapped at addr.
 
-    how: by what it came ("fault", "move_pages", …; "fork" and "unknown" did not
-    come for this VMA). explicit: a request put it there by name (move_pages,
-    migrate_pages, a driver) and no later mbind() of the range has superseded it.
+    how: by what it came ("fault", "move_pages", …; "fork", "before" and "unknown"
+    did not come for this VMA, as far as one can know). explicit: a request put it
+    there by name (move_pages, migrate_pages, a driver) and no later mbind() of the
+    range has superseded it.
     event: the row that mapped it. part: it is one of a huge page that is being split
     into entries of its parts, and its own entry has not been told yet.
     """
@@ -40,7 +41,7 @@ class Page:
     @property
     def came(self) -> bool:
         """Whether it came for this VMA, and not by inheritance."""
-        return self.how not in ("fork", "unknown")
+        return self.how not in ("fork", "before", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,19 @@ class PageMap:
             {**pages.leaves, key: whole},
             pages.count + len(whole.pages) - len(leaf.pages),
         )
+
+    def drop_within(self, start: int, end: int) -> PageMap:
+        """Unmap every page that begins in [start, end)."""
+        leaves, count = dict(self.leaves), self.count
+        for key in self._keys(start, end):
+            old = leaves[key].pages
+            rest = {a: page for a, page in old.items() if not start <= a < end}
+            count -= len(old) - len(rest)
+            if rest:
+                leaves[key] = _Leaf.of(rest)
+            else:
+                del leaves[key]
+        return PageMap(leaves, count)
 
     def within(self, start: int, end: int) -> Iterator[Page]:
         """Yield the pages that begin in [start, end), by address."""

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Final
 
 from cdmtrace.analysis import describe, model, names
+from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.frames import FOLLOWED, Event, Gap, Terms, Trace
 from cdmtrace.analysis.model import Note, State
 from cdmtrace.analysis.profiles import PROFILES, Profile
@@ -26,11 +27,21 @@ _NO_MM: Final = frozenset(
     {
         EventKind.COMM,
         EventKind.CALL_OPEN,
-        EventKind.SNAP_VMA,
-        EventKind.SNAP_PAGES,
         EventKind.STACK,
     }
 )
+_ACCOUNT: Final = frozenset(
+    {
+        "copy_page_range",
+        "exit_mmap",
+        "move_page_tables",
+        "remove_migration_pte",
+        "rmap_add",
+        "rmap_remove",
+        "snapshot",
+    }
+)
+"""Probes whose losses make the model's account of pages wrong."""
 
 
 class Verdict(Enum):
@@ -135,6 +146,7 @@ class Result:
     rules: tuple[RuleResult, ...]
     findings: tuple[Finding, ...]
     lives: tuple[Life, ...]
+    audit: Audit | None
 
     @property
     def verdict(self) -> Verdict:
@@ -210,6 +222,8 @@ class _Life:
     def learn(self, event: Event) -> None:
         """Take the process from the first row that is its own."""
         own = not event.bits & Bit.FOREIGN and event.kind != EventKind.MM_EXIT
+        # A snapshot's row names the process that was looked at.
+        own |= event.probe == Probe.SNAPSHOT
         if own and not self.pid:
             self.pid = event.pid
 
@@ -234,6 +248,9 @@ class _Run:
         self._done: list[_Life] = []
         self._comms: dict[int, str] = {}
         self._busy: dict[int, tuple[int, set[int]]] = {}
+        self._auditor = Auditor(trace.events, trace.terms)
+        self._blind = [gap for gap in trace.gaps if gap.probe in {FOLLOWED, *_ACCOUNT}]
+        self._looked = False
 
     def take(self, event: Event) -> None:
         """Give one row to the mms that it is about."""
@@ -243,22 +260,30 @@ class _Run:
             return
         if event.kind in _NO_MM:
             return
+        if event.kind == EventKind.SNAP_MM and not event.mm:
+            self._look_done(event)
+            return
+        self._auditor.move(event)
         for mm in self._calls_left(event):
             self._judge(mm, event, self._abandoned(mm, event))
         for mm in sorted(self._concerned(event)):
             life = self._lives.get(mm)
             if life is None:
                 past = sum(done.id == mm for done in self._done)
-                life = _Life(mm, past, State(born=past > 0), kin=frozenset({mm}))
+                whole = self._looked or past > 0
+                life = _Life(mm, past, State(whole=whole), kin=frozenset({mm}))
                 self._lives[mm] = life
             life.learn(event)
+            self._audit(life, event)
             parent = None
             if event.kind == EventKind.COPY:
                 source = self._lives.get(event.other)
                 parent = source.state if source else None
                 life.kin |= source.kin if source else {event.other}
                 life.moved |= source.moved if source else False
-            life.moved |= event.probe == Probe.SYS_MREMAP and event.other != event.addr
+            life.moved |= event.kind == EventKind.MOVE or (
+                event.probe == Probe.SYS_MREMAP and event.other != event.addr
+            )
             life.state, notes = model.step(
                 life.state,
                 event,
@@ -270,6 +295,30 @@ class _Run:
             self._judge(mm, event, notes)
             if event.kind == EventKind.MM_EXIT:
                 self._done.append(self._lives.pop(mm))
+
+    def _look_done(self, event: Event) -> None:
+        """Take it that whatever was there before the recording is told now."""
+        self._looked = True
+        for mm, life in self._lives.items():
+            # What moved while the recorder looked may be told where it no more is.
+            if not life.state.whole and not life.moved:
+                life.state, notes = model.looked_at(
+                    life.state, event, self._terms, self._profile
+                )
+                self._judge(mm, event, notes)
+
+    def _audit(self, life: _Life, event: Event) -> None:
+        if event.kind not in (EventKind.SNAP_VMA, EventKind.SNAP_MM):
+            return
+        if not (self._looked and life.state.whole):
+            self._auditor.pass_by(event)
+            return
+        end = event.end or 1 << 64
+        known = not any(
+            gap.since <= event.ts and life.touched(gap, event.start, end)
+            for gap in self._blind
+        )
+        self._auditor.look(event, life.state, known=known)
 
     def _concerned(self, event: Event) -> set[int]:
         """Return the mms that a row is about."""
@@ -422,6 +471,7 @@ class _Run:
                 )
             ),
             lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
+            audit=self._auditor.result(),
         )
 
     def _sum(self, tally: _Tally) -> RuleResult:

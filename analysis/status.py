@@ -12,13 +12,16 @@ from cdmtrace.errors import ExitStatus
 def exit_status(
     results: Iterable[Result], *, named: bool, allow_inconclusive: bool
 ) -> ExitStatus:
-    """Return FINDINGS for a finding of severity warning or error; else INCONCLUSIVE
-    for a rule that losses or missing probes touch; else OK.
+    """Return TROUBLE where an audit found the model wrong: then nothing else counts;
+    FINDINGS for a finding of severity warning or error; else INCONCLUSIVE for a rule
+    that losses or missing probes touch; else OK.
 
     named: the rules were asked for by name; then one that cannot be checked counts
     as inconclusive.
     """
     several = list(results)
+    if any(result.audit and result.audit.differences for result in several):
+        return ExitStatus.TROUBLE
     if any(
         finding.rule.severity is not Severity.INFO
         for result in several

@@ -19,6 +19,8 @@ def check(document: Mapping[str, Any]) -> str:
     trace, findings = document["trace"], document["findings"]
     parts = [finding(one, page=trace["page_size"]) for one in findings]
     parts.append(rules(document["rules"]))
+    if document["audit"]:
+        parts.append(audit(document["audit"]))
     parts.append(summary(document))
     return "\n\n".join(parts) + "\n"
 
@@ -103,6 +105,43 @@ def rules(results: Sequence[Mapping[str, Any]]) -> str:
             lines += textwrap.wrap(
                 f"{one['rule']}: {one['why']}", WIDTH, subsequent_indent="  "
             )
+    return "\n".join(lines)
+
+
+SHOWN: Final = 5
+"""Differences of an audit that the text form shows."""
+
+
+def audit(result: Mapping[str, Any]) -> str:
+    """Return what came of the comparison with numa_maps."""
+    differences = result["differences"]
+    left = [
+        f"{result[key]:,} left out, {why}"
+        for key, why in (
+            ("moving", "their pages came or went just then"),
+            ("unknown", "their events are lost"),
+        )
+        if result[key]
+    ]
+    told = (
+        f"audit: the model held against numa_maps: {result['vmas']:,} VMAs with "
+        f"{result['pages']:,} pages, in {result['looks']:,} looks at an address space"
+    )
+    lines = _plain("; ".join([told, *left]))
+    if not differences:
+        return "\n".join([*lines, "audit: no difference"])
+    lines += _plain(
+        f"audit: {len(differences):,} DIFFERENCES. This is an error of cdmtrace, not "
+        "of the kernel: trust nothing above, and report it with the trace."
+    )
+    for one in differences[:SHOWN]:
+        start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)
+        lines.append(f"  pid {one['pid']}, {start:x}-{end:x}, row {one['seq']}")
+        for mark, key in (("-", "kernel"), ("+", "model")):
+            pages = " ".join(f"{node}={n}" for node, n in one[key].items()) or "none"
+            lines.append(f"  {mark} {key:<8} {pages}")
+    if len(differences) > SHOWN:
+        lines.append(f"  and {len(differences) - SHOWN:,} more: --format json")
     return "\n".join(lines)
 
 
