@@ -35,6 +35,17 @@ _GUARD = 'read -r _ || kill -s KILL -- "-$1" 2>/dev/null'
 _STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class _Held:
+    """Signals that wait until the session that is being made has been entered.
+
+    To block them is not enough: the kernel then gives them to another thread of ours,
+    where there is one, and Python runs the handler in this one all the same.
+    """
+
+    sessions = 0
+    pending: int | None = None
+
+
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPERS)
@@ -60,6 +71,7 @@ class Session:
         env: Mapping[str, str],
     ) -> None:
         self._ended = False
+        _Held.sessions += 1
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPERS)
         try:
             self.process = subprocess.Popen(
@@ -85,13 +97,20 @@ class Session:
                 self.process.wait()
                 raise
         except BaseException:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._let_through()
             raise
+
+    def _let_through(self) -> None:
+        """Let what was held back arrive, as an error that is raised here."""
+        _Held.sessions -= 1
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        number, _Held.pending = _Held.pending, None
+        if number is not None:
+            signal.raise_signal(number)
 
     def __enter__(self) -> Self:
         try:
-            # What was held back arrives here.
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            self._let_through()
         except BaseException:
             self.end()
             raise
@@ -144,6 +163,9 @@ def signals_as_errors() -> Iterator[None]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del frame
+        if _Held.sessions:
+            _Held.pending = number
+            return
         # A second signal must not break the cleaning-up of the first.
         for caught in previous:
             signal.signal(caught, signal.SIG_IGN)

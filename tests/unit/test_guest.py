@@ -12,8 +12,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -184,6 +186,36 @@ def test_sigterm_takes_the_guest_along(tmp_path: Path) -> None:
         run_guest(run, stdout=io.BytesIO(), stderr=io.BytesIO(), tools=tools)
     assert signal.getsignal(signal.SIGTERM) is before
     wait_until_gone(int((run.run_dir / "pid").read_text()))
+
+
+def test_sigterm_between_the_guest_and_its_guard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another thread, which takes the signal that this one has blocked."""
+
+    pids = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            pids.append(self.pid)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    run, tools = make_run(tmp_path, "sleep 1000")
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        monkeypatch.setattr("cdmtrace.lab.processes.subprocess.Popen", Popen)
+        with pytest.raises(Terminated):
+            run_guest(run, stdout=io.BytesIO(), stderr=io.BytesIO(), tools=tools)
+    finally:
+        done.set()
+        thread.join()
+    assert len(pids) == 2
+    for pid in pids:
+        wait_until_gone(pid)
 
 
 def test_nothing_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
