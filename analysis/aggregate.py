@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from cdmtrace.analysis import names
+from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
-from cdmtrace.analysis.model import Arrived, FlagsChanged, Left, Note, Settled
-from cdmtrace.analysis.replay import Life, Mm, Result, check
+from cdmtrace.analysis.model import Area, Arrived, FlagsChanged, Left, Note, Settled
+from cdmtrace.analysis.replay import Life, Mm, check
+from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind
 
 Rows = list[dict[str, Any]]
+
+_STOPS: Final = 5
+"""So many nodes of a route are named; the number of moves tells the rest."""
 
 
 @dataclass(slots=True)
 class _Counts:
     """Pages in base pages, by (mm, …)."""
 
-    arrived: Counter[tuple[Mm, int, str]] = field(default_factory=Counter)
-    left: Counter[tuple[Mm, int]] = field(default_factory=Counter)
-    set: Counter[Mm] = field(default_factory=Counter)
-    changed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    arrived: Counter[tuple[Space, int, str]] = field(default_factory=Counter)
+    left: Counter[tuple[Space, int]] = field(default_factory=Counter)
+    set: Counter[Space] = field(default_factory=Counter)
+    changed: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Vma:
+    """A VMA and its pages of CDM nodes: base pages by (node, cause)."""
+
+    mm: Mm
+    area: Area
+    pages: Counter[tuple[int, str]]
+    asked: Counter[tuple[int, str]]
 
 
 def report(trace: Trace) -> dict[str, Rows]:
-    """Return title -> rows, per process, VMA, node and path; pages are base pages.
+    """Return title -> rows, per process, VMA, node, cause and writer of vm_flags.
 
-    The rows of one table have the same keys. An mm that has ended is shown as it
-    was just before.
+    The rows of one table have the same keys, and those that count most come first.
+    Pages are base pages; None is what is not known. An mm that has ended is shown as
+    it was just before.
     """
     counts = _Counts()
     terms = trace.terms
@@ -38,89 +54,129 @@ def report(trace: Trace) -> dict[str, Rows]:
         del event
         if isinstance(note, Arrived):
             pages = note.page.size // terms.page
-            counts.arrived[mm, note.page.node, note.page.how] += pages
+            counts.arrived[_space(mm), note.page.node, note.page.how] += pages
         elif isinstance(note, Left):
             pages = note.event.size // terms.page
-            counts.left[mm, note.event.src_node] += pages
+            counts.left[_space(mm), note.event.src_node] += pages
         elif isinstance(note, Settled) and note.area.rise and note.facts.tag:
-            counts.set[mm] += 1
+            counts.set[_space(mm)] += 1
         elif isinstance(note, FlagsChanged) and not note.explained:
-            lock = names.locks(note.event.lock_entry, note.event.lock_exit)
-            counts.changed[names.probe(note.event.probe), lock] += 1
+            counts.changed[_change(note.event, terms)] += 1
 
-    result = check(trace, rules=(), observer=watch)
+    lives = check(trace, rules=(), observer=watch).lives
+    mms = {_space(life.mm): life.mm for life in lives}
+    held = {_space(life.mm): _held(life, terms) for life in lives}
+    vmas = _vmas(lives, terms)
+    migrated = traffic.read(trace.events)
     return {
-        "Processes": _processes(result, counts, terms),
-        "VMAs": _vmas(result, terms),
-        "Nodes": _nodes(result, counts, terms),
-        "Ways to a CDM page": _paths(counts),
-        "Changes of vm_flags": [
-            {"probe": probe, "mmap lock": lock, "changes": count}
-            for (probe, lock), count in sorted(counts.changed.items())
-        ],
+        "Processes": _processes(lives, held, counts, terms),
+        "VMAs": [_vma(vma, terms) for vma in vmas],
+        "VMAs by cause": _contents(vmas),
+        "Nodes": _nodes(lives, held, counts, terms),
+        "Arrivals by cause": _arrivals(counts, terms),
+        "Migrations": _migrations(migrated, mms, terms),
+        "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
+        "Changes of vm_flags": _changes(counts),
     }
 
 
-def _resident(life: Life, terms: Terms) -> int:
-    return sum(page.size // terms.page for page in life.state.pages.within(0, 1 << 64))
+def _space(mm: Mm) -> Space:
+    return mm.id, mm.generation
 
 
-def _processes(result: Result, counts: _Counts, terms: Terms) -> Rows:
+def _change(event: Event, terms: Terms) -> tuple[str, str, str, str]:
+    probe = names.probe(event.probe)
+    lock = names.locks(event.lock_entry, event.lock_exit)
+    before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
+    return terms.probes.get(probe) or probe, lock, before, after
+
+
+def _held(life: Life, terms: Terms) -> Counter[int]:
+    """Return the base pages that it maps, by CDM node."""
+    held = Counter[int]()
+    for page in life.state.pages.within(0, 1 << 64):
+        held[page.node] += page.size // terms.page
+    return held
+
+
+def _processes(
+    lives: Iterable[Life],
+    held: Mapping[Space, Counter[int]],
+    counts: _Counts,
+    terms: Terms,
+) -> Rows:
+    came, left = Counter[Space](), Counter[Space]()
+    for (space, _, _), pages in counts.arrived.items():
+        came[space] += pages
+    for (space, _), pages in counts.left.items():
+        left[space] += pages
     rows = []
-    for life in result.lives:
-        mm, areas = life.mm, life.state.areas
-        came = sum(n for (who, _, _), n in counts.arrived.items() if who == mm)
-        resident = _resident(life, terms)
-        tagged = sum(bool(area.tagged(terms)) for area in areas)
-        if not (came or resident or tagged or counts.set[mm]):
+    for life in lives:
+        mm, space = life.mm, _space(life.mm)
+        resident = held[space].total()
+        tagged = sum(bool(area.tagged(terms)) for area in life.state.areas)
+        if not (came[space] or resident or tagged or counts.set[space]):
             continue
         rows.append(
             {
-                "pid": mm.pid,
-                "comm": mm.comm or "?",
+                "pid": mm.pid or None,
+                "comm": mm.comm or None,
                 "mm": mm.label,
-                "ended": "yes" if life.state.ended else "no",
                 "VMAs tagged": tagged,
-                "tags set": counts.set[mm],
-                "pages came": came,
-                "pages left": sum(
-                    n for (who, _), n in counts.left.items() if who == mm
-                ),
+                "tags set": counts.set[space],
+                "pages came": came[space],
+                "pages left": left[space],
                 "pages now": resident,
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: (-row["pages now"], -row["pages came"]))
 
 
-def _vmas(result: Result, terms: Terms) -> Rows:
-    rows = []
-    for life in result.lives:
+def _vmas(lives: Iterable[Life], terms: Terms) -> list[_Vma]:
+    """Return the VMAs that have to do with CDM, those with the most pages first."""
+    vmas = []
+    for life in lives:
         for area in life.state.areas:
-            count = Counter[int]()
-            asked = 0
+            pages, asked = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
             for page in life.state.pages.within(area.start, area.end):
-                count[page.node] += page.size // terms.page
-                asked += page.explicit * page.size // terms.page
-            tagged = area.tagged(terms)
-            if not (tagged or count or area.cleared or area.policy_by):
-                continue
-            own = "?"
-            if area.policy:
-                own = names.policy(area.policy.byte, area.policy.nodes)
-            rows.append(
-                {
-                    "pid": life.mm.pid,
-                    "VMA": f"{area.start:x}-{area.end:x}",
-                    "pages": (area.end - area.start) // terms.page,
-                    "policy": own,
-                    "tag": {True: "cd", False: "-", None: "?"}[tagged],
-                    "on CDM": " ".join(f"N{n}={c}" for n, c in sorted(count.items()))
-                    or "-",
-                    "asked for": asked,
-                    "tag set by": _by(area.set_by),
-                }
-            )
-    return rows
+                pages[page.node, page.how] += page.size // terms.page
+                asked[page.node, page.how] += page.explicit * page.size // terms.page
+            if pages or area.tagged(terms) or area.cleared or area.policy_by:
+                vmas.append(_Vma(mm=life.mm, area=area, pages=pages, asked=asked))
+    return sorted(vmas, key=lambda vma: -vma.pages.total())
+
+
+def _vma(vma: _Vma, terms: Terms) -> dict[str, Any]:
+    area = vma.area
+    own = area.policy and names.policy(area.policy.byte, area.policy.nodes)
+    return {
+        "pid": vma.mm.pid or None,
+        "VMA": _range(area.start, area.end),
+        "pages": (area.end - area.start) // terms.page,
+        "on CDM": vma.pages.total(),
+        "tag": {True: "cd", False: "-", None: None}[area.tagged(terms)],
+        "set by": _by(area.set_by),
+        "policy": own,
+    }
+
+
+def _contents(vmas: Iterable[_Vma]) -> Rows:
+    return [
+        {
+            "pid": vma.mm.pid or None,
+            "VMA": _range(vma.area.start, vma.area.end),
+            "node": node,
+            "cause": cause,
+            "pages": pages,
+            "asked for": vma.asked[node, cause],
+        }
+        for vma in vmas
+        for (node, cause), pages in vma.pages.most_common()
+    ]
+
+
+def _range(start: int, end: int) -> str:
+    return f"{start:x}-{end:x}"
 
 
 def _by(event: Event | None) -> str:
@@ -131,37 +187,104 @@ def _by(event: Event | None) -> str:
     return "mbind" if event.call else names.kind(event.kind)
 
 
-def _nodes(result: Result, counts: _Counts, terms: Terms) -> Rows:
+def _nodes(
+    lives: Iterable[Life],
+    held: Mapping[Space, Counter[int]],
+    counts: _Counts,
+    terms: Terms,
+) -> Rows:
+    came, left, now = Counter[int](), Counter[int](), Counter[int]()
+    for (_, node, _), pages in counts.arrived.items():
+        came[node] += pages
+    for (_, node), pages in counts.left.items():
+        left[node] += pages
+    for life in lives:
+        if not life.state.ended:
+            now += held[_space(life.mm)]
+    return [
+        {
+            "node": node,
+            "pages came": came[node],
+            "pages left": left[node],
+            "mapped now": now[node],
+        }
+        for node in terms.nodes
+    ]
+
+
+def _arrivals(counts: _Counts, terms: Terms) -> Rows:
+    pages = Counter[tuple[str, int]]()
+    spaces: dict[tuple[str, int], set[Space]] = {}
+    for (space, node, cause), number in counts.arrived.items():
+        pages[cause, node] += number
+        spaces.setdefault((cause, node), set()).add(space)
+    return [
+        {
+            "cause": cause,
+            "node": node,
+            "pages": number,
+            "bytes": number * terms.page,
+            "processes": len(spaces[cause, node]),
+        }
+        for (cause, node), number in pages.most_common()
+    ]
+
+
+def _migrations(migrated: Traffic, mms: Mapping[Space, Mm], terms: Terms) -> Rows:
+    return [
+        {
+            "pid": mms[space].pid or None,
+            "comm": mms[space].comm or None,
+            "cause": cause,
+            "from": None if source < 0 else source,
+            "to": node,
+            "pages": size // terms.page,
+            "bytes": size,
+        }
+        for (space, cause, source, node), size in migrated.moved.most_common()
+    ]
+
+
+def _to_and_fro(routes: Iterable[Route], mms: Mapping[Space, Mm], terms: Terms) -> Rows:
+    """Return where pages were moved more than once, by VMA as it was the last time."""
+    by_vma: dict[tuple[Space, int, int], list[Route]] = {}
+    for route in routes:
+        if len(route.moves) > 1:
+            last = route.moves[-1]
+            by_vma.setdefault((route.space, last.start, last.end), []).append(route)
     rows = []
-    for node in terms.nodes:
-        resident = sum(
-            page.size // terms.page
-            for life in result.lives
-            if not life.state.ended
-            for page in life.state.pages.within(0, 1 << 64)
-            if page.node == node
-        )
+    for (space, start, end), found in by_vma.items():
+        longest = max(found, key=lambda route: len(route.moves))
+        sizes = [route.moves[0].size // terms.page for route in found]
         rows.append(
             {
-                "node": node,
-                "pages came": sum(
-                    n for (_, where, _), n in counts.arrived.items() if where == node
+                "pid": mms[space].pid or None,
+                "VMA": _range(start, end),
+                "pages": sum(sizes),
+                "moves": sum(
+                    size * len(route.moves)
+                    for size, route in zip(sizes, found, strict=True)
                 ),
-                "pages left": sum(
-                    n for (_, where), n in counts.left.items() if where == node
-                ),
-                "mapped now": resident,
+                "most": len(longest.moves),
+                "route": _route(longest.nodes),
             }
         )
-    return rows
+    return sorted(rows, key=lambda row: -row["moves"])
 
 
-def _paths(counts: _Counts) -> Rows:
-    rows: dict[str, tuple[int, set[Mm]]] = {}
-    for (mm, _, how), pages in counts.arrived.items():
-        known, mms = rows.get(how, (0, set()))
-        rows[how] = known + pages, mms | {mm}
+def _route(nodes: tuple[int, ...]) -> str:
+    stops = ["?" if node < 0 else str(node) for node in nodes[:_STOPS]]
+    return " > ".join([*stops, "..."] if len(nodes) > _STOPS else stops)
+
+
+def _changes(counts: _Counts) -> Rows:
     return [
-        {"way": how, "pages": pages, "processes": len(mms)}
-        for how, (pages, mms) in sorted(rows.items())
+        {
+            "function": function,
+            "mmap lock": lock,
+            "before": before,
+            "after": after,
+            "changes": number,
+        }
+        for (function, lock, before, after), number in counts.changed.most_common()
     ]

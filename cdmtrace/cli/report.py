@@ -21,7 +21,11 @@ from cdmtrace.render.tables import FORMATS
     help="How to print the tables.",
 )
 def report(file: Path, form: str) -> None:
-    """What happened: per process, per VMA, per node, per way to a page."""
+    """What happened: processes, VMAs, nodes, migrations, writes of vm_flags.
+
+    Tables are cut after 20 rows, those that count most first; json, ndjson and csv
+    have all rows, and sizes in bytes.
+    """
     from cdmtrace.analysis import aggregate, frames
     from cdmtrace.render import tables
 

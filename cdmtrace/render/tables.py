@@ -10,11 +10,18 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
+from cdmtrace.render import units
+
 FORMATS: Final = ("table", "json", "ndjson", "csv", "markdown")
 """What --format takes wherever rows are printed."""
 
-Tables = Mapping[str, Sequence[Mapping[str, Any]]]
-"""Title -> rows; every row of a table has the same keys, in order."""
+LIMIT: Final = 20
+"""So many rows of a table are shown to people; how many more there are is told."""
+
+Rows = Sequence[Mapping[str, Any]]
+Tables = Mapping[str, Rows]
+"""Title -> rows; every row of a table has the same keys, in order. None is unknown,
+and what is in a column "bytes" is bytes."""
 
 
 def render(tables: Tables, how: str) -> str:
@@ -22,29 +29,66 @@ def render(tables: Tables, how: str) -> str:
     return _FORMS[how](tables)
 
 
-def _table(tables: Tables, style: str = "simple", mark: str = "") -> str:
-    parts = []
-    for title, rows in tables.items():
-        body = "(none)"
-        if rows:
-            body = tabulate(
-                [list(row.values()) for row in rows],
-                headers=list(rows[0]),
-                tablefmt=style,
-                disable_numparse=True,
-                colalign=[_side(rows, key) for key in rows[0]],
-            )
-        parts.append(f"{mark}{title}\n\n{body}" if mark else f"{title}\n{body}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _side(rows: Sequence[Mapping[str, Any]], key: str) -> str:
-    numbers = all(isinstance(row[key], int) for row in rows)
-    return "right" if numbers else "left"
+def _table(tables: Tables) -> str:
+    return "\n".join(
+        f"{title}\n{_plain(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
+        for title, rows in tables.items()
+    )
 
 
 def _markdown(tables: Tables) -> str:
-    return _table(tables, "github", "## ")
+    return "\n".join(
+        f"## {title}\n\n{_github(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
+        for title, rows in tables.items()
+    )
+
+
+def _more(rows: Rows) -> str:
+    hidden = len(rows) - LIMIT
+    return f"\n{hidden:,} more, in --format csv\n" if hidden > 0 else ""
+
+
+def _plain(rows: Rows) -> str:
+    """Return rows below their heads, a word a line, so that they fit into 80 columns.
+
+    tabulate makes a column wider than its head, so the heads are rows here.
+    """
+    words = [key.split() for key in rows[0]]
+    height = max(map(len, words))
+    heads = zip(*([""] * (height - len(word)) + word for word in words), strict=True)
+    lines = [*heads, *_cells(rows)]
+    rule = ["-" * max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(height, rule)
+    return tabulate(
+        lines, tablefmt="plain", disable_numparse=True, colalign=_sides(rows)
+    )
+
+
+def _github(rows: Rows) -> str:
+    return tabulate(
+        _cells(rows),
+        headers=list(rows[0]),
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=_sides(rows),
+    )
+
+
+def _cells(rows: Rows) -> list[list[str]]:
+    return [[_cell(key, value) for key, value in row.items()] for row in rows]
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "?"
+    return units.size(value) if key == "bytes" else str(value)
+
+
+def _sides(rows: Rows) -> list[str]:
+    return [
+        "right" if all(isinstance(row[key], int | None) for row in rows) else "left"
+        for key in rows[0]
+    ]
 
 
 def _json(tables: Tables) -> str:

@@ -97,17 +97,12 @@ def report() -> dict[str, list[dict[str, object]]]:
 
 def test_the_report_counts_what_happened() -> None:
     shown = report()
-    ways = {row["way"]: row["pages"] for row in shown["Ways to a CDM page"]}
-    assert ways["move_pages"] == 41 + 7
-    assert ways["thp"] == 3 * 512
-    assert shown["Changes of vm_flags"][0] == {
-        "probe": "alloc",
-        "mmap lock": "read",
-        "changes": 2,
-    }
+    came = {row["cause"]: row["pages"] for row in shown["Arrivals by cause"]}
+    assert came["move_pages"] == 41 + 7
+    assert came["thp"] == 3 * 512
     left = {row["VMA"]: row["on CDM"] for row in shown["VMAs"] if row["pid"] == 214}
-    assert left["100040000000-100040017000"] == "-"
-    assert left["100080000000-10008001d000"] == "N1=29"
+    assert left["100040000000-100040017000"] == 0
+    assert left["100080000000-10008001d000"] == 29
 
 
 def test_the_tables_have_every_form() -> None:
@@ -116,8 +111,48 @@ def test_the_tables_have_every_form() -> None:
     lines = tables.render(shown, "ndjson").splitlines()
     assert len(lines) == sum(map(len, shown.values()))
     assert "## Processes" in tables.render(shown, "markdown")
-    assert tables.render(shown, "csv").count("table,") == 5
-    assert "(none)" in tables.render({"Empty": []}, "table")
+    heads = sum(bool(rows) for rows in shown.values())
+    assert tables.render(shown, "csv").count("table,") == heads
+    for form in ("table", "markdown"):
+        assert "(none)" in tables.render({"Empty": []}, form)
+
+
+def test_the_report_fits_into_a_mail() -> None:
+    shown = report()
+    for rows in shown.values():
+        for row in rows:
+            widest = {"pid": 4194304, "comm": "fifteen-letters"}
+            row.update({key: widest[key] for key in widest if key in row})
+    for text in (tables.render(report(), "table"), tables.render(shown, "table")):
+        assert max(map(len, text.splitlines())) < 80
+        assert text.isascii()
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_a_long_table_is_cut_for_people_and_says_so(form: str) -> None:
+    limit = tables.LIMIT
+    rows = [{"row": f"r{number:04}"} for number in range(limit + 1003)]
+    text = tables.render({"Long": rows, "Short": rows[:limit]}, form)
+    assert "1,003 more, in --format csv" in text
+    assert text.count("more") == 1
+    assert f"r{limit - 1:04}" in text
+    assert f"r{limit:04}" not in text
+
+
+@pytest.mark.parametrize("form", ["json", "ndjson", "csv"])
+def test_a_long_table_is_whole_for_programs(form: str) -> None:
+    rows = [{"row": f"r{number:04}"} for number in range(10 * tables.LIMIT)]
+    text = tables.render({"Long": rows}, form)
+    assert all(row["row"] in text for row in rows)
+
+
+def test_bytes_are_for_people_in_tables_and_for_programs_elsewhere() -> None:
+    shown = {"Some": [{"pages": 41, "bytes": 41 * 4096, "from": None}]}
+    assert tables.render(shown, "table") == (
+        "Some\npages      bytes  from\n-----  ---------  ----\n   41  164.0 KiB     ?\n"
+    )
+    assert json.loads(tables.render(shown, "json")) == shown
+    assert tables.render(shown, "csv") == ("table,pages,bytes,from\nSome,41,167936,\n")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Pages on their way between nodes: what moved them, and which come back.
+
+Read from the rows themselves, for the model knows pages of CDM nodes only, and one
+that went back to RAM has a place here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from cdmtrace.analysis import model
+from cdmtrace.analysis.frames import Event
+from cdmtrace.events import EventKind
+
+Space = tuple[int, int]
+"""An mm of the recording: its id, and how many had the same id before."""
+
+_CALLS: Final[Mapping[int, str]] = {int(p): way for p, way in model._MIGRATING.items()}
+_STACKS: Final[Mapping[int, str]] = {
+    int(cause): name
+    for table in (model._CAUSES, model._MIGRATED)
+    for cause, name in table.items()
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """The moves of one page of an mm from node to node, by their rows; one at least."""
+
+    space: Space
+    moves: list[Event]
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        """Where it was before its first move (-1: not known), and after each."""
+        return self.moves[0].src_node, *(move.node for move in self.moves)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traffic:
+    """The migrations of a recording.
+
+    moved: bytes by mm, cause, and the nodes that they came from and went to; where
+    both are the same, a page was moved within its node, or could not be moved at all.
+    routes: of every page that came from one node to another.
+    """
+
+    moved: Counter[tuple[Space, str, int, int]]
+    routes: list[Route]
+
+
+def read(events: Iterable[Event]) -> Traffic:
+    """Return what the MIGRATE rows tell; a page that two mms map counts in both.
+
+    Its cause is the system call around it; else what the stack says; else, marked as
+    such, the reason that the kernel gave, which can lie.
+    """
+    ended = Counter[int]()
+    calls: dict[tuple[int, int], str] = {}
+    moved = Counter[tuple[Space, tuple[int, int], str, int, int]]()
+    tracks = _Tracks()
+    for event in events:
+        space = event.mm, ended[event.mm]
+        match event.kind:
+            case EventKind.MIGRATE:
+                call, cause = (event.tid, event.call), _cause(event)
+                moved[space, call, cause, event.src_node, event.node] += event.size
+                tracks.move(space, event)
+            case EventKind.MAP:
+                tracks.replace(space, event)
+            case EventKind.CALL | EventKind.CALL_OPEN if event.probe in _CALLS:
+                # This row comes after those of what the call did.
+                calls[event.tid, event.call] = _CALLS[event.probe]
+            case EventKind.MM_EXIT:
+                ended[event.mm] += 1
+    by_cause = Counter[tuple[Space, str, int, int]]()
+    for (space, call, cause, source, node), size in moved.items():
+        by_cause[space, calls.get(call, cause), source, node] += size
+    return Traffic(moved=by_cause, routes=tracks.routes)
+
+
+def _cause(event: Event) -> str:
+    """Return why a page was moved, as far as its own row tells."""
+    told = _STACKS.get(event.cause)
+    reason = model._REASON.get(event.arg)
+    return told or (f"{reason} (reason)" if reason else "migration")
+
+
+@dataclass(slots=True)
+class _Tracks:
+    """The routes of pages, and at which address and of which size each is now."""
+
+    routes: list[Route] = field(default_factory=list)
+    _at: dict[tuple[Space, int, int], Route] = field(default_factory=dict)
+
+    def move(self, space: Space, event: Event) -> None:
+        """Go on with the route of a page that has come to another node."""
+        route = self._at.get((space, event.addr, event.size))
+        here = route.moves[-1].node if route else event.src_node
+        source = here if event.src_node < 0 else event.src_node
+        if source == event.node:
+            return
+        if route is None or source != here:
+            # Not where the last one went to, so not that page.
+            route = Route(space=space, moves=[])
+            self._at[space, event.addr, event.size] = route
+            self.routes.append(route)
+        route.moves.append(event)
+
+    def replace(self, space: Space, event: Event) -> None:
+        """End the route of the page that was where another one is mapped now."""
+        self._at.pop((space, event.addr, event.size), None)
