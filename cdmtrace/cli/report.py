@@ -33,6 +33,12 @@ def report(file: Path, form: str) -> None:
     click.echo(tables.render(aggregate.report(trace), form), nl=False)
     if trace.cut:
         click.echo(f"cdmtrace: {file}: cut: {trace.cut}", err=True)
+    missing = [name for name, symbol in trace.terms.probes.items() if symbol is None]
+    if missing:
+        click.echo(
+            f"cdmtrace: {file}: not attached, so not counted: {', '.join(missing)}",
+            err=True,
+        )
     if trace.lost:
         click.echo(
             f"cdmtrace: {file}: {trace.lost} events were lost; the counts are too low",

@@ -6,10 +6,12 @@ import json
 
 import pytest
 import simstory
+from simfile import save
 from simkernel import BIND, RAM, SimKernel
 
 from cdmtrace.analysis import aggregate, check, document, names
 from cdmtrace.analysis.rules import RULES
+from cdmtrace.cli import main
 from cdmtrace.render import divergence, tables
 
 STALE = """\
@@ -153,6 +155,14 @@ def test_bytes_are_for_people_in_tables_and_for_programs_elsewhere() -> None:
     )
     assert json.loads(tables.render(shown, "json")) == shown
     assert tables.render(shown, "csv") == ("table,pages,bytes,from\nSome,41,167936,\n")
+
+
+def test_what_no_probe_saw_is_not_passed_over(tmp_path, capsys) -> None:
+    kernel = SimKernel()
+    kernel.probes["migrate_pages"] = None
+    path = save(kernel.trace(), tmp_path / "x.arrows")
+    assert main(["report", str(path)]) == 0
+    assert "not attached, so not counted: migrate_pages\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
