@@ -283,6 +283,8 @@ int call_enter(struct sys_enter *ctx)
 			      (char *)ctx + offsetof(struct sys_enter, args));
 	/* A mask that was never touched cannot be read yet: see call_exit(). */
 	call_nodes(&entry);
+	if (entry.probe == CDM_PROBE_SYS_MIGRATE_PAGES)
+		entry.unread = !!user_nodes(entry.arg[2], entry.arg[1], &entry.start);
 	if (entry.probe == CDM_PROBE_SYS_MBIND)
 		entry.policy = CDM_POLICY(entry.arg[2], entry.arg[2]);
 	else if (entry.probe == CDM_PROBE_SYS_SET_MEMPOLICY)
@@ -316,8 +318,10 @@ static __always_inline void call_fill(struct cdm_event *e, struct entry *entry,
 		break;
 	case CDM_PROBE_SYS_MIGRATE_PAGES:
 		e->addr = e->size = 0;
-		if (user_nodes(entry->arg[2], entry->arg[1], &e->nodes))
+		if (entry->unread &&
+		    user_nodes(entry->arg[2], entry->arg[1], &entry->start))
 			count_lost(entry->probe, CDM_LOST_READ);
+		e->nodes = entry->start;
 		e->ret = ret;
 		if (entry->arg[0])
 			e->bits |= CDM_BIT_FOREIGN;

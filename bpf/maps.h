@@ -61,7 +61,7 @@ struct entry {
 	u64 mm_id;	/* of a call: for user space, if it never returns */
 	u64 flags;
 	u64 nodes;
-	u64 start;
+	u64 start;	/* of migrate_pages(2): the old nodes */
 	u64 end;
 	u32 id;		/* of a call; unique together with the task */
 	u32 pid;	/* of a call, too */
@@ -70,6 +70,7 @@ struct entry {
 	u8 policy;
 	u8 lock;
 	u8 touched;	/* a call: something to do with CDM happened in it */
+	u8 unread;	/* migrate_pages(2): the old nodes were not there yet */
 };
 
 BPF_HASH(entries, u64, struct entry, MAP_SIZE);
