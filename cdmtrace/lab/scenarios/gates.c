@@ -12,7 +12,6 @@
 
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/swap.h>
 #include <sys/vfs.h>
 
 #define TMPFS_MAGIC_NUMBER	0x01021994
@@ -33,9 +32,6 @@ enum {
 	SLOT_SPILL,
 	SLOT_EXHAUST,	/* takes as many GiB as the CDM node has, and one */
 };
-
-#define SECOND	(GIB / 4)
-#define THIRD	(GIB / 2)
 
 /* ---- Policies that belong to more than one VMA ----------------------- */
 
@@ -262,79 +258,6 @@ static void step_task_modes(void)
 
 /* ---- KSM ------------------------------------------------------------- */
 
-#define KSM_DIR		"/sys/kernel/mm/ksm/"
-
-static long ksm_saved[3];
-static const char *const ksm_files[3] = {
-	KSM_DIR "run", KSM_DIR "sleep_millisecs", KSM_DIR "pages_to_scan",
-};
-
-/* The physical page of an address; 0 if absent or not to be known. */
-static uint64_t pfn_of(unsigned long addr)
-{
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
-
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, sizeof(entry), addr / PAGE * 8) !=
-	    (ssize_t)sizeof(entry))
-		entry = 0;
-	close(fd);
-	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
-}
-
-static bool ksm_ready(const char *what)
-{
-	static volatile uint64_t probe;
-	unsigned int i;
-
-	for (i = 0; i < 3; i++)
-		ksm_saved[i] = read_long(ksm_files[i]);
-	if (ksm_saved[0] < 0) {
-		skip(what, "no KSM in this kernel");
-		return false;
-	}
-	if (access(ksm_files[0], W_OK)) {
-		skip(what, "KSM cannot be run, not root?");
-		return false;
-	}
-	probe = 1;
-	if (!pfn_of((unsigned long)&probe)) {
-		skip(what, "pagemap shows no page frames, not root?");
-		return false;
-	}
-	return true;
-}
-
-/* Lets ksmd pass over everything @scans times; the first two only look. */
-static bool ksm_scan(long scans)
-{
-	long start = read_long(KSM_DIR "full_scans");
-	unsigned int waited;
-
-	write_long(ksm_files[1], 5);
-	write_long(ksm_files[2], 2000);
-	write_long(ksm_files[0], 1);
-	for (waited = 0; waited < 60000; waited += 20) {
-		if (read_long(KSM_DIR "full_scans") >= start + scans)
-			return true;
-		sleep_ms(20);
-	}
-	report(false, "ksmd makes %ld full scans", scans);
-	diag("expected %ld scans within 60 s, found %ld", scans,
-	     read_long(KSM_DIR "full_scans") - start);
-	return false;
-}
-
-static void ksm_restore(void)
-{
-	unsigned int i;
-
-	for (i = 3; i--;)
-		write_long(ksm_files[i], ksm_saved[i]);
-}
-
 /* Overwrite the pages so that those of equal @seed and number are alike. */
 static void alike(const struct region *r, uint64_t seed)
 {
@@ -454,62 +377,6 @@ static void step_ksm_unmerge(void)
 }
 
 /* ---- Swap ------------------------------------------------------------ */
-
-#define SWAP_DEVICE	"/dev/zram0"
-#define SWAP_BYTES	(64UL << 20)
-
-/* Makes and enables the swap device. Returns NULL or why it cannot. */
-static const char *swap_begin(void)
-{
-	static union {
-		struct {
-			char boot[1024];
-			uint32_t version, last_page, nr_bad;
-		} info;
-		char page[PAGE];
-	} head;
-	ssize_t n;
-	int fd;
-
-	if (access("/sys/block/zram0/disksize", W_OK))
-		return "no zram device";
-	if (read_long("/sys/block/zram0/disksize") != 0)
-		return "zram0 is in use";
-	if (write_long("/sys/block/zram0/disksize", SWAP_BYTES))
-		return "the size of zram0 cannot be set";
-	head.info.version = 1;
-	head.info.last_page = SWAP_BYTES / PAGE - 1;
-	memcpy(head.page + PAGE - 10, "SWAPSPACE2", 10);
-	fd = open(SWAP_DEVICE, O_WRONLY | O_CLOEXEC);
-	if (fd < 0) {
-		write_text("/sys/block/zram0/reset", "1");
-		return "no " SWAP_DEVICE;
-	}
-	n = write(fd, head.page, PAGE);
-	if (n != (ssize_t)PAGE || fsync(fd) || close(fd) ||
-	    swapon(SWAP_DEVICE, 0)) {
-		write_text("/sys/block/zram0/reset", "1");
-		return "swapon failed";
-	}
-	return NULL;
-}
-
-static void swap_end(void)
-{
-	int err = swapoff(SWAP_DEVICE) ? errno : 0;
-
-	expect_errno(err, 0, "swapoff");
-	write_text("/sys/block/zram0/reset", "1");
-}
-
-/* Read only: a write would copy the page and hide where it came from. */
-static void read_pages(unsigned long start, unsigned int nr)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr; i++)
-		(void)*(volatile uint64_t *)(start + i * PAGE);
-}
 
 static bool go_on(int fd)
 {

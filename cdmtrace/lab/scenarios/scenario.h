@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -63,6 +64,10 @@
 #define ARENA_START	0x100000000000UL
 #define ARENA_SLOTS	64
 #define ARENA_END	(ARENA_START + ARENA_SLOTS * GIB)
+
+/* Where a step needs a second or third region: within its GiB, far away */
+#define SECOND		(GIB / 4)
+#define THIRD		(GIB / 2)
 
 #define MAX_PAGES	2048
 #define MAX_REGIONS	48
@@ -863,6 +868,21 @@ static UNUSED void expect_state(const struct region *r, const char *what)
 	expect_flags(r, what);
 }
 
+/* The physical page of an address; 0 if absent or not to be known. */
+static UNUSED uint64_t pfn_of(unsigned long addr)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry), addr / PAGE * 8) !=
+	    (ssize_t)sizeof(entry))
+		entry = 0;
+	close(fd);
+	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
+}
+
 /* ---- Actions: kernel and model together ------------------------------ */
 
 /*
@@ -968,6 +988,15 @@ static UNUSED bool fault_pages(struct region *r, unsigned int first,
 	return true;
 }
 
+/* Read only: a write would copy the page and hide where it came from. */
+static UNUSED void read_pages(unsigned long start, unsigned int nr)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr; i++)
+		(void)*(volatile uint64_t *)(start + i * PAGE);
+}
+
 /*
  * move_pages() of the whole region to @place. Judges what it returned and the
  * status of every page, and leaves the model where the pages must be now.
@@ -1010,36 +1039,53 @@ static UNUSED void advise_mergeable(struct region *r)
 	expect_errno(err, 0, "%s: madvise(MERGEABLE)", r->name);
 }
 
+struct child {
+	pid_t pid;
+	int leash;		/* the child stays until this end is closed */
+};
+
 /*
- * Runs fn in a child. Its test points are numbered here as they come in; a
- * child that dies is a failed one.
+ * Runs fn in a child, and returns when it is through; the child is still there
+ * then. Its test points are numbered here as they come in.
  */
-static UNUSED void in_child(void (*fn)(void *), void *arg)
+static UNUSED bool begin_child(struct child *child, void (*fn)(void *),
+			       void *arg)
 {
 	char buf[4096];
 	size_t have = 0;
-	int fds[2], status;
-	pid_t pid;
+	int fds[2], leash[2];
 
 	if (pipe2(fds, O_CLOEXEC)) {
 		report(false, "pipe to a child");
-		return;
+		return false;
 	}
-	pid = fork();
-	if (pid < 0) {
-		report(false, "fork");
+	if (pipe2(leash, O_CLOEXEC)) {
+		report(false, "pipe to a child");
 		close(fds[0]);
 		close(fds[1]);
-		return;
+		return false;
 	}
-	if (!pid) {
+	child->pid = fork();
+	if (!child->pid) {
 		close(fds[0]);
+		close(leash[1]);
 		child_fd = fds[1];
 		alarm(STEP_SECONDS);
 		fn(arg);
+		close(fds[1]);
+		while (read(leash[0], buf, 1) < 0 && errno == EINTR)
+			;
 		_exit(0);
 	}
 	close(fds[1]);
+	close(leash[0]);
+	child->leash = leash[1];
+	if (child->pid < 0) {
+		report(false, "fork");
+		close(fds[0]);
+		close(leash[1]);
+		return false;
+	}
 	for (;;) {
 		ssize_t n = read(fds[0], buf + have, sizeof(buf) - 1 - have);
 		char *line = buf, *end;
@@ -1064,7 +1110,16 @@ static UNUSED void in_child(void (*fn)(void *), void *arg)
 		memmove(buf, line, have);
 	}
 	close(fds[0]);
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	return true;
+}
+
+/* Lets the child go, and waits for it; one that dies is a failed test point. */
+static UNUSED void end_child(const struct child *child)
+{
+	int status;
+
+	close(child->leash);
+	while (waitpid(child->pid, &status, 0) < 0 && errno == EINTR)
 		;
 	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 		report(false, "the child ends well");
@@ -1073,6 +1128,124 @@ static UNUSED void in_child(void (*fn)(void *), void *arg)
 		     WIFSIGNALED(status) ? WTERMSIG(status) :
 					   WEXITSTATUS(status));
 	}
+}
+
+/* Runs fn in a child and waits until it is gone. */
+static UNUSED void in_child(void (*fn)(void *), void *arg)
+{
+	struct child child;
+
+	if (begin_child(&child, fn, arg))
+		end_child(&child);
+}
+
+/* ---- KSM ------------------------------------------------------------- */
+
+#define KSM_DIR		"/sys/kernel/mm/ksm/"
+
+static long ksm_saved[3];
+static const char *const ksm_files[3] = {
+	KSM_DIR "run", KSM_DIR "sleep_millisecs", KSM_DIR "pages_to_scan",
+};
+
+static UNUSED bool ksm_ready(const char *what)
+{
+	static volatile uint64_t probe;
+	unsigned int i;
+
+	for (i = 0; i < 3; i++)
+		ksm_saved[i] = read_long(ksm_files[i]);
+	if (ksm_saved[0] < 0) {
+		skip(what, "no KSM in this kernel");
+		return false;
+	}
+	if (access(ksm_files[0], W_OK)) {
+		skip(what, "KSM cannot be run, not root?");
+		return false;
+	}
+	probe = 1;
+	if (!pfn_of((unsigned long)&probe)) {
+		skip(what, "pagemap shows no page frames, not root?");
+		return false;
+	}
+	return true;
+}
+
+/* Lets ksmd pass over everything @scans times; the first two only look. */
+static UNUSED bool ksm_scan(long scans)
+{
+	long start = read_long(KSM_DIR "full_scans");
+	unsigned int waited;
+
+	write_long(ksm_files[1], 5);
+	write_long(ksm_files[2], 2000);
+	write_long(ksm_files[0], 1);
+	for (waited = 0; waited < 60000; waited += 20) {
+		if (read_long(KSM_DIR "full_scans") >= start + scans)
+			return true;
+		sleep_ms(20);
+	}
+	report(false, "ksmd makes %ld full scans", scans);
+	diag("expected %ld scans within 60 s, found %ld", scans,
+	     read_long(KSM_DIR "full_scans") - start);
+	return false;
+}
+
+static UNUSED void ksm_restore(void)
+{
+	unsigned int i;
+
+	for (i = 3; i--;)
+		write_long(ksm_files[i], ksm_saved[i]);
+}
+
+/* ---- Swap ------------------------------------------------------------ */
+
+#define SWAP_DEVICE	"/dev/zram0"
+#define SWAP_BYTES	(64UL << 20)
+
+/* Makes and enables the swap device. Returns NULL or why it cannot. */
+static UNUSED const char *swap_begin(void)
+{
+	static union {
+		struct {
+			char boot[1024];
+			uint32_t version, last_page, nr_bad;
+		} info;
+		char page[PAGE];
+	} head;
+	ssize_t n;
+	int fd;
+
+	if (access("/sys/block/zram0/disksize", W_OK))
+		return "no zram device";
+	if (read_long("/sys/block/zram0/disksize") != 0)
+		return "zram0 is in use";
+	if (write_long("/sys/block/zram0/disksize", SWAP_BYTES))
+		return "the size of zram0 cannot be set";
+	head.info.version = 1;
+	head.info.last_page = SWAP_BYTES / PAGE - 1;
+	memcpy(head.page + PAGE - 10, "SWAPSPACE2", 10);
+	fd = open(SWAP_DEVICE, O_WRONLY | O_CLOEXEC);
+	if (fd < 0) {
+		write_text("/sys/block/zram0/reset", "1");
+		return "no " SWAP_DEVICE;
+	}
+	n = write(fd, head.page, PAGE);
+	if (n != (ssize_t)PAGE || fsync(fd) || close(fd) ||
+	    swapon(SWAP_DEVICE, 0)) {
+		write_text("/sys/block/zram0/reset", "1");
+		return "swapon failed";
+	}
+	return NULL;
+}
+
+static UNUSED void swap_end(void)
+{
+	int err = swapoff(SWAP_DEVICE) ? errno : 0;
+
+	expect_errno(err, 0, "swapoff");
+	write_text("/sys/block/zram0/reset", "1");
 }
 
 /* ---- main ------------------------------------------------------------ */

@@ -26,10 +26,6 @@ enum {
 	SLOT_INHERIT,
 };
 
-/* Where a step needs a second or third region: within its GiB, far away */
-#define SECOND	(GIB / 4)
-#define THIRD	(GIB / 2)
-
 static struct region *bound;
 
 static void step_bind(void)
