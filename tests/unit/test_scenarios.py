@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cdmtrace.errors import LabError
 from cdmtrace.lab import scenarios
 from cdmtrace.lab.paths import Layout
 
+DOCS = Path(__file__).parents[2] / "docs"
 SOURCE = """\
 // SPDX-License-Identifier: GPL-2.0-only
 /*
@@ -74,3 +76,16 @@ def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> 
     for scenario in shipped.values():
         assert scenario.summary
         assert scenarios.compile_scenario(scenario, layout).is_file()
+
+
+def test_the_table_of_paths_has_every_step(tmp_path: Path) -> None:
+    program = scenarios.compile_scenario(
+        scenarios.find_scenario("paths"), Layout(root=tmp_path / "lab")
+    )
+    listed = subprocess.run(
+        [program, "--list"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    text = (DOCS / "lab-kernel.md").read_text()
+    table = text[text.index("| step | arrives by |") :].splitlines()
+    told = {name for row in table for name in re.findall("`(.*?)`", row.split("|")[1])}
+    assert told == {line.split()[0] for line in listed}
