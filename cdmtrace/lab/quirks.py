@@ -127,6 +127,12 @@ QUIRKS: tuple[Quirk, ...] = (
         "is chosen",
         source="RFC V2 04/12",
     ),
+    Quirk(
+        name="driver-untagged",
+        summary="a driver maps CDM pages and moves ranges to CDM without a tag, and "
+        "asks no VMA",
+        source="RFC V2 DEBUG 19 and 20",
+    ),
 )
 
 BY_NAME: dict[str, Quirk] = {quirk.name: quirk for quirk in QUIRKS}

@@ -22,7 +22,7 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert [kernel["built"] for kernel in listing["kernels"]] == [False, False]
     needs = {quirk["name"]: quirk["needs"] for quirk in listing["quirks"]}
     assert needs["fault-tag"] == ["bind-only"]
-    assert len(needs) == 15
+    assert len(needs) == 16
 
 
 def test_an_option_may_come_from_the_environment(

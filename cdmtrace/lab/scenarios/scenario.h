@@ -95,6 +95,7 @@ enum quirk {
 	Q_SHARED_POLICY,
 	Q_NO_REBIND,
 	Q_FIRST_NODE,
+	Q_DRIVER_UNTAGGED,
 	NR_QUIRKS
 };
 
@@ -118,6 +119,7 @@ static const struct {
 	[Q_SHARED_POLICY]	= { "shared-policy", 0 },
 	[Q_NO_REBIND]		= { "no-rebind", 0 },
 	[Q_FIRST_NODE]		= { "first-node", 0 },
+	[Q_DRIVER_UNTAGGED]	= { "driver-untagged", 0 },
 };
 
 static unsigned int quirks;
