@@ -1,0 +1,37 @@
+#!/bin/sh
+# Runs in a guest: a mixed load on both nodes, recorded, with a look at all of it
+# once in a while, when it stands still.
+#
+#   audit-guest.sh SECONDS EVERY CHURN RECORD...
+#
+# RECORD is the recorder's command, without a command of its own to record.
+set -eu
+
+seconds=$1 every=$2 churn=$3
+shift 3
+
+groups=/tmp/audit-cgroup
+mkdir -p $groups
+mount -t cgroup2 none $groups
+mkdir $groups/load
+
+if [ -e /sys/block/zram0 ]; then
+	echo 256M >/sys/block/zram0/disksize
+	busybox mkswap /dev/zram0 >/dev/null
+	busybox swapon /dev/zram0
+fi
+echo 1 >/sys/kernel/mm/ksm/run
+echo 500 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs || true
+
+cat >load.sh <<END
+echo \$\$ >$groups/load/cgroup.procs
+$churn --seconds $seconds --jobs 2 >churn.tap &
+stress-ng --quiet --timeout $seconds --temp-path /tmp \
+	--vm 1 --vm-bytes 16M --mmap 1 --mmap-bytes 8M --mremap 1 --mremap-bytes 8M \
+	--madvise 1 --fork 1 --numa 1 --brk 1 --stack 1 \
+	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M &
+wait
+tail -n 1 churn.tap
+grep -q '^ok' churn.tap
+END
+"$@" --audit "$every" --freeze $groups/load -- sh ./load.sh

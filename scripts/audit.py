@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Hold the model against the kernel's own count, under a mixed load, in a guest.
+
+    scripts/audit.py [--quirks NAMES] [--all] [--seconds N] [--every N] [--keep DIR]
+
+Records stress-ng and our own churn in a cgroup that stands still once in a while, then
+compares what the model holds of every VMA with what numa_maps counted, page by page
+and node by node. Then the same with one arrival forgotten on purpose, which must be
+found. Prints the numbers, and ends with 0 if there is no difference, the control is
+found, and each finding of the rules is one that a quirk explains.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from cdmtrace.analysis import Trace, check, load
+from cdmtrace.events import EventKind
+from cdmtrace.lab import scenarios
+from cdmtrace.lab.paths import Layout
+
+HERE = Path(__file__).parent
+
+EXPLAINED = {
+    ("CDM001", "mbind"): "one-way",
+    ("CDM001", "migration"): "one-way",
+    ("CDM001", "unmap"): "one-way",
+    ("CDM001", "unknown"): "one-way",
+    ("CDM002", "mbind"): "bind-only",
+    ("CDM002", "fault"): "bind-only",
+    ("CDM002", "cow"): "bind-only",
+    ("CDM002", "swap-in"): "bind-only",
+    ("CDM002", "interleave"): "interleave-untagged",
+    ("CDM002", "thp"): "thp-untagged",
+    ("CDM002", "khugepaged"): "khugepaged",
+    ("CDM002", "ksm"): "ksm-merge",
+    ("CDM002", "move_pages"): "migration-ungated",
+    ("CDM002", "migrate_pages"): "migration-ungated",
+    ("CDM002", "driver"): "driver-untagged",
+    ("CDM003", "fault"): "fault-tag",
+    ("CDM005", "fault"): "ksm-left-on",
+    ("CDM005", "mbind"): "ksm-left-on",
+    ("CDM010", "fault"): "fault-tag",
+    ("CDM010", "mbind"): "whole-vma",
+    ("CDM011", "mbind"): "whole-vma",
+    ("CDM014", "fault"): "task-policy",
+    ("CDM014", "cow"): "task-policy",
+    ("CDM014", "interleave"): "task-policy",
+    ("CDM014", "thp"): "task-policy",
+    ("CDM014", "swap-in"): "swap-readahead",
+    ("CDM014", "khugepaged"): "khugepaged",
+    ("CDM014", "ksm"): "ksm-merge",
+}
+"""(rule, cause) of a finding -> the quirk that makes it."""
+
+
+def record(options: argparse.Namespace, directory: Path) -> Path:
+    """Record the load in a guest; return the trace."""
+    program = scenarios.compile_scenario(
+        scenarios.find_scenario("churn"), Layout.default()
+    )
+    run = [sys.executable, "-m", "cdmtrace"]
+    words = [
+        *(*run, "lab", "run", "--quirks", options.quirks, "--run-dir", str(directory)),
+        *("--timeout", str(options.seconds * 4 + 1200), "--"),
+        *("sh", str(HERE.resolve() / "audit-guest.sh")),
+        *(str(options.seconds), str(options.every), str(program)),
+        *(*run, "record", "-o", "audit.arrows", "--ring-pages", "32768"),
+        *(["--all"] if options.all else []),
+    ]
+    subprocess.run(words, check=True)
+    return directory / "audit.arrows"
+
+
+def forgetful(trace: Trace) -> tuple[Trace, str]:
+    """Return the trace without the arrival of one page that is counted later."""
+    events = list(trace.events)
+    counted = max(
+        (at for at, event in enumerate(events) if event.kind == EventKind.SNAP_PAGES),
+        default=0,
+    )
+    look = events[counted]
+    for at in range(counted, -1, -1):
+        event = events[at]
+        if (
+            event.kind == EventKind.MAP
+            and (event.mm, event.node) == (look.mm, look.node)
+            and look.start <= event.addr < look.end
+            and not any(
+                later.kind == EventKind.UNMAP
+                and later.mm == event.mm
+                and later.addr == event.addr
+                for later in events[at:counted]
+            )
+        ):
+            del events[at]
+            told = f"row {event.seq}, {event.addr:x} on node {event.node}"
+            return replace(trace, events=events, count=len(events)), told
+    sys.exit("audit: no arrival to forget: the load left nothing to count")
+
+
+def judge(trace: Trace, quirks: str) -> bool:
+    """Print what comes of the comparison; return whether all is as it must be."""
+    result = check(trace)
+    audit = result.audit
+    if audit is None:
+        sys.exit("audit: the recording has none")
+    print(
+        f"{trace.count:,} events, {trace.lost:,} lost; "
+        f"{audit.looks:,} looks at an address space: {audit.vmas:,} VMAs and "
+        f"{audit.pages:,} pages compared, {audit.moving:,} VMAs were moving, "
+        f"{audit.unknown:,} unknown; {len(audit.differences):,} differences"
+    )
+    for one in audit.differences[:10]:
+        print(f"  {one.start:x}-{one.end:x}: kernel {one.kernel}, model {one.model}")
+    findings = Counter((one.rule.id, one.cause) for one in result.findings)
+    wrong = 0
+    for (rule, cause), count in sorted(findings.items()):
+        quirk = EXPLAINED.get((rule, cause))
+        explained = quirk is not None and quirks == "rfc"
+        wrong += not explained
+        print(f"  {rule} {cause}: {count}, {quirk if explained else 'NOT EXPLAINED'}")
+    return not audit.differences and not wrong
+
+
+def main() -> int:
+    """Do as the module says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quirks", default="none")
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--seconds", type=int, default=600)
+    parser.add_argument("--every", type=int, default=60)
+    parser.add_argument("--keep", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="cdmtrace-audit-") as scratch:
+        trace = load(record(options, options.keep or Path(scratch) / "run"))
+    good = judge(trace, options.quirks)
+    control, told = forgetful(trace)
+    audit = check(control, rules=()).audit
+    found = bool(audit and audit.differences)
+    print(f"control: {told} forgotten: {'found' if found else 'NOT FOUND'}")
+    return 0 if good and found else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
