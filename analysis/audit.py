@@ -93,12 +93,8 @@ def pages_by_node(
     state: State, terms: Terms, start: int = 0, end: int = 1 << 64
 ) -> Counter[int]:
     """Return node -> pages (of the base size) that the model holds in [start, end)."""
-    found: Counter[int] = Counter()
-    for page in state.pages.within(start, end):
-        found[page.node] += page.size // terms.page
-    for page in state.ram.within(start, end):
-        found[page.node] += page.size // terms.page
-    return found
+    held = state.pages.on_nodes(start, end) + state.ram.on_nodes(start, end)
+    return Counter({node: size // terms.page for node, size in held.items()})
 
 
 class Auditor:

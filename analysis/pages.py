@@ -8,6 +8,7 @@ that "is there a page in this VMA?" looks at leaves and not at pages.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -170,6 +171,20 @@ class PageMap:
             for addr in sorted(pages):
                 if start <= addr < end:
                     yield pages[addr]
+
+    def on_nodes(self, start: int, end: int) -> Counter[int]:
+        """Return node -> bytes that are mapped in [start, end).
+
+        Of a huge page that is in several VMAs (mprotect() of a part of it splits the
+        VMA and leaves the page whole), each has what lies in it.
+        """
+        found: Counter[int] = Counter()
+        for key in self._keys(start, end):
+            for page in self.leaves[key].pages.values():
+                inside = min(end, page.addr + page.size) - max(start, page.addr)
+                if inside > 0:
+                    found[page.node] += inside
+        return found
 
     def any(self, start: int, end: int) -> bool:
         """Return whether a page begins in [start, end)."""

@@ -590,7 +590,5 @@ def pages_by_area(state: State, terms: Terms) -> Ranges:
 
 def count_pages(state: State, terms: Terms, start: int, end: int) -> dict[int, int]:
     """Return node -> pages (of the base size) of CDM nodes mapped in [start, end)."""
-    count: dict[int, int] = {}
-    for page in state.pages.within(start, end):
-        count[page.node] = count.get(page.node, 0) + page.size // terms.page
-    return count
+    held = state.pages.on_nodes(start, end)
+    return {node: size // terms.page for node, size in held.items()}
