@@ -187,17 +187,17 @@ class PageMap:
         return found
 
     def any(self, start: int, end: int) -> bool:
-        """Return whether a page begins in [start, end)."""
+        """Return whether a page, or a part of one, is in [start, end)."""
         return self._some(start, end, lambda leaf: len(leaf.pages), lambda _: True)
 
     def any_explicit(self, start: int, end: int) -> bool:
-        """Return whether a page that was asked for by name begins in [start, end)."""
+        """Return whether one that was asked for by name is in [start, end)."""
         return self._some(
             start, end, lambda leaf: leaf.explicit, lambda page: page.explicit
         )
 
     def any_came(self, start: int, end: int) -> bool:
-        """Return whether a page that came for this VMA begins in [start, end)."""
+        """Return whether one that came for its VMA is in [start, end)."""
         return self._some(start, end, lambda leaf: leaf.came, lambda page: page.came)
 
     def _keys(self, start: int, end: int) -> list[int]:
@@ -220,7 +220,8 @@ class PageMap:
             if start <= key << LEAF_SHIFT and (key + 1) << LEAF_SHIFT <= end:
                 return True
             if any(
-                start <= page.addr < end and test(page) for page in leaf.pages.values()
+                page.addr < end and start < page.addr + page.size and test(page)
+                for page in leaf.pages.values()
             ):
                 return True
         return False

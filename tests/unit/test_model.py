@@ -92,6 +92,21 @@ def test_a_page_that_is_put_twice_counts_once() -> None:
     assert not held.drop(asked).any_explicit(0, 1 << 47)
 
 
+def test_a_huge_page_is_in_each_vma_that_has_a_part_of_it() -> None:
+    base = BASE - BASE % HUGE
+    huge = PageMap().put(page(base, HUGE, explicit=True)).put(page(base + HUGE))
+    first, last = base + 7 * PAGE, base + 10 * PAGE
+    assert huge.on_nodes(base, first) == {1: 7 * PAGE}
+    assert huge.on_nodes(first, last) == {1: 3 * PAGE}
+    assert huge.on_nodes(last, base + 2 * HUGE) == {1: HUGE - 9 * PAGE}
+    for start, end in ((base, first), (first, last), (last, base + HUGE)):
+        assert huge.any(start, end)
+        assert huge.any_came(start, end)
+        assert huge.any_explicit(start, end)
+    assert not huge.any_explicit(base + HUGE, base + 2 * HUGE)
+    assert not huge.any(base - PAGE, base)
+
+
 def test_a_huge_page_falls_into_its_parts() -> None:
     huge = PageMap().put(page(BASE, HUGE))
     parts = huge.fragment(page(BASE, HUGE), PAGE)
