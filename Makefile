@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel lint test check-host install uninstall clean
+.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden audit \
+	install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -20,6 +21,7 @@ help:
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
+	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -57,6 +59,12 @@ demo-foreign: dev
 # Look at the difference before it is committed: it is what people will read.
 golden: demo demo-foreign
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/golden.sh
+
+# An hour where the guest is emulated. `make test` has a short form of it.
+audit: kernel
+	$(BIN)/python scripts/audit.py
+	$(BIN)/python scripts/audit.py --all
+	$(BIN)/python scripts/audit.py --quirks rfc
 
 # sudo takes only the system's directories for PATH, so the link goes to one of them.
 install:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Install the Debian packages that cdmtrace needs; does nothing where all are there.
 #
-#   scripts/deps.sh [GROUP...]     groups: record lab build (default: all)
+#   scripts/deps.sh [GROUP...]     groups: record lab build test (default: all)
 #
 # Works as root or through sudo.
 set -euo pipefail
@@ -13,9 +13,11 @@ build=(
 	gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd
 	pahole libelf-dev libssl-dev git
 )
+# The audit's load.
+test=(stress-ng)
 
 if [ $# -eq 0 ]; then
-	set -- record lab build
+	set -- record lab build test
 fi
 wanted=()
 for group in "$@"; do
@@ -23,8 +25,9 @@ for group in "$@"; do
 	record) wanted+=("${record[@]}") ;;
 	lab) wanted+=("${lab[@]}") ;;
 	build) wanted+=("${build[@]}") ;;
+	test) wanted+=("${test[@]}") ;;
 	*)
-		echo "deps.sh: unknown group $group (record, lab, build)" >&2
+		echo "deps.sh: unknown group $group (record, lab, build, test)" >&2
 		exit 2
 		;;
 	esac
