@@ -81,27 +81,23 @@ def record(options: argparse.Namespace, directory: Path) -> Path:
 def forgetful(trace: Trace) -> tuple[Trace, str]:
     """Return the trace without the arrival of one page that is counted later."""
     events = list(trace.events)
-    counted = max(
-        (at for at, event in enumerate(events) if event.kind == EventKind.SNAP_PAGES),
-        default=0,
-    )
-    look = events[counted]
-    for at in range(counted, -1, -1):
-        event = events[at]
-        if (
-            event.kind == EventKind.MAP
-            and (event.mm, event.node) == (look.mm, look.node)
-            and look.start <= event.addr < look.end
-            and not any(
-                later.kind == EventKind.UNMAP
-                and later.mm == event.mm
-                and later.addr == event.addr
-                for later in events[at:counted]
-            )
-        ):
-            del events[at]
-            told = f"row {event.seq}, {event.addr:x} on node {event.node}"
-            return replace(trace, events=events, count=len(events)), told
+    arrived: dict[tuple[int, int], int] = {}
+    for at, event in enumerate(events):
+        where = event.mm, event.addr
+        if event.kind in (EventKind.MAP, EventKind.MIGRATE):
+            arrived[where] = at
+        elif event.kind == EventKind.UNMAP:
+            arrived.pop(where, None)
+        elif event.kind == EventKind.SNAP_PAGES:
+            for (mm, addr), row in arrived.items():
+                if (
+                    (mm, events[row].node) == (event.mm, event.node)
+                    and event.start <= addr < event.end
+                    and events[row].ts < event.ts_entry
+                ):
+                    told = f"row {events[row].seq}, {addr:x} on node {event.node}"
+                    del events[row]
+                    return replace(trace, events=events, count=len(events)), told
     sys.exit("audit: no arrival to forget: the load left nothing to count")
 
 
