@@ -36,11 +36,17 @@ def what(event: Event, terms: Terms) -> str:
             huge = "huge page" if event.size > terms.page else "page"
             return f"{huge} of node {event.node} mapped"
         case EventKind.MIGRATE:
-            return f"page migrated to node {event.node}"
+            if event.src_node < 0:
+                return f"page migrated to node {event.node}"
+            return f"page migrated, node {event.src_node} -> {event.node}"
         case EventKind.UNMAP | EventKind.ZAP:
             return f"page of node {event.src_node} leaves"
         case EventKind.COPY:
             return f"fork copies {names.size(event.end - event.start, terms.page)}"
+        case EventKind.MOVE:
+            return f"{names.size(event.size, terms.page)} moved to {event.other:x}"
+        case EventKind.SNAP_VMA:
+            return "VMA as it was when recording began"
         case EventKind.KSM_ADVICE:
             return f"ksm_madvise({names.advice(event.arg)})"
         case EventKind.FLAGS | EventKind.WRITE:

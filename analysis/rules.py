@@ -201,7 +201,9 @@ def _stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
                 area.policy_by,
                 area.ended,
                 _closing(note),
-            ),
+            )
+            # A tag from before the recording: that it is there is all there is.
+            or _chain(area.seen),
             shape=(note.demand.clause,),
         )
     return Judgement(since=note.since, until=note.event.ts, violation=violation)
