@@ -34,6 +34,7 @@ def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
         utc_offset=0,
         page_size=terms.page,
         ring_size=0,
+        filters={"all": True} if terms.all else {},
         cdm_nodes=terms.nodes,
         cdm_nodes_from="test",
         vm_cdm_mask=terms.tag,

@@ -14,6 +14,8 @@ It knows nothing of the model that judges the trace.
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
@@ -28,6 +30,7 @@ ANON = 0x100073
 READ_ONLY = 0x100071
 DEFAULT, PREFERRED, BIND, INTERLEAVE = 0, 1, 2, 3
 EPERM, EACCES, EINVAL = 1, 13, 22
+RECORDER = 100
 
 RFC = frozenset(
     {
@@ -56,6 +59,7 @@ PROBES = {
         "rmap_add",
         "rmap_remove",
         "copy_page_range",
+        "move_page_tables",
         "vma_split",
         "ksm_madvise",
         "exit_mmap",
@@ -112,13 +116,16 @@ def names_cdm(policy: tuple[int, int]) -> bool:
 
 
 class SimKernel:
-    def __init__(self, *quirks: str, events: list[Event] | None = None) -> None:
+    def __init__(
+        self, *quirks: str, events: list[Event] | None = None, everything: bool = False
+    ) -> None:
         self.quirks = set(RFC) if "rfc" in quirks else set(quirks)
         for quirk in list(self.quirks):
             self.quirks |= NEEDS.get(quirk, set())
         self.events: list[Event] = [] if events is None else events
         self.gaps: list[Gap] = []
         self.wrongs: list[str] = []
+        self.all = everything
         self.probes = dict(PROBES)
         self.now = 1_000_000
         self.ids = 0
@@ -131,9 +138,13 @@ class SimKernel:
     def process(self, comm: str = "story") -> Task:
         self.next_tid += 14
         self.ids += 1
-        task = Task(self, self.next_tid, Mm(self.ids), comm)
+        task = Task(self, self.next_tid, Mm(self.ids, watched=self.all), comm)
         task.name()
         return task
+
+    def follows(self, node: int) -> bool:
+        """Whether pages of a node are told of."""
+        return self.all or bool(CDM >> node & 1)
 
     def tick(self) -> int:
         self.now += 1000
@@ -166,11 +177,94 @@ class SimKernel:
             )
         )
 
+    # --- the recorder
+
+    def look(self, task: Task, meanwhile: Callable[[Vma], None] | None = None) -> None:
+        """Count the pages of a process; meanwhile: what happens in each count."""
+        mm = task.mm
+        for vma in list(mm.vmas):
+            since = self.tick()
+            count: dict[int, int] = {}
+            for addr in mm.pages:
+                node, size = mm.pages[addr]
+                if vma.start <= addr < vma.end and self.follows(node):
+                    count[node] = count.get(node, 0) + size
+            if meanwhile:
+                meanwhile(vma)
+            if not (mm.watched or count):
+                continue
+            mm.watched = True
+            self.snap(EventKind.SNAP_VMA, task, vma, ts_entry=since)
+            for node, size in sorted(count.items()):
+                self.snap(
+                    EventKind.SNAP_PAGES,
+                    task,
+                    vma,
+                    ts_entry=since,
+                    node=node,
+                    size=size,
+                )
+        if mm.watched:
+            self.snap(EventKind.SNAP_MM, task)
+
+    def look_before(
+        self, task: Task, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Begin the recording here, with what a process holds already.
+
+        meanwhile: what happens after its pages were found and before they are told.
+        """
+        self.events.clear()
+        since = self.tick()
+        self.look(task)
+        found = [
+            (vma, node, addr, size)
+            for vma in task.mm.vmas
+            for addr, (node, size) in task.mm.pages.items()
+            if vma.start <= addr < vma.end and self.follows(node)
+        ]
+        meanwhile()
+        for vma, node, addr, size in found:
+            self.snap(
+                EventKind.SNAP_RANGES,
+                task,
+                vma,
+                ts_entry=since,
+                node=node,
+                payload=struct.pack("=QQ", addr, size),
+            )
+
+    def looked(self) -> None:
+        """Every process has been looked at."""
+        self.emit(EventKind.SNAP_MM, probe=Probe.SNAPSHOT)
+
+    def snap(
+        self, kind: EventKind, task: Task, vma: Vma | None = None, **columns: object
+    ) -> None:
+        if vma:
+            columns |= {"start": vma.start, "end": vma.end}
+            columns |= {"flags_before": vma.flags, "flags_after": vma.flags}
+            columns |= {"policy": vma.policy[0], "nodes": vma.policy[1]}
+        self.emit(
+            kind,
+            probe=Probe.SNAPSHOT,
+            mm=task.mm.id,
+            pid=task.pid,
+            tid=RECORDER,
+            bits=Bit.FOREIGN,
+            **columns,
+        )
+
     def trace(self) -> Trace:
         return Trace(
             path="story.arrows",
             terms=Terms(
-                cdm=CDM, tag=TAG, page=PAGE, kernel="6.1.0-sim", probes=self.probes
+                cdm=CDM,
+                tag=TAG,
+                page=PAGE,
+                kernel="6.1.0-sim",
+                probes=self.probes,
+                all=self.all,
             ),
             events=tuple(self.events),
             count=len(self.events),
@@ -536,6 +630,7 @@ class Task:
             self.vma(region.start).end = region.start + pages * PAGE
         else:
             shift = to - region.start
+            entry = self.kernel.tick()
             (vma,) = self.isolate(region.start, region.end)
             vma.start, vma.end = to, to + pages * PAGE
             self.mm.vmas.sort(key=lambda v: v.start)
@@ -543,6 +638,16 @@ class Task:
                 (a + shift if region.start <= a < region.end else a): page
                 for a, page in self.mm.pages.items()
             }
+            if self.mm.watched:
+                self.vma_row(
+                    EventKind.MOVE,
+                    vma,
+                    probe=Probe.MOVE_PAGE_TABLES,
+                    ts_entry=entry,
+                    addr=region.start,
+                    size=min(region.pages, pages) * PAGE,
+                    other=to,
+                )
         self.end(
             Probe.SYS_MREMAP,
             since,
@@ -590,7 +695,7 @@ class Task:
     def unmap(self, addr: int, mm: Mm | None = None) -> None:
         mm = mm or self.mm
         node, size = mm.pages.pop(addr)
-        if CDM >> node & 1:
+        if self.kernel.follows(node):
             vma = next(v for v in mm.vmas if v.start <= addr < v.end)
             self.vma_row(
                 EventKind.UNMAP,
@@ -604,10 +709,10 @@ class Task:
 
     def migrate(self, addr: int, node: int, mm: Mm | None = None) -> None:
         mm = mm or self.mm
-        size = mm.pages[addr][1]
+        src_node, size = mm.pages[addr]
         self.unmap(addr, mm)
         mm.pages[addr] = node, size
-        if CDM >> node & 1:
+        if self.kernel.follows(node) or CDM >> src_node & 1:
             mm.watched = True
             vma = next(v for v in mm.vmas if v.start <= addr < v.end)
             self.vma_row(
@@ -618,6 +723,7 @@ class Task:
                 addr=addr,
                 size=size,
                 node=node,
+                src_node=src_node,
                 arg=3,
             )
 
@@ -660,7 +766,7 @@ class Task:
         task: dict[str, object] = {}
         if not own:
             task = {"other_policy": self.policy[0], "other": self.policy[1]}
-        if CDM >> node & 1 or before != vma.flags:
+        if kernel.follows(node) or before != vma.flags:
             mm.watched = True
             self.vma_row(
                 EventKind.ALLOC,
@@ -675,7 +781,7 @@ class Task:
             )
         old = mm.pages.get(addr)
         mm.pages[addr] = node, size
-        if CDM >> node & 1:
+        if kernel.follows(node):
             self.vma_row(
                 EventKind.MAP,
                 vma,
@@ -685,7 +791,7 @@ class Task:
                 node=node,
                 **task,
             )
-        if old and CDM >> old[0] & 1:
+        if old and kernel.follows(old[0]):
             self.vma_row(
                 EventKind.UNMAP,
                 vma,

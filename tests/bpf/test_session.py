@@ -6,23 +6,26 @@ the loader is a stand-in that makes an empty ring and counts losses that we inve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from fakemachine import pretend
 
 from cdmtrace import recorder
 from cdmtrace.cli import main
 from cdmtrace.errors import RecordError, TraceWriteError
-from cdmtrace.events import EventKind, Lost, Probe
+from cdmtrace.events import EVENT_DTYPE, EventKind, Lost, Probe
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import bpf
@@ -100,6 +103,11 @@ def record(*words: str) -> int:
 def info() -> TraceInfo:
     with TraceReader("x.arrows") as trace:
         return trace.info
+
+
+def rows() -> list[dict[str, Any]]:
+    with TraceReader("x.arrows") as trace:
+        return trace.read().to_pylist()
 
 
 @pytest.mark.parametrize(
@@ -237,11 +245,8 @@ def test_what_has_not_returned_is_told_at_the_end() -> None:
         Waiting(probe=Probe.MIGRATE_PAGES, call=0, concerns=True),
     ]
     assert record("--duration", "0.2") == 0
-    with TraceReader("x.arrows") as trace:
-        rows = trace.read().to_pylist()
     assert info().lost == {"migrate_pages": {"unpaired": 2}}
-    assert [row["kind"] for row in rows] == [EventKind.CALL_OPEN] * 2
-    first, second = rows
+    first, second = (row for row in rows() if row["kind"] == EventKind.CALL_OPEN)
     assert (first["probe"], first["addr"], first["arg"]) == (moving.probe, 0, 3)
     names = ("pid", "tid", "call", "mm", "ts_entry", "other", "other_policy", "arg")
     assert [second[name] for name in names] == [5, 7, 23, 11, 1000, 2, 2, 3]
@@ -324,3 +329,150 @@ def test_an_interpreter_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> 
     assert record("--", "./script") == 127
     assert "./script: command not found" in capfd.readouterr().err
     assert FakeLoader.log[-1] == "close"
+
+
+# --- what is there, and looks at it ---------------------------------------------
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Return the pid of the only process that there seems to be."""
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        found = frozenset({process.pid})
+        monkeypatch.setattr(recorder.snapshot, "processes", lambda: found)
+        yield process.pid
+        process.kill()
+
+
+def all_looked_at() -> list[dict[str, Any]]:
+    """Return the rows that say so."""
+    return [r for r in rows() if r["kind"] == EventKind.SNAP_MM and not r["mm"]]
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_the_file_says_that_everything_was_looked_at(
+    child: int, only: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --pid, there is one process."""
+    both = frozenset({child, os.getppid()})
+    looks: list[int] = []
+    monkeypatch.setattr(recorder.snapshot, "processes", lambda: both)
+    monkeypatch.setattr(recorder.snapshot, "look", looks.append)
+    assert record("--duration", "0.1", *(["--pid", str(child)] if only else [])) == 0
+    assert looks == ([child] if only else sorted(both))
+    (row,) = all_looked_at()
+    assert row == rows()[0]
+    assert row["probe"] == Probe.SNAPSHOT
+    assert row["ts"] > info().header.started
+
+
+@pytest.mark.usefixtures("child")
+def test_a_process_that_may_not_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(pid: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(recorder.snapshot, "look", refuse)
+    assert record("--audit", "0.1", "--duration", "0.3") == 0
+    assert all_looked_at() == []
+    assert "may not look at 1 processes" in capfd.readouterr().err
+
+
+def test_who_is_forked_meanwhile_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(recorder.snapshot, "look", seen.append)
+    monkeypatch.setattr(
+        recorder.snapshot,
+        "processes",
+        lambda: frozenset({5, 7, *({9, 10} if seen else ())}),
+    )
+    assert record("--duration", "0.1") == 0
+    assert seen == [5, 7, 9, 10]
+    assert len(all_looked_at()) == 1
+
+
+def test_where_pages_are_is_told_with_their_counts(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counts come through the ring while the recorder looks."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    counts = np.zeros(2, EVENT_DTYPE)
+    counts["kind"] = EventKind.SNAP_VMA, EventKind.SNAP_PAGES
+    counts["mm"], counts["pid"], counts["node"] = 23, child, 1
+    counts["start"], counts["end"], counts["size"] = 8 * page, 24 * page, 3 * page
+    waiting: list[np.ndarray] = []
+    asked: list[tuple[int, ...]] = []
+
+    def pages_on(*question: int) -> np.ndarray:
+        asked.append(question)
+        return np.array([9 * page, 10 * page, 20 * page], np.uint64)
+
+    def drain(ring: object, limit: int) -> np.ndarray:
+        return waiting.pop() if waiting else np.empty(0, EVENT_DTYPE)
+
+    monkeypatch.setattr(recorder.snapshot, "look", lambda _: waiting.append(counts))
+    monkeypatch.setattr(recorder.snapshot, "pages_on", pages_on)
+    monkeypatch.setattr(recorder.Ring, "drain", drain)
+    assert record("--duration", "0.1") == 0
+    assert asked == [(child, 8 * page, 24 * page, 1, 3)]
+    told = rows()
+    assert [row["kind"] for row in told] == [
+        EventKind.SNAP_VMA,
+        EventKind.SNAP_PAGES,
+        EventKind.COMM,
+        EventKind.SNAP_RANGES,
+        EventKind.SNAP_MM,
+    ]
+    name, ranges = told[2:4]
+    assert (name["tid"], name["payload"].rstrip(b"\0")) == (child, b"sleep")
+    columns = ("mm", "pid", "node", "start", "end")
+    assert [ranges[column] for column in columns] == [23, child, 1, 8 * page, 24 * page]
+    assert np.frombuffer(ranges["payload"], np.uint64).tolist() == [
+        *(9 * page, 2 * page),
+        *(20 * page, page),
+    ]
+    assert ranges["ts_entry"] < ranges["ts"]
+
+
+@pytest.mark.parametrize(
+    ("words", "least", "most"),
+    [
+        ((), 1, 1),
+        # One look at the start and one at the end, whatever the time.
+        (("--audit", "1000"), 2, 2),
+        (("--audit", "0.2"), 4, 6),
+    ],
+)
+def test_an_audit_looks_again(
+    child: int,
+    words: tuple[str, ...],
+    least: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[int] = []
+    monkeypatch.setattr(recorder.snapshot, "look", looks.append)
+    assert record("--duration", "0.9", *words) == 0
+    assert least <= len(looks) <= most
+    assert set(looks) == {child}
+
+
+def test_an_audit_looks_while_a_cgroup_stands_still(
+    child: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = Path("group")
+    group.mkdir()
+    (group / "cgroup.freeze").write_text("0")
+    done: list[object] = []
+
+    @contextlib.contextmanager
+    def frozen(where: Path) -> Iterator[None]:
+        done.append(where)
+        yield
+        done.append("on")
+
+    monkeypatch.setattr(recorder.cgroup, "frozen", frozen)
+    monkeypatch.setattr(recorder.snapshot, "look", done.append)
+    assert record("--duration", "0.1", "--audit", "9", "--freeze", str(group)) == 0
+    assert done == [child, group, child, "on"]

@@ -12,7 +12,7 @@ from fakemachine import NAMES, OPTIONS, pretend
 
 from cdmtrace import recorder
 from cdmtrace.cli import main
-from cdmtrace.kernel import config, headers, symbols
+from cdmtrace.kernel import config, headers, nodes, symbols
 
 
 class Reached(Exception):
@@ -53,6 +53,19 @@ def test_a_machine_that_can_record_gets_as_far_as_compiling() -> None:
     assert numbers["RING_PAGES"] == 4096
     assert numbers["FILTER_TGID"] == 0
     assert not Path("cdmtrace.arrows").exists()
+
+
+def test_the_probes_are_told_whom_to_leave_out_and_what_to_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nodes, "online", lambda *_, **__: frozenset({0, 1, 64}))
+    for words, everything in (([], 0), (["--all"], 1)):
+        with pytest.raises(Reached) as caught:
+            main(["record", *words, "--", "true"])
+        (numbers,) = caught.value.args
+        assert numbers["ALL"] == everything
+        assert numbers["MEMORY_NODES"] == 3
+        assert numbers["RECORDER"] == os.getpid()
 
 
 def test_each_recording_has_its_own_keys() -> None:
@@ -139,6 +152,10 @@ def test_a_command_that_cannot_be_executed(
         ("--cdm-nodes 64 -- true", ("only nodes 0 to 63",)),
         ("--cdm-nodes 7 -- true", ("node 7 is not online", "hint: these are: 0, 1")),
         ("-o . -- true", ("directory",)),
+        ("--audit 0 -- true", ("--audit",)),
+        ("--freeze . -- true", ("there is none", "hint: --audit SECONDS")),
+        ("--audit 1 --pid 1", ("leaves others out", "hint: leave --pid out")),
+        ("--audit 1 --freeze . -- true", ("--freeze .: no cgroup v2", "hint: give")),
         ("--no-such-option", ("--no-such-option",)),
     ],
 )

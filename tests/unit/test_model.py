@@ -150,7 +150,7 @@ def test_a_migration_that_failed_puts_the_page_back_as_it_was(
     task.mbind(vma.start, 1)
     task.faults(vma)
     task.move_pages([vma.start], 0)
-    kernel.events.pop()
+    del kernel.events[-2:]
     row = kernel.events[-1]
     assert row.kind == EventKind.UNMAP
     task.mm.pages[vma.start] = 1, PAGE

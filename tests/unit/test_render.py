@@ -27,7 +27,7 @@ CDM001 stale-tag: error, cause: mbind
   0.001006  cpu0  story/214  write  - -> cd   policy DEFAULT -> BIND:1
   0.001014  cpu0  story/214  write  cd -> cd  policy BIND:1 -> BIND:0
   0.001015  cpu0  story/214  write  cd -> cd  page of node 1 leaves
-  0.001016  cpu0  story/214                   mbind(BIND:0, MOVE, 1 page) = 0
+  0.001017  cpu0  story/214                   mbind(BIND:0, MOVE, 1 page) = 0
   id         {fingerprint}
   breaks     "That flag is a one-way trip. Any VMA with that flag set on it
              will keep it for the life of the VMA, despite whether it has CDM
