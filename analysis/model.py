@@ -737,15 +737,16 @@ def _on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     if alloc and not alloc.addr <= event.addr < alloc.addr + alloc.size:
         alloc = None
     state = _observe_row(state, event, terms)
-    there = state.pages.covering(event.addr)
-    if there and there.node == event.node:
-        # The entry of a huge page is split into entries of its parts, one row each.
-        pages = state.pages
-        if there.size > event.size:
-            pages = pages.fragment(there, terms.page, part=True)
-            there = pages.get(event.addr)
-        if there and there.part:
-            return replace(state, pages=pages.put(replace(there, part=False))), ()
+    pages = state.pages
+    there = pages.covering(event.addr)
+    if there and there.size > event.size:
+        # Its entry is split into entries of its parts. Newer kernels tell of them,
+        # one row each; what was allocated for this place is none of them.
+        new = there.node != event.node or (alloc and alloc.size == event.size)
+        pages = pages.fragment(there, terms.page, part=not new)
+        there = pages.get(event.addr)
+    if there and there.part and there.node == event.node:
+        return replace(state, pages=pages.put(replace(there, part=False))), ()
     driver = event.cause == Cause.DRIVER
     page = Page(
         addr=event.addr,
@@ -756,7 +757,6 @@ def _on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         event=event,
     )
     own = Policy.of(event.policy, event.nodes)
-    pages = state.pages
     if page.size > terms.page:
         # khugepaged has taken small pages out, and some it may have lost.
         pages = pages.drop_within(page.addr, page.addr + page.size)

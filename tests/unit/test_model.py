@@ -184,6 +184,27 @@ def test_the_parts_of_a_split_huge_page_did_not_come_anew(
     assert not any(isinstance(note, Left) for note in notes(kernel))
 
 
+def test_copy_on_write_out_of_a_huge_page(kernel: SimKernel, task: Task) -> None:
+    """The kernel splits the entry first, and tells nothing of that."""
+    vma = task.mmap(HUGE // PAGE, at=0x200000000000)
+    task.mbind(vma.start, vma.pages, PREFERRED)
+    task.fault(vma.start, huge=True)
+    child = task.fork()
+    written = vma.page(5), vma.page(0), vma.page(7)
+    for addr in written:
+        columns = {"addr": addr, "size": PAGE, "node": 1}
+        inside = child.vma(addr)
+        child.vma_row(EventKind.ALLOC, inside, probe=Probe.ALLOC, **columns)
+        child.vma_row(EventKind.MAP, inside, cause=Cause.COW, **columns)
+        child.vma_row(EventKind.UNMAP, inside, addr=addr, size=PAGE, src_node=1)
+    (_, copied) = (one.state for one in check(kernel.trace(), rules=()).lives)
+    assert count_pages(copied, TERMS, vma.start, vma.end) == {1: vma.pages}
+    came = {held.addr: held.how for held in copied.pages.within(0, 1 << 64)}
+    assert {addr for addr, how in came.items() if how == "cow"} == {*written}
+    arrived = [n.page.how for n in notes(kernel) if isinstance(n, Arrived)]
+    assert arrived == ["thp", "cow", "cow", "cow"]
+
+
 def test_a_part_of_a_huge_page_can_leave(kernel: SimKernel, task: Task) -> None:
     vma = task.mmap(HUGE // PAGE, at=0x200000000000)
     task.mbind(vma.start, vma.pages, PREFERRED)
