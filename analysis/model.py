@@ -674,6 +674,8 @@ def _on_split(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     state = replace(
         state,
         areas=_put(state.areas, event.start, event.end, halves),
+        pages=_cut(state.pages, event.addr, terms),
+        ram=_cut(state.ram, event.addr, terms),
         dirty=(*state.dirty, event.start, event.addr),
     )
     return state, ()
@@ -940,23 +942,42 @@ def _on_move(
     ]
     state = replace(
         state,
-        pages=_shifted(state, state.pages, event, start, size, shift),
-        ram=_shifted(state, state.ram, event, start, size, shift),
+        pages=_shifted(state, state.pages, event, terms, start, size, shift),
+        ram=_shifted(state, state.ram, event, terms, start, size, shift),
         areas=_put(state.areas, to, to + size, areas),
     )
     return replace(state, dirty=(*state.dirty, *(area.start for area in areas), start))
 
 
 def _shifted(
-    state: State, pages: PageMap, event: Event, start: int, size: int, shift: int
+    state: State,
+    pages: PageMap,
+    event: Event,
+    terms: Terms,
+    start: int,
+    size: int,
+    shift: int,
 ) -> PageMap:
     """Return pages with those of [start, start + size) at an address + shift."""
+    pages = _cut(_cut(pages, start, terms), start + size, terms)
+    for page in list(pages.within(start, start + size)):
+        if shift % page.size:
+            # At no other place than one aligned to its size can it stay whole.
+            pages = pages.fragment(page, terms.page)
     moved = [
         replace(page, addr=page.addr + shift)
         for page in pages.within(start, start + size)
         if _lasts(state, page.addr + shift, event.ts_entry)
     ]
     return pages.drop_within(start, start + size).put_all(moved)
+
+
+def _cut(pages: PageMap, at: int, terms: Terms) -> PageMap:
+    """Return pages with no huge one across an address; no row tells of its split."""
+    page = pages.covering(at)
+    if page and page.addr < at:
+        return pages.fragment(page, terms.page)
+    return pages
 
 
 def _lasts(state: State, addr: int, since: int) -> bool:

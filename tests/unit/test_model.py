@@ -14,6 +14,7 @@ from simkernel import (
     PREFERRED,
     RAM,
     TAG,
+    Region,
     SimKernel,
     Task,
     Vma,
@@ -214,6 +215,62 @@ def test_a_part_of_a_huge_page_can_leave(kernel: SimKernel, task: Task) -> None:
     state = life(kernel).state
     assert state.pages.count == vma.pages - 1
     assert count_pages(state, TERMS, vma.start, vma.end) == {1: vma.pages - 1}
+
+
+def a_huge_page(task: Task) -> Region:
+    vma = task.mmap(HUGE // PAGE, at=0x200000000000)
+    task.mbind(vma.start, vma.pages, PREFERRED)
+    task.fault(vma.start, huge=True)
+    return vma
+
+
+def test_a_huge_page_that_moves_to_where_it_cannot_be_one(
+    kernel: SimKernel, task: Task
+) -> None:
+    moved = task.mremap(a_huge_page(task), HUGE // PAGE, to=0x300000007000)
+    state = life(kernel).state
+    assert pages(state) == [moved.page(n) for n in range(moved.pages)]
+    # Each half of it is in the 2 MiB that it lies in.
+    assert state.pages.covering(moved.page(500)) is not None
+
+
+def test_a_huge_page_that_moves_to_where_it_can(kernel: SimKernel, task: Task) -> None:
+    moved = task.mremap(a_huge_page(task), HUGE // PAGE, to=0x300000000000)
+    assert pages(life(kernel).state) == [moved.start]
+
+
+def test_a_part_of_a_huge_page_moves(kernel: SimKernel, task: Task) -> None:
+    """mremap() moves the pages before it splits the VMA that they were in."""
+    vma = a_huge_page(task)
+    moved = task.mremap(Region(vma.page(5), 7), 7, to=0x300000000000)
+    splits = [e for e in kernel.events if e.kind == EventKind.VMA_SPLIT]
+    assert splits
+    for split in splits:
+        kernel.events.remove(split)
+    state = life(kernel).state
+    for start, end, held in (
+        (vma.start, vma.end, vma.pages - 7),
+        (moved.start, moved.end, 7),
+    ):
+        assert count_pages(state, TERMS, start, end) == {1: held}
+
+
+def test_a_child_has_what_fork_copies_of_a_huge_page(
+    kernel: SimKernel, task: Task
+) -> None:
+    """The VMA is split, and one of the three is not for children."""
+    vma = a_huge_page(task)
+    task.mprotect(vma.page(5), 7, writable=False)
+    task.mm.pages = {vma.page(n): (1, PAGE) for n in range(vma.pages)}
+    child = task.fork()
+    copies = [e for e in kernel.events if e.kind == EventKind.COPY]
+    kernel.events.remove(copies[0])
+    (state,) = (
+        one.state
+        for one in check(kernel.trace(), rules=()).lives
+        if one.mm.id == child.mm.id
+    )
+    assert count_pages(state, TERMS, 0, 1 << 64) == {1: vma.pages - 5}
 
 
 def test_what_is_mapped_in_a_call_that_unmaps_what_was_there_stays(
