@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -120,6 +121,48 @@ def test_what_comes_before_it_is_found_came_for_its_vma(node: int) -> None:
     after = state(kernel, task)
     (page,) = (after.pages if node else after.ram).within(*EVERYWHERE)
     assert page.event is row
+
+
+@pytest.mark.parametrize("node", [0, 1])
+def test_what_comes_is_found_and_goes(node: int) -> None:
+    """It is told to be there when it has gone, and nothing is known of its time."""
+    kernel = SimKernel(everything=True)
+    task = kernel.process()
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2, BIND, 1 << node)
+    task.faults(vma)
+    came = kernel.events[-1]
+    kernel.look_before(task, lambda: task.dontneed(vma.page(1), 1))
+    kernel.events.insert(0, came)
+    kernel.looked()
+    assert account(state(kernel, task)) == task.mm.pages
+
+
+def test_of_a_child_that_is_forked_meanwhile_all_is_known(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = held(task, 3)
+    child = task.fork()
+    since = kernel.tick()
+    child.unmap(vma.page(1))
+    kernel.snap(
+        EventKind.SNAP_RANGES,
+        child,
+        child.vma(vma.start),
+        ts_entry=since,
+        node=1,
+        payload=struct.pack("=QQ", vma.start, 3 * PAGE),
+    )
+    assert account(state(kernel, child)) == child.mm.pages
+
+
+def test_a_later_look_tells_the_model_nothing(kernel: SimKernel) -> None:
+    kernel.looked()
+    task = kernel.process()
+    held(task, 3)
+    before = state(kernel, task)
+    kernel.look(task)
+    assert state(kernel, task) == before
 
 
 def test_what_went_before_one_looked_says_nothing_of_a_later_page(
@@ -454,6 +497,19 @@ def test_a_page_that_migrates_to_ram_is_no_cdm_page(
 
 
 @pytest.mark.parametrize("node", [0, 1])
+def test_munmap_leaves_nothing_behind(node: int) -> None:
+    """Even where the rows of the pages are lost."""
+    kernel = SimKernel(everything=True)
+    task = kernel.process()
+    vma = task.mmap(3)
+    task.mbind(vma.start, 3, BIND, 1 << node)
+    task.faults(vma)
+    task.munmap(vma.start, 3)
+    kernel.events[:] = [e for e in kernel.events if e.kind != EventKind.UNMAP]
+    assert account(state(kernel, task)) == {}
+
+
+@pytest.mark.parametrize("node", [0, 1])
 def test_a_huge_page_takes_the_place_of_small_ones(node: int) -> None:
     """khugepaged has unmapped those it knows of; a huge page leaves no room."""
     kernel = SimKernel(everything=True)
@@ -478,8 +534,11 @@ def test_the_parts_of_a_huge_page_of_ram() -> None:
     vma = task.mmap(HUGE // PAGE, at=0x200000000000)
     task.fault(vma.start, huge=True)
     inside = task.vma(vma.start)
-    for number in range(vma.pages):
+    for number in reversed(range(vma.pages)):
         task.vma_row(EventKind.MAP, inside, addr=vma.page(number), size=PAGE, node=0)
+        if number > vma.pages - 3:
+            sizes = [size for _, size in account(state(kernel, task)).values()]
+            assert sum(sizes) == HUGE
     task.vma_row(EventKind.UNMAP, inside, addr=vma.start, size=HUGE, src_node=0)
     task.vma_row(EventKind.UNMAP, inside, addr=vma.page(7), size=PAGE, src_node=0)
     left = account(state(kernel, task))
