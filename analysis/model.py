@@ -826,9 +826,12 @@ def _on_unmap(
     if page is None or not state.whole:
         state = _note_gone(state, event)
     if page is None:
-        return _amend(
-            state, event.addr, event.addr + 1, pages_known=False, excused=True
-        ), (gone,)
+        # Of a whole mm all pages are known, but what a fork or mremap brings is told
+        # late; if it was missed, an audit must go on saying so.
+        end = event.addr + 1
+        if not state.whole:
+            state = _amend(state, event.addr, end, pages_known=False)
+        return _amend(state, event.addr, end, excused=True), (gone,)
     if replaced and page.size == event.size:
         # Copy on write maps the new page first: this was the old one.
         return state, (gone,)

@@ -297,8 +297,11 @@ class _Run:
                 self._done.append(self._lives.pop(mm))
 
     def _look_done(self, event: Event) -> None:
-        """Take it that whatever was there before the recording is told now."""
-        self._looked = True
+        """Take it that whatever was there before the recording is told now.
+
+        Where one process alone was looked at, others may come with what nobody saw.
+        """
+        self._looked = not event.pid
         for mm, life in self._lives.items():
             # What moved while the recorder looked may be told where it no more is.
             if not life.state.whole and not life.moved:

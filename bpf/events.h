@@ -141,7 +141,10 @@ enum cdm_kind {
 	CDM_EV_SNAP_VMA = 80,
 	/* Of that VMA, size bytes lie on node; there is none for 0 bytes. */
 	CDM_EV_SNAP_PAGES = 81,
-	/* That was the last VMA of mm; mm 0: that was the last process. */
+	/*
+	 * That was the last VMA of mm; mm 0: that was the last process, or, with a
+	 * pid, the only one that is looked at.
+	 */
 	CDM_EV_SNAP_MM = 83,
 
 	/* Rows that user space writes; they never pass through the ring. */

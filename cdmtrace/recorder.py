@@ -184,18 +184,25 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
         with TraceWriter(
             options.output, header, force=options.force, owner=caller()
         ) as writer:
-            session = _Session(loader, writer, options)
+            session = _Session(loader, writer, options, say)
             with contextlib.closing(session):
-                return session.run(plans, say)
+                return session.run(plans)
 
 
 class _Session:
     """One recording while it runs: who may stop it, and what is still to write."""
 
-    def __init__(self, loader: Loader, writer: TraceWriter, options: Options) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        writer: TraceWriter,
+        options: Options,
+        say: Callable[[str], None],
+    ) -> None:
         self._loader = loader
         self._writer = writer
         self._options = options
+        self._say = say
         size = options.ring_pages * os.sysconf("SC_PAGE_SIZE")
         self._ring = Ring(loader.ring_fd, size, EVENT_DTYPE)
         self._full_batches = size // (BATCH_ROWS * EVENT_DTYPE.itemsize) + 1
@@ -209,13 +216,15 @@ class _Session:
     def close(self) -> None:
         self._ring.close()
 
-    def run(self, plans: tuple[Plan, ...], say: Callable[[str], None]) -> Outcome:
+    def run(self, plans: tuple[Plan, ...]) -> Outcome:
         with self._signals(), contextlib.ExitStack() as stack:
             self._loader.enable(True)
-            say("looking at what is there")
+            self._say("looking at what is there")
             if unseen := self._look_before():
-                say(f"may not look at {unseen} processes; what they hold is not known")
-            say("recording")
+                self._say(
+                    f"may not look at {unseen} processes; what they hold is not known"
+                )
+            self._say("recording")
             poll = select.epoll()
             stack.callback(poll.close)
             watched = self._start(stack)
@@ -304,7 +313,7 @@ class _Session:
             done.update(new)
         if not unseen:
             end = self._rows(EventKind.SNAP_MM, time.monotonic_ns(), 1)
-            end["probe"] = Probe.SNAPSHOT
+            end["probe"], end["pid"] = Probe.SNAPSHOT, self._options.pid or 0
             self._writer.write(end)
         return unseen
 
@@ -344,7 +353,11 @@ class _Session:
         """Have the kernel count the pages of every process, for an audit."""
         with contextlib.ExitStack() as stack:
             if self._options.freeze:
-                stack.enter_context(cgroup.frozen(self._options.freeze))
+                try:
+                    stack.enter_context(cgroup.frozen(self._options.freeze))
+                except RecordError as error:
+                    self._say(f"not counted this time: {error}")
+                    return
             for pid in sorted(snapshot.processes()):
                 with contextlib.suppress(PermissionError):
                     snapshot.look(pid)

@@ -4,7 +4,8 @@
 #
 #   audit-guest.sh SECONDS EVERY CHURN RECORD...
 #
-# RECORD is the recorder's command, without a command of its own to record.
+# RECORD is the recorder's command, without a command of its own to record. Leaves
+# audit.arrows in the working directory.
 set -eu
 
 seconds=$1 every=$2 churn=$3
@@ -34,4 +35,10 @@ wait
 tail -n 1 churn.tap
 grep -q '^ok' churn.tap
 END
-"$@" --audit "$every" --freeze $groups/load -- sh ./load.sh
+# The recorder comes first, and writes to memory: what the ring cannot hold is lost, and
+# with it what was to be proved.
+status=0
+"$@" -o /tmp/audit.arrows --audit "$every" --freeze $groups/load -- \
+	nice -n 19 sh ./load.sh || status=$?
+mv /tmp/audit.arrows .
+exit $status

@@ -71,7 +71,7 @@ def record(options: argparse.Namespace, directory: Path) -> Path:
         *("--timeout", str(options.seconds * 4 + 1200), "--"),
         *("sh", str(HERE.resolve() / "audit-guest.sh")),
         *(str(options.seconds), str(options.every), str(program)),
-        *(*run, "record", "-o", "audit.arrows", "--ring-pages", "32768"),
+        *(*run, "record", "--ring-pages", "32768"),
         *(["--all"] if options.all else []),
     ]
     subprocess.run(words, check=True)

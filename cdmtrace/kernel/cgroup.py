@@ -11,7 +11,7 @@ from typing import Final
 
 from cdmtrace.errors import RecordError, UsageTrouble
 
-SECONDS: Final = 60.0
+SECONDS: Final = 10.0
 """How long to wait until every task of a cgroup stands still."""
 
 
@@ -35,16 +35,25 @@ def require(group: Path) -> None:
 def frozen(group: Path) -> Iterator[None]:
     """Let every task of a cgroup stand still inside the block.
 
-    Raises RecordError if they do not within SECONDS; they go on in any case.
+    Raises RecordError if they do not within SECONDS, or if the cgroup is gone; they go
+    on in any case.
     """
     switch = group / "cgroup.freeze"
-    switch.write_text("1")
     try:
-        deadline = time.monotonic() + SECONDS
+        _freeze(group, switch)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            switch.write_text("0")
+
+
+def _freeze(group: Path, switch: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    try:
+        switch.write_text("1")
         while "frozen 1" not in (group / "cgroup.events").read_text():
             if time.monotonic() > deadline:
                 raise RecordError(f"{group}: does not freeze within {SECONDS:g} s")
             time.sleep(0.01)
-        yield
-    finally:
-        switch.write_text("0")
+    except OSError as error:
+        raise RecordError(f"{group}: cannot be frozen: {error.strerror}") from error

@@ -191,6 +191,28 @@ def test_a_vma_that_changes_during_its_count_is_left_out(
     assert audit.differences == ()
 
 
+def test_a_page_that_goes_and_was_never_seen_to_come_hides_nothing(
+    kernel: SimKernel,
+) -> None:
+    """Two ways in that nobody thought of; one of the pages goes by a known way."""
+    task = kernel.process()
+    vma = held(task, 5)
+    forget(kernel, EventKind.MAP, vma.page(1), vma.page(2))
+    task.dontneed(vma.page(1), 1)
+    kernel.look(task)
+    (difference,) = audited(kernel).differences
+    assert (difference.model, difference.kernel) == ({1: 3}, {1: 4})
+
+
+def test_who_was_not_looked_at_may_hold_what_nobody_saw(kernel: SimKernel) -> None:
+    """record --pid looks at one process: what others hold is not known."""
+    kernel.events[-1] = replace(kernel.events[-1], pid=1)
+    task = kernel.process()
+    held(task, 3)
+    kernel.look(task)
+    assert check(kernel.trace(), rules=()).audit is None
+
+
 def test_what_happens_between_two_counts_is_compared(kernel: SimKernel) -> None:
     task = kernel.process()
     vma = held(task, 5)

@@ -78,3 +78,9 @@ def test_an_error_in_the_block_thaws(group: Path) -> None:
     with pytest.raises(ZeroDivisionError), cgroup.frozen(group):
         raise ZeroDivisionError
     assert switch(group) == "0"
+
+
+def test_a_cgroup_that_is_gone(group: Path) -> None:
+    (group / "cgroup.events").unlink()
+    with pytest.raises(RecordError, match="cannot be frozen"), cgroup.frozen(group):
+        pytest.fail("nothing stands still")
