@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cdmtrace.analysis.stacks import Stack
-from cdmtrace.events import EventKind
+from cdmtrace.events import Cause, EventKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,6 +199,9 @@ def load(path: str | os.PathLike[str]) -> Trace:
 def _caused(event: Event, stacks: Mapping[int, Stack]) -> Event:
     stack = stacks.get(event.stack)
     if stack is None or event.kind == EventKind.STACK:
+        return event
+    # A page that a driver has given out is faulted in like any other.
+    if event.cause == Cause.DRIVER:
         return event
     cause = stack.cause
     return event if cause is None else replace(event, cause=cause)

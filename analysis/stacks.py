@@ -36,6 +36,8 @@ _CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
     (Cause.RECLAIM, frozenset({"shrink_lruvec", "shrink_folio_list", "shrink_node"})),
     # mm/memory_hotplug.c
     (Cause.HOTPLUG, frozenset({"offline_pages"})),
+    # mm/migrate.c, called by nobody above and none of _CALLERS
+    (Cause.DRIVER, frozenset({"migrate_pages"})),
     (Cause.EXIT, frozenset({"exit_mmap"})),
     # mm/memory.c. Reading a page in may copy it at once: it came by swap-in.
     (
@@ -57,6 +59,28 @@ _CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
 
 Looked up in the source of Linux 6.1: each function is the way into what it stands
 for, and is on the stack by this or by its caller's name where it was inlined.
+"""
+
+_CALLERS: Final[frozenset[str]] = frozenset(
+    {
+        # mm/mempolicy.c and mm/migrate.c: system calls, and what a cpuset asks for
+        *("do_mbind", "kernel_mbind", "__x64_sys_mbind", "__ia32_sys_mbind"),
+        *("do_migrate_pages", "kernel_migrate_pages"),
+        *("__x64_sys_migrate_pages", "__ia32_sys_migrate_pages"),
+        *("move_pages_and_store_status", "do_pages_move", "kernel_move_pages"),
+        *("__x64_sys_move_pages", "__ia32_sys_move_pages"),
+        # mm/gup.c: a page that is pinned for long leaves ZONE_MOVABLE first
+        *("check_and_migrate_movable_pages", "__gup_longterm_locked"),
+        # mm/memory-failure.c
+        *("soft_offline_in_use_page", "__soft_offline_page", "soft_offline_page"),
+        # mm/page_alloc.c
+        *("__alloc_contig_migrate_range", "alloc_contig_range"),
+    }
+)
+"""Who calls migrate_pages() in Linux 6.1 and is no cause of its own in the table.
+
+With one of them on the stack, the stack does not tell on whose behalf: a system call
+has a row that does. With none, it was not the core of the kernel that called.
 """
 
 
@@ -88,4 +112,6 @@ class Stack:
 def cause_of(functions: Iterable[str]) -> Cause | None:
     """Return the first cause of the table that has a function among these."""
     present = set(functions)
+    if not _CALLERS.isdisjoint(present):
+        present.discard("migrate_pages")
     return next((cause for cause, names in _CAUSES if names & present), None)

@@ -434,10 +434,12 @@ int alloc_return(struct pt_regs *ctx)
 
 /*
  * A page is mapped: in a fault, or, where @from is known, at the end of a
- * migration. What leaves a CDM node by one is told, too.
+ * migration. What leaves a CDM node by one is told, too. @driver: it is one that
+ * a driver has given out, which no stack tells: the fault is like any other.
  */
 static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
-				       u64 addr, u64 size, struct place *from)
+				       u64 addr, u64 size, struct place *from,
+				       int driver)
 {
 	struct entry *migration;
 	struct cdm_event *e;
@@ -459,6 +461,8 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	e->size = size;
 	e->node = node;
 	e->src_node = src;
+	if (driver)
+		e->cause = CDM_CAUSE_DRIVER;
 	if (e->kind == CDM_EV_MIGRATE)
 		e->arg = migration ? migration->arg[0] : CDM_NO_REASON;
 	if (page_is_ksm(page))
@@ -486,7 +490,7 @@ int rmap_add_new_anon(struct pt_regs *ctx)
 	u64 page = PT_REGS_PARM1(ctx);
 
 	return page_mapped(ctx, page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
-			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0);
+			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0, 0);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
@@ -496,14 +500,14 @@ int rmap_add_anon(struct pt_regs *ctx)
 
 	return page_mapped(ctx, page, vma, PT_REGS_PARM3(ctx),
 			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE,
-			   migrated_here(page, vma));
+			   migrated_here(page, vma), 0);
 }
 
 /* page_add_file_rmap(page, vma, compound) */
 int rmap_add_file(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx), addr;
-	struct place *driver;
+	struct place *driver = 0;
 
 	if (page_mapping(page)) {
 		addr = page_address_in(page, vma);
@@ -519,7 +523,7 @@ int rmap_add_file(struct pt_regs *ctx)
 	}
 	return page_mapped(ctx, page, vma, addr,
 			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE,
-			   migrated_here(page, vma));
+			   migrated_here(page, vma), !!driver);
 }
 
 static __always_inline int driver_page(u64 page, u64 vma, u64 addr)

@@ -43,6 +43,7 @@ RFC = frozenset(
         "migration-ungated",
         "task-policy",
         "ksm-left-on",
+        "driver-untagged",
     }
 )
 NEEDS = {
@@ -84,6 +85,7 @@ class Vma:
     end: int
     flags: int = ANON
     policy: tuple[int, int] = (DEFAULT, 0)
+    device: bool = False
 
     @property
     def tag(self) -> bool:
@@ -321,6 +323,7 @@ class Task:
             "nodes": vma.policy[1],
             "lock_entry": self.lock,
             "lock_exit": self.lock,
+            "bits": Bit.FILE if vma.device else 0,
         }
         return self.row(kind, mm, **{**base, **columns})
 
@@ -374,7 +377,8 @@ class Task:
             if (
                 last
                 and last.end == vma.start
-                and (last.flags, last.policy) == (vma.flags, vma.policy)
+                and (last.flags, last.policy, last.device)
+                == (vma.flags, vma.policy, vma.device)
             ):
                 last.end = vma.end
             else:
@@ -383,14 +387,20 @@ class Task:
 
     # --- system calls
 
-    def mmap(self, pages: int, at: int | None = None) -> Region:
+    def mmap(
+        self, pages: int, at: int | None = None, *, device: bool = False
+    ) -> Region:
+        """device: of the driver's, which tags it."""
         since = self.begin()
         start = at
         if start is None:
             start = self.kernel.next_addr
             self.kernel.next_addr += 1 << 30
         self.cut(start, start + pages * PAGE)
-        self.mm.vmas.append(Vma(start, start + pages * PAGE))
+        vma = Vma(start, start + pages * PAGE, device=device)
+        if device and not self.kernel.quirk("driver-untagged"):
+            vma.flags |= TAG
+        self.mm.vmas.append(vma)
         self.mm.vmas.sort(key=lambda v: v.start)
         self.merge()
         self.end(Probe.SYS_MMAP, since, size=pages * PAGE, addr=at or 0, other=start)
@@ -494,7 +504,8 @@ class Task:
         if had != policy:
             (vma,) = self.isolate(low, high)
             vma.policy = policy
-            vma.flags = self.cdm_flags(vma.flags, policy)
+            if not vma.device or self.kernel.quirk("driver-untagged"):
+                vma.flags = self.cdm_flags(vma.flags, policy)
             if vma.tag and not was_tagged:
                 if vma.flags & MERGEABLE:
                     kernel.wrongs.append("CDM005")
@@ -565,6 +576,16 @@ class Task:
         self.end(
             Probe.SYS_MIGRATE_PAGES, since, always=True, nodes=old, other=new, ret=ret
         )
+
+    def drive(self, addrs: list[int], node: int) -> None:
+        """The driver's ioctl, which has no row: it moves pages, and lies why."""
+        for addr in addrs:
+            vma = self.vma(addr)
+            allowed = not CDM >> node & 1 or names_cdm(vma.policy)
+            if allowed or self.kernel.quirk("driver-untagged"):
+                if CDM >> node & 1 and not vma.tag:
+                    self.kernel.wrongs.append("CDM002")
+                self.migrate(addr, node, cause=Cause.DRIVER, arg=5)
 
     def mergeable(self, region: Region) -> None:
         since = self.begin()
@@ -707,7 +728,9 @@ class Task:
                 src_node=node,
             )
 
-    def migrate(self, addr: int, node: int, mm: Mm | None = None) -> None:
+    def migrate(
+        self, addr: int, node: int, mm: Mm | None = None, **columns: object
+    ) -> None:
         mm = mm or self.mm
         src_node, size = mm.pages[addr]
         self.unmap(addr, mm)
@@ -724,8 +747,27 @@ class Task:
                 size=size,
                 node=node,
                 src_node=src_node,
-                arg=3,
+                **{"arg": 3, **columns},
             )
+
+    def device_fault(self, addr: int) -> None:
+        """The driver's fault handler gives out a page of the CDM node."""
+        vma = self.vma(addr)
+        self.mm.watched = True
+        self.mm.pages[addr] = 1, PAGE
+        if not vma.tag:
+            self.kernel.wrongs.append("CDM002")
+        self.lock = Lock.READ
+        self.vma_row(
+            EventKind.MAP,
+            vma,
+            probe=Probe.RMAP_ADD,
+            addr=addr,
+            size=PAGE,
+            node=1,
+            cause=Cause.DRIVER,
+        )
+        self.lock = Lock.NONE
 
     def fault(self, addr: int, *, huge: bool = False, cow: bool = False) -> None:
         """A first write to a page, or (cow) one that copies it."""
@@ -733,6 +775,9 @@ class Task:
         if addr in mm.pages and not cow:
             return
         vma = self.vma(addr)
+        if vma.device:
+            self.device_fault(addr)
+            return
         own = vma.policy[0] != DEFAULT
         mode, nodes = vma.policy if own else self.policy
         if names_cdm((mode, nodes)) and not own and not kernel.quirk("task-policy"):

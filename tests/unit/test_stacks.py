@@ -38,6 +38,21 @@ FAULT = ("handle_mm_fault+0x9f", "do_user_addr_fault+0x1c8", "exc_page_fault+0x7
             ),
             Cause.COMPACTION,
         ),
+        (
+            ("page_add_anon_rmap+0x0", "migrate_pages+0x1", "vendor_ioctl+0x2"),
+            Cause.DRIVER,
+        ),
+        (
+            ("page_add_anon_rmap+0x0", "migrate_pages+0x1", "vendor_fault+0x2", *FAULT),
+            Cause.DRIVER,
+        ),
+        (
+            (
+                *("page_add_anon_rmap+0x0", "migrate_pages+0x1", "compact_zone+0x2"),
+                *("migrate_pages+0x3", "vendor_ioctl+0x4"),
+            ),
+            Cause.COMPACTION,
+        ),
         (("page_add_anon_rmap+0x0", "try_to_merge_one_page+0x1"), None),
         (("page_add_anon_rmap+0x0", "ksm_scan_thread+0x1"), Cause.KSM),
         (("do_page_add+0x0", "__x64_sys_move_pages+0x1"), None),
@@ -48,6 +63,36 @@ def test_the_cause(frames: tuple[str, ...], cause: Cause | None) -> None:
     stack = Stack.parse("\n".join(frames).encode())
     assert stack.frames == frames
     assert stack.cause is cause
+
+
+@pytest.mark.parametrize(
+    ("caller", "cause"),
+    [
+        ("do_mbind", None),
+        ("__x64_sys_mbind", None),
+        ("do_migrate_pages", None),
+        ("__x64_sys_migrate_pages", None),
+        ("move_pages_and_store_status.isra.0", None),
+        ("__x64_sys_move_pages", None),
+        ("__gup_longterm_locked", None),
+        ("soft_offline_page", None),
+        ("alloc_contig_range", None),
+        ("compact_zone", Cause.COMPACTION),
+        ("shrink_folio_list", Cause.RECLAIM),
+        ("migrate_misplaced_page", Cause.NUMA_BALANCING),
+        ("offline_pages", Cause.HOTPLUG),
+    ],
+)
+def test_the_core_s_own_callers_of_migrate_pages_are_no_drivers(
+    caller: str, cause: Cause | None
+) -> None:
+    stack = Stack(("page_add_anon_rmap+0x0", "migrate_pages+0x1", f"{caller}+0x2"))
+    assert stack.cause is cause
+
+
+def test_a_page_fault_in_a_call_that_could_migrate_is_a_fault() -> None:
+    stack = Stack(("do_anonymous_page+0x1", *FAULT, "__x64_sys_mbind+0x2"))
+    assert stack.cause is Cause.FAULT
 
 
 def test_what_the_compiler_adds_to_a_name() -> None:
@@ -82,6 +127,23 @@ def test_a_stack_refines_the_cause_of_the_rows_that_name_it(tmp_path) -> None:
     result = check(trace)
     how = {f.cause for f in result.findings if f.rule.id == "CDM014"}
     assert how == {"swap-in"}
+
+
+def test_no_stack_overrides_that_a_driver_gave_out_the_page(tmp_path) -> None:
+    kernel = SimKernel()
+    task = kernel.process()
+    task.faults(task.mmap(2, device=True))
+    frames = ("page_add_file_rmap+0x0", "finish_fault+0x5", *FAULT)
+    kernel.emit(
+        EventKind.STACK, stack=1, payload="\n".join(frames).encode(), other_policy=0
+    )
+    kernel.events[:] = [
+        replace(event, stack=1) if event.kind == EventKind.MAP else event
+        for event in kernel.events
+    ]
+    trace = load(save(kernel.trace(), tmp_path / "x.arrows"))
+    maps = [event for event in trace.events if event.kind == EventKind.MAP]
+    assert [(event.cause, event.stack) for event in maps] == [(Cause.DRIVER, 1)] * 2
 
 
 def test_a_witness_shows_the_stack(tmp_path, capsys) -> None:
