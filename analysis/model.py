@@ -53,6 +53,7 @@ _MIGRATING: Final = {
 }
 _MIGRATED: Final = {
     Cause.COMPACTION: "compaction",
+    Cause.DRIVER: "driver",
     Cause.HOTPLUG: "hotplug",
     Cause.NUMA_BALANCING: "numa-balancing",
     Cause.RECLAIM: "demotion",
@@ -133,7 +134,7 @@ class Area:
     rise: a 0 -> 1 that has not settled. inherited: the tag came by split, fork or
     mremap and has not settled. over: mbind() tagged it from beside its range.
     born_wrong: the tag never had a reason. standing: "stale", "missing" or "".
-    patched: see Facts.
+    by_driver: its driver's mmap() tagged it. patched: see Facts.
     """
 
     start: int
@@ -155,6 +156,7 @@ class Area:
     born_wrong: bool = False
     excused: bool = False
     standing: str = ""
+    by_driver: bool = False
     patched: bool | None = None
 
     def tagged(self, terms: Terms) -> bool | None:
@@ -406,6 +408,11 @@ def _observe(
         and all(area.born_wrong for area in had),
         excused=any(area.excused for area in old),
         standing=next((area.standing for area in old if area.standing), ""),
+        by_driver=any(area.by_driver for area in old)
+        or (
+            all(area.seen is None for area in old)
+            and _driver_tagged(event, bool(tag), policy)
+        ),
         patched=_patched(old, tag),
     )
     fresh = (
@@ -418,6 +425,17 @@ def _observe(
         areas=_put(state.areas, start, end, [new]),
         dirty=(*state.dirty, start) if fresh else state.dirty,
     )
+
+
+def _driver_tagged(event: Event, tag: bool, policy: Policy | None) -> bool:
+    """Return whether the tag of a VMA that a row is the first to show is a driver's.
+
+    What has a tag and no policy that could have brought it has it from its mmap():
+    rows of mbind() and of faults show the VMA before they change it. From before the
+    recording it may be a leftover, too; the doubt is in the kernel's favour.
+    """
+    plain = policy is not None and policy.byte & 15 == Mpol.DEFAULT
+    return tag and plain and bool(event.bits & Bit.FILE)
 
 
 def _patched(old: Sequence[Area], tag: bool | None) -> bool | None:
@@ -530,7 +548,7 @@ def _close(
                 event=row,
                 page=page,
                 named=policy.names(1 << page.node) if policy else None,
-                asked=None if event is None else way is not None,
+                asked=page.explicit or (None if event is None else way is not None),
                 here=True,
                 alloc=None,
                 task_policy=None,
@@ -892,6 +910,7 @@ def _on_copy(
             seen_ts=event.ts,
             since=0,
             pages_known=parent.whole or not (tag or names),
+            by_driver=_driver_tagged(event, tag, policy),
         )
     area = replace(
         model,
@@ -1168,12 +1187,13 @@ def facts_of(state: State, area: Area, terms: Terms) -> Facts:
     return Facts(
         tag=bool(area.tagged(terms)),
         policy_names=area.policy.names(terms.cdm) if area.policy else None,
-        asked=state.pages.any_explicit(area.start, area.end),
+        asked=area.by_driver or state.pages.any_explicit(area.start, area.end),
         held=state.pages.any(area.start, area.end),
         came=state.pages.any_came(area.start, area.end),
         pages_known=area.pages_known,
         excused=area.excused,
         patched=area.patched,
+        by_driver=area.by_driver,
     )
 
 

@@ -36,10 +36,11 @@ class Facts:
     """What is known of a VMA when it has settled.
 
     tag: it has VM_CDM. policy_names: P, None where its policy is not known. asked:
-    G. held: H. came: a page of C that came for this VMA is mapped in it.
-    pages_known: no page of it can have been there before the recording. excused:
-    other hands took pages away since its last write-locked change. patched: the
-    tag it has if only the code of the posted patches ran; None if not known.
+    G. by_driver: its driver's mmap() tagged it, which is one way to G. held: H. came:
+    a page of C that came for this VMA is mapped in it. pages_known: no page of it can
+    have been there before the recording. excused: other hands took pages away since
+    its last write-locked change. patched: the tag it has if only the code of the
+    posted patches ran; None if not known.
     """
 
     tag: bool
@@ -50,6 +51,7 @@ class Facts:
     pages_known: bool
     excused: bool
     patched: bool | None
+    by_driver: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +107,12 @@ _INTENDED: Final = (
         "Khandual: will work on the migration API paths next",
     ),
     Clause(
+        id="G, driver",
+        text="its driver's mmap() tagged it",
+        source='Khandual, cover letter: "Should a driver mark a VMA with VM_CDM '
+        'explicitly ?"',
+    ),
+    Clause(
         id="unknown",
         text="not enough of it was seen",
         source="pages or a policy from before the recording",
@@ -137,6 +145,8 @@ class Intended:
         """P or G: must. None of P, G, H: must not. Anything else: may."""
         if facts.policy_names:
             want, clause = Want.MUST, "P"
+        elif facts.by_driver:
+            want, clause = Want.MUST, "G, driver"
         elif facts.asked:
             want, clause = Want.MUST, "G"
         elif facts.policy_names is None or not facts.pages_known:

@@ -116,7 +116,10 @@ _LIFE: Final = frozenset(
 _REQUESTS: Final = frozenset({"sys_mbind", "sys_move_pages", "sys_migrate_pages"})
 _MIGRATION: Final = frozenset({"migrate_pages"})
 
-_MIGRATIONS: Final = ("move_pages", "migrate_pages", "migration", "compaction")
+_PAST_ALLOCATION: Final = frozenset(
+    {"move_pages", "migrate_pages", "migration", "compaction", "driver"}
+)
+"""By what a page gets into a VMA that did not come by alloc_pages_vma()."""
 _DEFINITION: Final = (
     "\"Here's the flag definition: [...] Contains coherent device memory [...] But it "
     "doesn't match the implementation\""
@@ -244,7 +247,7 @@ def _missing(note: Note, terms: Terms, profile: str) -> Judgement | None:
             observed=_flags(note, terms),
             witness=_chain(reason, mapped, _closing(note)),
             shape=(note.demand.clause,),
-            breaks=None if cause in _MIGRATIONS else _DEFINITION,
+            breaks=None if cause in _PAST_ALLOCATION else _DEFINITION,
         )
     return Judgement(since=note.since, until=note.event.ts, violation=violation)
 
@@ -460,6 +463,10 @@ RULES: Final[tuple[Rule, ...]] = (
         ),
         limits=(
             "a tag that never had a reason is CDM010, CDM011 or CDM016 instead",
+            (
+                "a VMA of a file that has the tag and no policy when it is first seen "
+                "counts as tagged by its driver's mmap(), for good"
+            ),
             "merges are seen only when the next row shows the VMA",
         ),
         judge=_stale,
@@ -485,8 +492,17 @@ RULES: Final[tuple[Rule, ...]] = (
                 "unless this VMA's own policy names their node"
             ),
             "what a fork shares came for the parent",
+            (
+                "a driver that moves pages in an ioctl() and tags afterwards: no row "
+                "says that the call goes on"
+            ),
         ),
-        limits=("a driver's request is seen only where its pages are marked as such",),
+        limits=(
+            (
+                "a driver is known by a page that belongs to no file, and by a stack; "
+                "a migration without one is what its reason says"
+            ),
+        ),
         judge=_missing,
         profiles=frozenset({"intended", "rfc-v2"}),
     ),
@@ -621,7 +637,7 @@ RULES: Final[tuple[Rule, ...]] = (
             ),
             "a page that comes back from swap may have been allocated for its cousin",
         ),
-        limits=("a driver's own allocations are told by their cause, or not at all",),
+        limits=("what a driver maps or moves counts as asked for",),
         judge=_implicit_allocation,
         once=True,
     ),

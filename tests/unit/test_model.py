@@ -22,7 +22,7 @@ from simkernel import (
 
 from cdmtrace.analysis import Event, cdm_pages, check, count_pages
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.model import Arrived, Left, Note, State, step
+from cdmtrace.analysis.model import Area, Arrived, Left, Note, State, step
 from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.profiles import PROFILES, Facts, Mode, Want, fault_tags
 from cdmtrace.analysis.replay import Life
@@ -494,6 +494,13 @@ def test_the_intended_profile(change: dict[str, bool | None], want: Want) -> Non
     assert PROFILES["intended"].demand(facts).want is want
 
 
+def test_the_intended_profile_tells_a_driver_s_tag_from_a_page() -> None:
+    by_page = PROFILES["intended"].demand(replace(NONE, asked=True))
+    by_driver = PROFILES["intended"].demand(replace(NONE, asked=True, by_driver=True))
+    assert (by_page.want, by_page.clause) == (Want.MUST, "G")
+    assert (by_driver.want, by_driver.clause) == (Want.MUST, "G, driver")
+
+
 @pytest.mark.parametrize(
     ("patched", "want"),
     [(True, Want.MUST), (False, Want.MUST_NOT), (None, Want.MAY)],
@@ -552,3 +559,100 @@ def test_whose_request_a_page_is(kernel: SimKernel, task: Task) -> None:
     assert ways == [("mbind", False), ("mbind", False), ("move_pages", True)]
     ways = [(p.how, p.explicit) for p in child.state.pages.within(0, 1 << 64)]
     assert ways == [("fork", False)] * 3
+
+
+# --- drivers -------------------------------------------------------------------
+
+
+def arrivals(kernel: SimKernel) -> list[tuple[str, bool, bool | None]]:
+    return [
+        (note.page.how, note.page.explicit, note.asked)
+        for note in notes(kernel)
+        if isinstance(note, Arrived)
+    ]
+
+
+def device_area(kernel: SimKernel, addr: int) -> Area:
+    area = life(kernel).state.area(addr)
+    assert area is not None
+    return area
+
+
+def test_what_a_driver_maps_was_asked_for(kernel: SimKernel, task: Task) -> None:
+    task.faults(task.mmap(2, device=True))
+    assert arrivals(kernel) == [("driver", True, True)] * 2
+
+
+@pytest.mark.parametrize("in_call", [True, False])
+def test_what_a_driver_moves_was_asked_for_whatever_the_reason(
+    in_call: bool, kernel: SimKernel, task: Task
+) -> None:
+    """An ioctl has no row of its own; a fault may be in a call that has one."""
+    kernel.quirks.add("driver-untagged")
+    vma = task.mmap(3)
+    task.faults(vma)
+    since = task.begin(Lock.READ) if in_call else 0
+    task.drive([vma.page(n) for n in range(3)], 1)
+    if in_call:
+        task.end(Probe.SYS_MADVISE, since)
+    rows = [event for event in kernel.events if event.kind == EventKind.MIGRATE]
+    assert [(bool(row.call), row.arg) for row in rows] == [(in_call, 5)] * 3
+    assert arrivals(kernel) == [("driver", True, True)] * 3
+
+
+def test_a_driver_s_tag_is_one_from_the_mmap(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(9, device=True)
+    task.mbind(vma.page(3), 3, BIND, RAM)
+    task.mbind(vma.page(3), 3, BIND, CDM)
+    for number in (0, 4, 8):
+        assert device_area(kernel, vma.page(number)).by_driver
+    moved = task.mremap(Region(vma.page(6), 3), 3, to=0x300000000000)
+    assert device_area(kernel, moved.start).by_driver
+    child = task.fork()
+    task.exit()
+    lives = check(kernel.trace(), rules=()).lives
+    (forked,) = (one for one in lives if one.mm.id == child.mm.id)
+    assert all(area.by_driver for area in forked.state.areas)
+    assert len(forked.state.areas) == 3
+
+
+def test_a_fork_may_be_the_first_to_show_a_driver_s_tag(
+    kernel: SimKernel, task: Task
+) -> None:
+    vma = task.mmap(3, device=True)
+    task.mbind(task.mmap(1).start, 1)
+    child = task.fork()
+    lives = check(kernel.trace(), rules=()).lives
+    parent, forked = sorted(lives, key=lambda one: one.mm.id)
+    assert parent.state.area(vma.start) is None
+    area = forked.state.area(vma.start)
+    assert forked.mm.id == child.mm.id
+    assert area is not None
+    assert area.by_driver
+
+
+@pytest.mark.parametrize(
+    ("first", "columns"),
+    [
+        (Vma(BASE, BASE + PAGE, ANON | TAG), {}),
+        (Vma(BASE, BASE + PAGE, ANON | TAG, (BIND, CDM), device=True), {}),
+        (Vma(BASE, BASE + PAGE, ANON, device=True), {}),
+        (Vma(BASE, BASE + PAGE, ANON | TAG, device=True), {"flags_before": ANON}),
+        (Vma(BASE, BASE + PAGE, ANON | TAG, device=True), {"policy": 15}),
+    ],
+)
+def test_a_tag_that_is_no_driver_s(
+    first: Vma, columns: dict[str, int], kernel: SimKernel, task: Task
+) -> None:
+    task.vma_row(EventKind.ALLOC, first, addr=BASE, size=PAGE, node=1, **columns)
+    assert not device_area(kernel, BASE).by_driver
+
+
+def test_a_tag_that_came_later_is_no_driver_s(kernel: SimKernel, task: Task) -> None:
+    kernel.quirks.add("driver-untagged")
+    vma = task.mmap(2, device=True)
+    task.faults(vma)
+    task.mbind(vma.start, 2)
+    area = device_area(kernel, vma.start)
+    assert area.tagged(TERMS)
+    assert not area.by_driver

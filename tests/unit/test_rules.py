@@ -377,6 +377,73 @@ def test_the_cause_of_a_missing_tag(mode, nodes, huge, cause) -> None:
     assert found(check(run(program, "bind-only").trace())) == [("CDM002", cause)]
 
 
+def drive(task: Task) -> None:
+    """Pages that a driver maps, and pages that it moves, without and by a policy."""
+    device = task.mmap(23, device=True)
+    task.faults(device, 0, 11)
+    vma = task.mmap(19)
+    task.faults(vma)
+    task.drive([vma.page(n) for n in range(19)], 1)
+    bound = task.mmap(13)
+    task.faults(bound)
+    task.mbind(bound.start, 13)
+    task.drive([bound.page(n) for n in range(13)], 1)
+
+
+def test_what_a_driver_brings_must_be_tagged() -> None:
+    broken = check(run(drive, "driver-untagged").trace())
+    assert found(broken) == [("CDM002", "driver")] * 2
+    assert [[step.kind for step in f.witness] for f in broken.findings] == [
+        ["map"],
+        ["migrate"],
+    ]
+    assert all(f.breaks == one(broken, "CDM002").rule.sentence for f in broken.findings)
+    clean = check(run(drive).trace())
+    assert found(clean) == []
+    assert one(clean, "CDM002").checked > 1
+    assert one(clean, "CDM014").checked == 13
+
+
+def test_a_driver_s_tag_outlives_policies_and_pages() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(23, device=True)
+        task.faults(vma)
+        task.mbind(vma.start, 23, BIND, RAM)
+        task.mbind(vma.start, 23, BIND, CDM)
+        task.mbind(vma.start, 23, DEFAULT)
+        task.dontneed(vma.start, 23)
+        task.mprotect(vma.page(7), 5, False)
+        task.munmap(vma.page(17), 6)
+
+    def without_pages(task: Task) -> None:
+        vma = task.mmap(23, device=True)
+        task.mbind(vma.page(3), 5, BIND, CDM)
+        task.mbind(vma.page(3), 5, DEFAULT)
+
+    for each in (program, without_pages):
+        result = check(run(each).trace())
+        assert found(result) == []
+        assert one(result, "CDM010").verdict is Verdict.VACUOUS
+
+
+def test_a_policy_that_takes_a_driver_s_tag_leaves_it_missing() -> None:
+    def program(task: Task) -> None:
+        vma = task.mmap(5, device=True)
+        task.faults(vma)
+        task.kernel.quirks.add("driver-untagged")
+        task.mbind(vma.start, 5, BIND, RAM)
+
+    def given_back(task: Task) -> None:
+        program(task)
+        task.kernel.quirks.add("any-mbind-tags")
+        task.mbind(task.overlapping(0, 1 << 47)[0].start, 5, DEFAULT)
+
+    for each in (program, given_back):
+        result = check(run(each).trace())
+        assert found(result) == [("CDM002", "mbind")]
+        assert "its driver's mmap() tagged it" in result.findings[0].expected
+
+
 def test_one_finding_stands_for_all_pages_of_a_vma() -> None:
     result = check(run(task_policy, "task-policy").trace())
     (finding,) = result.findings
