@@ -600,7 +600,7 @@ static void step_file_cow(void)
 	close(fd);
 	if (!r || !fault_pages(r, 0, 31))
 		return;
-	arrive(r, 0, 31, "file-cow");
+	arrive(r, 0, 31, "file-fault");
 	audit(r, "31 pages written that were never read");
 	read_pages(r->start + 31 * PAGE, 29);
 	put_pages(r, 31, 29, ON_RAM);
@@ -622,7 +622,7 @@ static void step_truncate(void)
 	r = map_file("file that shrinks", SLOT_TRUNCATE, 61, fd);
 	if (!r || !fault_pages(r, 0, 61))
 		goto out;
-	arrive(r, 0, 61, "file-cow");
+	arrive(r, 0, 61, "file-fault");
 	audit(r, "61 pages written");
 	err = ftruncate(fd, 42 * PAGE) ? errno : 0;
 	if (!expect_errno(err, 0, "ftruncate to 42 pages"))
