@@ -1,8 +1,8 @@
-"""The audit's own command, for a minute: the model equals the kernel's count.
+"""The audit's own command, for half a minute: the model equals the kernel's count.
 
-scripts/audit.py judges itself: it ends with 0 only if nothing differs, if an arrival
-that is forgotten on purpose is found, and if every finding is one that a quirk
-explains. `make audit` runs it for ten minutes at a time.
+scripts/audit.py ends with 0 only if nothing differs, if an arrival that is forgotten on
+purpose is found, and if every finding is one that a quirk explains: without quirks, if
+there is none. Which causes a random load makes with all defects on, `make audit` tells.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ pytestmark = pytest.mark.timeout(3600)
 
 
 @pytest.mark.parametrize(
-    "words", [("--all",), ("--quirks", "rfc")], ids=["every-node", "rfc"]
+    ("words", "statuses"),
+    [(("--all",), {0}), (("--quirks", "rfc"), {0, 3})],
+    ids=["every-node", "rfc"],
 )
-def test_the_model_equals_numa_maps(words: tuple[str, ...]) -> None:
-    command = [sys.executable, "scripts/audit.py", "--seconds", "40", "--every", "10"]
+def test_the_model_equals_numa_maps(words: tuple[str, ...], statuses: set[int]) -> None:
+    command = [sys.executable, "scripts/audit.py", "--seconds", "30", "--every", "8"]
     result = subprocess.run(
         [*command, *words], cwd=ROOT, text=True, capture_output=True, check=False
     )
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.returncode in statuses, result.stdout + result.stderr
     told = TOLD.search(result.stdout)
     assert told, result.stdout
     vmas, pages = (int(number.replace(",", "")) for number in told.groups())
     assert vmas >= 100
     assert pages >= 100
-    assert ": found" in result.stdout
+    assert "; 0 differences\n" in result.stdout
+    assert " forgotten: found\n" in result.stdout
