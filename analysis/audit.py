@@ -57,7 +57,7 @@ class Audit:
     looks: times that an address space was looked at. vmas, pages: compared; VMAs
     count each time, pages are of the base size, as the kernel counted them. moving:
     VMAs left out because pages came or went meanwhile; unknown: left out because
-    events of theirs are lost.
+    events of theirs are lost, or what they held when the recording began is not known.
     """
 
     looks: int
@@ -119,6 +119,7 @@ class Auditor:
                 mm, count = last[event.tid]
                 if (event.mm, event.start) == (mm, count.start):
                     count.nodes[event.node] = event.size // terms.page
+        self._passed: set[int] = set()
         self._looks: dict[int, _Look] = {}
         self._done = self._vmas = self._pages = self._moving = self._unknown = 0
         self._differences: list[Difference] = []
@@ -149,9 +150,15 @@ class Auditor:
             self._rest(event, state, known)
 
     def pass_by(self, event: Event) -> None:
-        """Drop a count of a time when the model did not know the whole yet."""
+        """Drop a count of an address space of which the model does not know all.
+
+        The first one is the look that begins a recording, and no audit.
+        """
         if event.kind == EventKind.SNAP_VMA:
             self._counts[event.mm].popleft()
+            self._unknown += event.mm in self._passed
+        else:
+            self._passed.add(event.mm)
 
     def _compare(self, event: Event, state: State, known: bool) -> None:
         count = self._counts[event.mm].popleft()
@@ -212,7 +219,7 @@ class Auditor:
 
     def result(self) -> Audit | None:
         """Return what it came to; None where nobody asked for an audit."""
-        if not self._done:
+        if not self._done and not self._unknown:
             return None
         return Audit(
             looks=self._done,

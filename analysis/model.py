@@ -942,7 +942,7 @@ def _on_copy(
         areas=_put(state.areas, event.start, event.end, [area]),
         pages=state.pages.put_all(copies),
         ram=state.ram.put_all(ram),
-        whole=True,
+        whole=parent.whole,
     )
     return _dirty(state, event.start), ()
 
@@ -1159,7 +1159,7 @@ def _on_call(state: State, event: Event, terms: Terms) -> State:
     if event.probe == Probe.SYS_MREMAP and event.other:
         old, new_size = _round(event.size, terms), _round(event.nodes, terms)
         if event.other != event.addr:
-            if "move_page_tables" not in terms.probes:
+            if not terms.probes.get("move_page_tables"):
                 state = _on_move(
                     state, event, terms, event.addr, min(old, new_size), event.other
                 )

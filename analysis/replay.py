@@ -30,6 +30,7 @@ _NO_MM: Final = frozenset(
         EventKind.STACK,
     }
 )
+_LOOK: Final = Probe.SNAPSHOT.name.lower()
 _ACCOUNT: Final = frozenset(
     {
         "copy_page_range",
@@ -38,7 +39,7 @@ _ACCOUNT: Final = frozenset(
         "remove_migration_pte",
         "rmap_add",
         "rmap_remove",
-        "snapshot",
+        _LOOK,
     }
 )
 """Probes whose losses make the model's account of pages wrong."""
@@ -301,10 +302,16 @@ class _Run:
 
         Where one process alone was looked at, others may come with what nobody saw.
         """
-        self._looked = not event.pid
+        lost = [
+            gap
+            for gap in self._trace.gaps
+            if gap.probe == _LOOK and gap.since <= event.ts
+        ]
+        self._looked = not event.pid and not any(gap.mm == 0 for gap in lost)
         for mm, life in self._lives.items():
+            unseen = any(life.touched(gap, 0, 1 << 64) for gap in lost)
             # What moved while the recorder looked may be told where it no more is.
-            if not life.state.whole and not life.moved:
+            if not life.state.whole and not life.moved and not unseen:
                 life.state, notes = model.looked_at(
                     life.state, event, self._terms, self._profile
                 )

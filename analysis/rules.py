@@ -126,7 +126,11 @@ _DEFINITION: Final = (
 )
 """Of 11/12 too: what to say of a page that did come by alloc_pages_vma()."""
 
-PART_OF: Final = {"remove_migration_pte": "migrate_pages", "vma_policy": "mbind_range"}
+PART_OF: Final = {
+    "remove_migration_pte": "migrate_pages",
+    "move_page_tables": "sys_mremap",
+    "vma_policy": "mbind_range",
+}
 """Names under which losses may be counted -> the probe that they are part of."""
 
 
@@ -447,9 +451,9 @@ RULES: Final[tuple[Rule, ...]] = (
         leans=(_LIFE | _REQUESTS | _MIGRATION | {"alloc"}) - {"sys_mbind"},
         threats=(
             (
-                "a VMA from before the recording may hold pages that were never seen: "
-                "where it is first seen with a tag or with such a policy it counts as "
-                "unknown"
+                "where not every process could be looked at first, a VMA from before "
+                "the recording may hold pages that were never seen: if it is first "
+                "seen with a tag or with such a policy it counts as unknown"
             ),
             (
                 "pages in swap are not mapped: a policy keeps their VMA's tag, nothing "

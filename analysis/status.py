@@ -14,7 +14,7 @@ def exit_status(
 ) -> ExitStatus:
     """Return TROUBLE where an audit found the model wrong: then nothing else counts;
     FINDINGS for a finding of severity warning or error; else INCONCLUSIVE for a rule
-    that losses or missing probes touch; else OK.
+    that losses or missing probes touch, or an audit that compared nothing; else OK.
 
     named: the rules were asked for by name; then one that cannot be checked counts
     as inconclusive.
@@ -30,7 +30,9 @@ def exit_status(
         return ExitStatus.FINDINGS
     open_verdicts = {Verdict.INCONCLUSIVE} | ({Verdict.UNCHECKED} if named else set())
     if not allow_inconclusive and any(
-        one.verdict in open_verdicts for result in several for one in result.rules
+        any(one.verdict in open_verdicts for one in result.rules)
+        or (result.audit and not result.audit.vmas)
+        for result in several
     ):
         return ExitStatus.INCONCLUSIVE
     return ExitStatus.OK

@@ -40,6 +40,21 @@ static __always_inline int wanted(void)
 	return is_enabled();
 }
 
+/*
+ * The same of a page in @vma: the recorder may have to reclaim or to compact, and
+ * then it works on the memory of others.
+ */
+static __always_inline int wanted_page(u64 vma)
+{
+	u64 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (tgid != RECORDER)
+		return wanted();
+	return is_enabled() &&
+	       VMA_MM(vma) != READ_FIELD(bpf_get_current_task(), u64,
+					 OFF_task_struct_mm);
+}
+
 /* The policy at @pol: mode and flags packed as CDM_POLICY() says, and nodes. */
 static __always_inline u8 read_policy(u64 pol, u64 *nodes)
 {
@@ -446,7 +461,7 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	u64 task;
 	int node = page_node(page), src = from ? from->node : CDM_NO_NODE;
 
-	if (!(IS_FOLLOWED(node) || IS_CDM_NODE(src)) || !wanted() ||
+	if (!(IS_FOLLOWED(node) || IS_CDM_NODE(src)) || !wanted_page(vma) ||
 	    page_is_apart(page, vma))
 		return 0;
 	migration = slot_open(SLOT_MIGRATE);
@@ -553,7 +568,7 @@ int walk_entry(struct pt_regs *ctx)
 {
 	u64 folio = PT_REGS_PARM1(ctx);
 
-	if (IS_FOLLOWED(page_node(folio)) && wanted())
+	if (IS_FOLLOWED(page_node(folio)) && wanted_page(PT_REGS_PARM2(ctx)))
 		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
 	return 0;
 }
@@ -570,7 +585,8 @@ int remigrate_entry(struct pt_regs *ctx)
 	u64 folio = PT_REGS_PARM1(ctx);
 	int node = page_node(PT_REGS_PARM4(ctx));
 
-	if ((IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(node)) && wanted())
+	if ((IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(node)) &&
+	    wanted_page(PT_REGS_PARM2(ctx)))
 		place_put(PLACE_REMIGRATE, folio, PT_REGS_PARM2(ctx), 0, node);
 	return 0;
 }
@@ -632,7 +648,7 @@ int rmap_remove(struct pt_regs *ctx)
 	struct cdm_event *e;
 	int node = page_node(page);
 
-	if (!IS_FOLLOWED(node) || !wanted() || page_is_apart(page, vma))
+	if (!IS_FOLLOWED(node) || !wanted_page(vma) || page_is_apart(page, vma))
 		return 0;
 	/* The end of an mm takes all its pages: one event says so. */
 	exiting = slot_open(SLOT_EXIT_MMAP);
@@ -1002,7 +1018,7 @@ int snapshot_return(struct pt_regs *ctx)
 #pragma unroll
 	for (nid = 0; nid < 64; nid++)
 		if (MEMORY_NODES >> nid & 1 && IS_FOLLOWED(nid) &&
-		    counted(entry.arg[0], nid))
+		    !vma_is_hugetlb(entry.vma) && counted(entry.arg[0], nid))
 			there |= 1ULL << nid;
 	read_policy(VMA_POLICY(entry.vma), &nodes);
 	about = there || NAMES_CDM(nodes) || entry.flags & CDM_MASK;

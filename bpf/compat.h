@@ -65,11 +65,16 @@ static __always_inline int page_is_ksm(u64 page)
 	return (page_mapping(page) & 3) == 3;
 }
 
-/* What numa_maps does not count: the kernel's own pages, and hugetlb's apart. */
+static __always_inline int vma_is_hugetlb(u64 vma)
+{
+	return !!(VMA_FLAGS(vma) & 0x00400000 /* VM_HUGETLB */);
+}
+
+/* numa_maps does not count the kernel's own pages, and hugetlb's in another unit. */
 static __always_inline int page_is_apart(u64 page, u64 vma)
 {
 	return (READ_FIELD(page, u64, OFF_page_flags) >> PG_RESERVED) & 1 ||
-	       VMA_FLAGS(vma) & 0x00400000 /* VM_HUGETLB */;
+	       vma_is_hugetlb(vma);
 }
 
 /* Where the page is in this VMA, as vma_address() in mm/internal.h has it. */

@@ -62,6 +62,9 @@ BATCH_ROWS: Final = 1 << 16
 LOST_PLACES: Final = 1024
 """Address spaces, by probe and reason, whose losses are told apart."""
 
+LOOK_ROUNDS: Final = 20
+"""Times that processes which came meanwhile are looked at before recording begins."""
+
 LINGER: Final = 5.0
 """Seconds that a command gets to end after SIGTERM, when recording was stopped."""
 
@@ -220,14 +223,12 @@ class _Session:
         with self._signals(), contextlib.ExitStack() as stack:
             self._loader.enable(True)
             self._say("looking at what is there")
-            if unseen := self._look_before():
-                self._say(
-                    f"may not look at {unseen} processes; what they hold is not known"
-                )
+            if why := self._look_before(plans):
+                self._say(f"what is there is not known whole: {why}")
             self._say("recording")
             poll = select.epoll()
             stack.callback(poll.close)
-            watched = self._start(stack)
+            watched = self._start(stack) if self._signal is None else None
             stack.callback(self._abandon_child)
             if watched is not None:
                 poll.register(watched, select.EPOLLIN)
@@ -292,30 +293,39 @@ class _Session:
             if deadline is not None and time.monotonic() >= deadline:
                 return "time was up"
 
-    def _look_before(self) -> int:
+    def _look_before(self, plans: tuple[Plan, ...]) -> str:
         """Write what every process holds before anything else.
 
-        Return how many cannot be looked at. If there are any, the file does not say
-        that everything is told.
+        Return why that is not everything, and the file does not say so; else "".
         """
+        if any(item.missing and item.probe.probe is Probe.SNAPSHOT for item in plans):
+            return "this kernel has nothing to look with (cdmtrace probes)"
         wanted = snapshot.processes
         if self._options.pid is not None:
             wanted = frozenset({self._options.pid}).copy
         done: set[int] = set()
         unseen = 0
         # Whoever is forked meanwhile may have what nobody has told of.
-        while new := sorted(wanted() - done):
+        for _ in range(LOOK_ROUNDS):
+            new = sorted(wanted() - done)
+            if not new:
+                break
             for pid in new:
+                if self._signal is not None:
+                    return "stopped before all was looked at"
                 try:
                     self._look_at(pid)
                 except PermissionError:
                     unseen += 1
             done.update(new)
-        if not unseen:
-            end = self._rows(EventKind.SNAP_MM, time.monotonic_ns(), 1)
-            end["probe"], end["pid"] = Probe.SNAPSHOT, self._options.pid or 0
-            self._writer.write(end)
-        return unseen
+        else:
+            return "new processes come faster than they can be looked at"
+        if unseen:
+            return f"{unseen} processes may not be looked at"
+        end = self._rows(EventKind.SNAP_MM, time.monotonic_ns(), 1)
+        end["probe"], end["pid"] = Probe.SNAPSHOT, self._options.pid or 0
+        self._writer.write(end)
+        return ""
 
     def _look_at(self, pid: int) -> None:
         """Have the kernel count the pages of a process, and write where they are."""
@@ -428,7 +438,8 @@ class _Session:
     def _finish_child(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""
         if self._child is None:
-            return 0
+            # A command that a signal kept from being started.
+            return 128 + self._signal if self._signal and self._options.command else 0
         if self._child.poll() is None:
             self._child.terminate()
         until = time.monotonic() + LINGER

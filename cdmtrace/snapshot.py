@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import mmap
 import os
 import platform
@@ -116,7 +117,9 @@ def _nodes(pid: int, addresses: Addresses) -> npt.NDArray[np.int32]:
     )
     if result < 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        # A zombie is still there and has no memory: kernel_move_pages() says EINVAL.
+        kind = ProcessLookupError if number == errno.EINVAL else OSError
+        raise kind(number, os.strerror(number))
     return status
 
 

@@ -25,20 +25,23 @@ echo 1 >/sys/kernel/mm/ksm/run
 echo 500 >/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs || true
 
 cat >load.sh <<END
+bad=
 echo \$\$ >$groups/load/cgroup.procs
 $churn --seconds $seconds --jobs 2 >churn.tap &
 stress-ng --quiet --timeout $seconds --temp-path /tmp \
 	--vm 1 --vm-bytes 16M --mmap 1 --mmap-bytes 8M --mremap 1 --mremap-bytes 8M \
 	--madvise 1 --fork 1 --numa 1 --brk 1 --stack 1 \
-	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M &
+	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M || bad=stress-ng
 wait
 tail -n 1 churn.tap
-grep -q '^ok' churn.tap
+grep -q '^ok' churn.tap || bad=churn
+test -z "\$bad" || echo "audit: \$bad has failed" >&2
+test -z "\$bad"
 END
 # The recorder comes first, and writes to memory: what the ring cannot hold is lost, and
 # with it what was to be proved.
 status=0
 "$@" -o /tmp/audit.arrows --audit "$every" --freeze $groups/load -- \
 	nice -n 19 sh ./load.sh || status=$?
-mv /tmp/audit.arrows .
+mv /tmp/audit.arrows . || test $status -ne 0
 exit $status

@@ -119,7 +119,10 @@ def audit(result: Mapping[str, Any]) -> str:
         f"{result[key]:,} left out, {why}"
         for key, why in (
             ("moving", "their pages came or went just then"),
-            ("unknown", "their events are lost"),
+            (
+                "unknown",
+                "their events are lost or what they held at first is not known",
+            ),
         )
         if result[key]
     ]

@@ -338,6 +338,9 @@ def test_an_interpreter_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> 
 def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Return the pid of the only process that there seems to be."""
     with subprocess.Popen(["sleep", "1000"]) as process:
+        # exec() closes the pipe that Popen waits for before it sets the name.
+        while b"sleep" not in recorder.snapshot.name(process.pid):
+            time.sleep(0.01)
         found = frozenset({process.pid})
         monkeypatch.setattr(recorder.snapshot, "processes", lambda: found)
         yield process.pid
@@ -376,7 +379,7 @@ def test_a_process_that_may_not_be_looked_at(
     monkeypatch.setattr(recorder.snapshot, "look", refuse)
     assert record("--audit", "0.1", "--duration", "0.3") == 0
     assert all_looked_at() == []
-    assert "may not look at 1 processes" in capfd.readouterr().err
+    assert "1 processes may not be looked at" in capfd.readouterr().err
 
 
 def test_who_is_forked_meanwhile_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +393,43 @@ def test_who_is_forked_meanwhile_is_looked_at(monkeypatch: pytest.MonkeyPatch) -
     assert record("--duration", "0.1") == 0
     assert seen == [5, 7, 9, 10]
     assert len(all_looked_at()) == 1
+
+
+def test_processes_that_never_end_to_come(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(recorder.snapshot, "look", seen.append)
+    monkeypatch.setattr(
+        recorder.snapshot, "processes", lambda: frozenset({len(seen) + 1})
+    )
+    assert record("--", "true") == 0
+    assert len(seen) == recorder.LOOK_ROUNDS
+    assert all_looked_at() == []
+    assert "come faster than they can be looked at" in capfd.readouterr().err
+
+
+def test_who_stops_the_look_starts_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder.snapshot, "processes", lambda: frozenset({5, 7}))
+    monkeypatch.setattr(
+        recorder.snapshot, "look", lambda pid: os.kill(os.getpid(), signal.SIGINT)
+    )
+    assert record("--", "touch", "started") == 128 + signal.SIGINT
+    assert not Path("started").exists()
+    assert all_looked_at() == []
+    assert info().end == "stopped by SIGINT"
+
+
+def test_nothing_to_look_with(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = recorder.symbols.functions()
+    monkeypatch.setattr(
+        recorder.symbols, "functions", lambda: known - {"show_numa_map"}
+    )
+    assert record("--duration", "0.1") == 0
+    assert all_looked_at() == []
+    assert "nothing to look with" in capfd.readouterr().err
 
 
 def test_where_pages_are_is_told_with_their_counts(

@@ -306,6 +306,32 @@ def test_what_was_there_before_is_compared_later() -> None:
     assert audit.differences == ()
 
 
+def test_an_audit_that_compared_nothing_is_no_clean_one(tmp_path: Path) -> None:
+    """What was there when the recording began is never told."""
+    kernel = SimKernel()
+    task = kernel.process()
+    held(task, 5)
+    for _ in range(3):
+        kernel.look(task)
+    audit = audited(kernel)
+    assert (audit.looks, audit.vmas, audit.unknown) == (0, 0, 2)
+    file = save(kernel.trace(), tmp_path / "x.arrows")
+    assert main(["check", str(file)]) == 3
+    assert main(["check", "--allow-inconclusive", str(file)]) == 0
+
+
+def test_a_look_of_which_rows_are_lost_tells_not_all() -> None:
+    kernel = SimKernel()
+    task = kernel.process()
+    held(task, 5)
+    kernel.lose("snapshot", 0)
+    kernel.looked()
+    for _ in range(2):
+        kernel.look(task)
+    audit = audited(kernel)
+    assert (audit.vmas, audit.unknown) == (0, 1)
+
+
 # --- how it is told ------------------------------------------------------------
 
 SAME = """\
@@ -315,7 +341,7 @@ audit: no difference"""
 DIFFERENT = """\
 audit: the model held against numa_maps: 1 VMAs with 5 pages, in 1 looks at an
 address space; 1 left out, their pages came or went just then; 1 left out,
-their events are lost
+their events are lost or what they held at first is not known
 audit: 1 DIFFERENCES. This is an error of cdmtrace, not of the kernel: trust
 nothing above, and report it with the trace.
   pid {pid}, {start:x}-{end:x}, row {seq}

@@ -171,3 +171,16 @@ def test_a_look_that_is_refused_is_told(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(PermissionError):
         snapshot.look(1)
+
+
+def test_a_zombie_has_no_pages(child: tuple[int, int]) -> None:
+    """It is still there when its pages are asked for; the kernel calls it invalid."""
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    try:
+        with pytest.raises(ProcessLookupError):
+            snapshot._nodes(pid, np.array([child[1]], np.uint64))
+    finally:
+        os.waitpid(pid, 0)
