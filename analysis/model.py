@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.profiles import (
@@ -46,29 +47,6 @@ from cdmtrace.analysis.profiles import (
 )
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, Probe
 
-_MIGRATING: Final = {
-    Probe.SYS_MBIND: "mbind",
-    Probe.SYS_MOVE_PAGES: "move_pages",
-    Probe.SYS_MIGRATE_PAGES: "migrate_pages",
-}
-_MIGRATED: Final = {
-    Cause.COMPACTION: "compaction",
-    Cause.DRIVER: "driver",
-    Cause.HOTPLUG: "hotplug",
-    Cause.NUMA_BALANCING: "numa-balancing",
-    Cause.RECLAIM: "demotion",
-}
-# enum migrate_reason, include/linux/migrate_mode.h of 6.1. It can lie, so it is
-# asked only where neither a stack nor a system call tells more.
-_REASON: Final = {0: "compaction", 2: "hotplug", 5: "numa-balancing", 8: "demotion"}
-_CAUSES: Final = {
-    Cause.COW: "cow",
-    Cause.SWAP_IN: "swap-in",
-    Cause.NUMA_BALANCING: "numa-balancing",
-    Cause.KHUGEPAGED: "khugepaged",
-    Cause.KSM: "ksm",
-    Cause.DRIVER: "driver",
-}
 _MREMAP_DONTUNMAP: Final = 4
 _LIMBO: Final = 1024
 _GONE: Final = 4096
@@ -530,7 +508,7 @@ def _close(
         return state, ()
     state = replace(state, open={k: v for k, v in state.open.items() if k != key})
     notes: list[Note] = []
-    way = _MIGRATING.get(Probe(event.probe)) if event and _is_probe(event) else None
+    way = names.BY_CALL.get(Probe(event.probe)) if event and _is_probe(event) else None
     for moved in call.arrived.within(0, _TOP):
         addr, row = moved.addr, moved.event
         page = state.pages.get(addr)
@@ -733,7 +711,7 @@ def _how_mapped(event: Event, terms: Terms) -> str:
     """By what a page came that was mapped outside a migration."""
     if event.bits & Bit.KSM:
         return "ksm"
-    told = _CAUSES.get(Cause(event.cause)) if event.cause in set(Cause) else None
+    told = names.BY_FAULT.get(Cause(event.cause)) if event.cause in set(Cause) else None
     if told:
         return told
     if event.cause == Cause.UNKNOWN:
@@ -804,7 +782,7 @@ def _on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]
         # It is where it was: the migration failed, or it moved within its node.
         return _dirty(replace(state, pages=state.pages.put(back)), event.addr), ()
     cause = Cause(event.cause) if event.cause in set(Cause) else Cause.UNKNOWN
-    how = _MIGRATED.get(cause) or _REASON.get(event.arg, "migration")
+    how = names.BY_MIGRATION.get(cause) or names.BY_REASON.get(event.arg, "migration")
     page = Page(
         addr=event.addr,
         size=event.size,

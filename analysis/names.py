@@ -179,3 +179,38 @@ def size(count: int, page: int) -> str:
     """Return bytes as pages: "1 page", "23 pages"."""
     pages = count // page
     return f"{pages} page" if pages == 1 else f"{pages} pages"
+
+
+# --- the ways by which pages come ----------------------------------------------
+
+BY_CALL: Final = {
+    Probe.SYS_MBIND: "mbind",
+    Probe.SYS_MOVE_PAGES: "move_pages",
+    Probe.SYS_MIGRATE_PAGES: "migrate_pages",
+}
+"""A system call that migrates -> the way of what it has moved."""
+
+BY_MIGRATION: Final = {
+    Cause.COMPACTION: "compaction",
+    Cause.DRIVER: "driver",
+    Cause.HOTPLUG: "hotplug",
+    Cause.NUMA_BALANCING: "numa-balancing",
+    Cause.RECLAIM: "demotion",
+}
+"""Why a page was migrated, by its stack -> its way."""
+
+BY_REASON: Final = {0: "compaction", 2: "hotplug", 5: "numa-balancing", 8: "demotion"}
+"""enum migrate_reason, include/linux/migrate_mode.h of 6.1 -> the way.
+
+It can lie, so it is asked only where neither a stack nor a system call tells more.
+"""
+
+BY_FAULT: Final = {
+    Cause.COW: "cow",
+    Cause.SWAP_IN: "swap-in",
+    Cause.NUMA_BALANCING: "numa-balancing",
+    Cause.KHUGEPAGED: "khugepaged",
+    Cause.KSM: "ksm",
+    Cause.DRIVER: "driver",
+}
+"""Why a page was mapped, by its stack -> its way; any other is a plain fault."""

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdmtrace.analysis import model
+from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event
 from cdmtrace.events import EventKind
 
 Space = tuple[int, int]
 """An mm of the recording: its id, and how many had the same id before."""
 
-_CALLS: Final[Mapping[int, str]] = {int(p): way for p, way in model._MIGRATING.items()}
+_CALLS: Final[Mapping[int, str]] = {int(p): way for p, way in names.BY_CALL.items()}
 _STACKS: Final[Mapping[int, str]] = {
     int(cause): name
-    for table in (model._CAUSES, model._MIGRATED)
+    for table in (names.BY_FAULT, names.BY_MIGRATION)
     for cause, name in table.items()
 }
 
@@ -85,7 +85,7 @@ def read(events: Iterable[Event]) -> Traffic:
 def _cause(event: Event) -> str:
     """Return why a page was moved, as far as its own row tells."""
     told = _STACKS.get(event.cause)
-    reason = model._REASON.get(event.arg)
+    reason = names.BY_REASON.get(event.arg)
     return told or (f"{reason} (reason)" if reason else "migration")
 
 
