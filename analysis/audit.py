@@ -149,6 +149,10 @@ class Auditor:
         elif event.kind == EventKind.SNAP_MM:
             self._rest(event, state, known)
 
+    def leave(self, mm: int) -> None:
+        """Drop what was counted of an address space that has ended meanwhile."""
+        self._looks.pop(mm, None)
+
     def pass_by(self, event: Event) -> None:
         """Drop a count of an address space of which the model does not know all.
 

@@ -30,6 +30,8 @@ _NO_MM: Final = frozenset(
         EventKind.STACK,
     }
 )
+_LATE: Final = frozenset({EventKind.SNAP_MM, EventKind.SNAP_RANGES})
+"""Rows that may come when their mm has ended: what was looked at is told later."""
 _LOOK: Final = Probe.SNAPSHOT.name.lower()
 _ACCOUNT: Final = frozenset(
     {
@@ -263,6 +265,10 @@ class _Run:
             return
         if event.kind == EventKind.SNAP_MM and not event.mm:
             self._look_done(event)
+            return
+        if event.kind in _LATE and event.mm not in self._lives:
+            # It ended while it was looked at; the next with this id is another one.
+            self._auditor.leave(event.mm)
             return
         self._auditor.move(event)
         for mm in self._calls_left(event):

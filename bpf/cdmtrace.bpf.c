@@ -125,6 +125,8 @@ static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_ent
 	struct cdm_event *e;
 
 	report_comm(pid_tgid);
+	/* Of what is told of once, the end is told as well: its id is given anew. */
+	watch(vma ? VMA_MM(vma) : mm);
 	e = events.ringbuf_reserve(sizeof(*e));
 	if (!e) {
 		if (vma)
@@ -953,9 +955,8 @@ int exit_entry(struct pt_regs *ctx)
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_EXIT_MMAP;
 	slot_put(SLOT_EXIT_MMAP, &entry);
-	watched.delete(&entry.mm);
-
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0, 0, entry.mm);
+	watched.delete(&entry.mm);
 	if (!e)
 		return 0;
 	e->mm = pointer_id(entry.mm);

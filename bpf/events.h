@@ -134,7 +134,7 @@ enum cdm_kind {
 
 	/*
 	 * The recorder reads /proc/PID/numa_maps, and this is what the kernel
-	 * counts meanwhile. pid: the process that it looks at.
+	 * counts meanwhile. pid: the process that it looks at, where that is known.
 	 */
 
 	/* A VMA, looked at from ts_entry to ts. */

@@ -412,7 +412,7 @@ def test_processes_that_never_end_to_come(
 def test_who_stops_the_look_starts_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder.snapshot, "processes", lambda: frozenset({5, 7}))
     monkeypatch.setattr(
-        recorder.snapshot, "look", lambda pid: os.kill(os.getpid(), signal.SIGINT)
+        recorder.snapshot, "look", lambda pid: signal.raise_signal(signal.SIGINT)
     )
     assert record("--", "touch", "started") == 128 + signal.SIGINT
     assert not Path("started").exists()

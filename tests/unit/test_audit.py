@@ -306,6 +306,26 @@ def test_what_was_there_before_is_compared_later() -> None:
     assert audit.differences == ()
 
 
+def test_an_mm_that_ends_while_it_is_looked_at(kernel: SimKernel) -> None:
+    """The row that ends the look comes after the end; the id goes to somebody else."""
+    first = kernel.process()
+    held(first, 5)
+    kernel.look(first)
+    end_of_look = kernel.events.pop()
+    first.exit()
+    kernel.events.append(replace(end_of_look, seq=len(kernel.events) + 1))
+    second = kernel.process()
+    second.mm.id = first.mm.id
+    vma = held(second, 3)
+    second.dontneed(vma.page(0), 1)
+    kernel.look(second)
+    result = check(kernel.trace(), rules=())
+    assert [life.mm.pid for life in result.lives] == [first.pid, second.pid]
+    assert [life.mm.generation for life in result.lives] == [0, 1]
+    audit = audited(kernel)
+    assert (audit.looks, audit.vmas, audit.differences) == (1, 2, ())
+
+
 def test_an_audit_that_compared_nothing_is_no_clean_one(tmp_path: Path) -> None:
     """What was there when the recording began is never told."""
     kernel = SimKernel()
