@@ -956,11 +956,11 @@ int exit_entry(struct pt_regs *ctx)
 	entry.probe = CDM_PROBE_EXIT_MMAP;
 	slot_put(SLOT_EXIT_MMAP, &entry);
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0, 0, entry.mm);
+	if (e) {
+		e->mm = pointer_id(entry.mm);
+		event_submit(e);
+	}
 	watched.delete(&entry.mm);
-	if (!e)
-		return 0;
-	e->mm = pointer_id(entry.mm);
-	event_submit(e);
 	return 0;
 }
 
