@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
-from cdmtrace.analysis.model import Area, Arrived, FlagsChanged, Left, Note, Settled
+from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
 from cdmtrace.analysis.replay import Life, Mm, check
+from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind
 

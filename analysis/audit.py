@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.model import State
+from cdmtrace.analysis.state import State
 from cdmtrace.events import EventKind
 
 _PAGES = frozenset(

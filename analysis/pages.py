@@ -39,6 +39,18 @@ class Page:
     event: Event
     part: bool = False
 
+    @classmethod
+    def of(cls, event: Event, how: str, *, explicit: bool = False) -> Page:
+        """Return the page that a row says is at addr now."""
+        return cls(
+            addr=event.addr,
+            size=event.size,
+            node=event.node,
+            how=how,
+            explicit=explicit,
+            event=event,
+        )
+
     @property
     def came(self) -> bool:
         """Whether it came for this VMA, and not by inheritance."""
@@ -135,6 +147,11 @@ class PageMap:
             leaves[key] = _Leaf.of({**(old.pages if old else {}), **pages})
             count += len(leaves[key].pages) - (len(old.pages) if old else 0)
         return PageMap(leaves, count)
+
+    def cut(self, at: int, unit: int) -> PageMap:
+        """Return it with no huge page across an address: no row tells of its split."""
+        page = self.covering(at)
+        return self.fragment(page, unit) if page and page.addr < at else self
 
     def fragment(self, page: Page, unit: int, *, part: bool = False) -> PageMap:
         """Replace a huge page by the base pages (unit bytes) that it is made of."""

@@ -11,7 +11,7 @@ from typing import Final
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.frames import FOLLOWED, Event, Gap, Terms, Trace
-from cdmtrace.analysis.model import Note, State
+from cdmtrace.analysis.notes import Note, Notes
 from cdmtrace.analysis.profiles import PROFILES, Profile
 from cdmtrace.analysis.rules import (
     PART_OF,
@@ -21,6 +21,7 @@ from cdmtrace.analysis.rules import (
     Severity,
     Violation,
 )
+from cdmtrace.analysis.state import State
 from cdmtrace.events import Bit, EventKind, Probe
 
 _NO_MM: Final = frozenset(
@@ -359,9 +360,9 @@ class _Run:
         del self._busy[event.tid]
         return sorted(touched & self._lives.keys() - {event.mm})
 
-    def _abandoned(self, mm: int, event: Event) -> model.Notes:
+    def _abandoned(self, mm: int, event: Event) -> Notes:
         life = self._lives[mm]
-        notes: model.Notes = ()
+        notes: Notes = ()
         for key in [k for k in life.state.open if k[0] == event.tid and k[1]]:
             life.state, more = model.abandon(
                 life.state, key, event, self._terms, self._profile

@@ -14,7 +14,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.model import (
+from cdmtrace.analysis.notes import (
     Arrived,
     FlagsChanged,
     MbindEnded,

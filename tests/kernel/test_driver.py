@@ -14,7 +14,7 @@ import pytest
 from labrun import lab_run
 
 from cdmtrace.analysis import Trace, check, load
-from cdmtrace.analysis.model import Arrived, Note
+from cdmtrace.analysis.notes import Arrived, Note
 from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.events import Cause, EventKind
 from cdmtrace.lab import quirks, scenarios

@@ -26,7 +26,7 @@ from labrun import lab_run
 
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.frames import Event, Trace
-from cdmtrace.analysis.model import Arrived, Left, Note
+from cdmtrace.analysis.notes import Arrived, Left, Note
 from cdmtrace.analysis.replay import Life, Mm, Result
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.lab import quirks, scenarios

@@ -21,7 +21,7 @@ from simkernel import (
 )
 
 from cdmtrace.analysis import check
-from cdmtrace.analysis.model import State
+from cdmtrace.analysis.state import State
 from cdmtrace.events import Bit, Cause, EventKind, Probe
 
 EVERYWHERE = 0, 1 << 64

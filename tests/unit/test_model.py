@@ -22,10 +22,12 @@ from simkernel import (
 
 from cdmtrace.analysis import Event, cdm_pages, check, count_pages
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.model import Area, Arrived, Left, Note, State, step
+from cdmtrace.analysis.model import step
+from cdmtrace.analysis.notes import Arrived, Left, Note
 from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.profiles import PROFILES, Facts, Mode, Want, fault_tags
 from cdmtrace.analysis.replay import Life
+from cdmtrace.analysis.state import Area, State
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 
 TERMS = Terms(cdm=CDM, tag=TAG)

@@ -1,0 +1,188 @@
+"""What is known of a system call only when it returns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from cdmtrace.analysis import names
+from cdmtrace.analysis.account import on_move
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.notes import Arrived, MbindEnded, Note, Notes, OverTag
+from cdmtrace.analysis.pages import PageMap
+from cdmtrace.analysis.state import (
+    Area,
+    Open,
+    Policy,
+    State,
+    amend,
+    dirty,
+    put,
+    trim,
+)
+from cdmtrace.events import Probe
+
+_MREMAP_DONTUNMAP: Final = 4
+_TOP: Final = 1 << 64
+
+
+def close(
+    state: State, key: tuple[int, int], event: Event | None, terms: Terms
+) -> tuple[State, Notes]:
+    """A call has returned: event is its row, None if that was not recorded."""
+    call = state.open.get(key)
+    if call is None:
+        return state, ()
+    state = replace(state, open={k: v for k, v in state.open.items() if k != key})
+    notes: list[Note] = []
+    way = names.BY_CALL.get(Probe(event.probe)) if event and _is_probe(event) else None
+    for moved in call.arrived.within(0, _TOP):
+        addr, row = moved.addr, moved.event
+        page = state.pages.get(addr)
+        if page is None or page.event is not row:
+            continue
+        if way:
+            asked = way != "mbind" and _asks(event, page.node)
+            page = replace(page, how=way, explicit=asked)
+            state = replace(state, pages=state.pages.put(page))
+        state = dirty(state, addr)
+        area = state.area(addr)
+        policy = Policy.of(row.policy, row.nodes) or (area.policy if area else None)
+        notes.append(
+            Arrived(
+                event=row,
+                page=page,
+                named=policy.names(1 << page.node) if policy else None,
+                asked=page.explicit or (None if event is None else way is not None),
+                here=True,
+                alloc=None,
+                task_policy=None,
+                call=event,
+            )
+        )
+    if way is None:
+        for taken in call.unlocked.within(0, _TOP):
+            area = state.area(taken.addr)
+            if area and not area.excused:
+                state = amend(state, area.start, area.end, excused=True)
+    if event is not None and event.probe == Probe.SYS_MBIND:
+        state, ended = _close_mbind(state, call, event, terms)
+        notes += ended
+    return state, tuple(notes)
+
+
+def _is_probe(event: Event) -> bool:
+    return event.probe in set(Probe)
+
+
+def _asks(event: Event | None, node: int) -> bool:
+    """Return whether the call asked for pages on the node. move_pages(2) names one
+    node for each page, which no row can hold: what it moved was asked for."""
+    if event is None or event.probe != Probe.SYS_MIGRATE_PAGES:
+        return True
+    return bool(event.other >> node & 1)
+
+
+def _close_mbind(
+    state: State, call: Open, event: Event, terms: Terms
+) -> tuple[State, Notes]:
+    """What lies beside the range of an mbind() and has the tag since."""
+    asked = Policy.of(event.other_policy, event.other)
+    if asked is None or not asked.names(terms.cdm) or not call.before:
+        return state, ()
+    over: list[OverTag] = []
+    for before in call.before:
+        if before.tagged(terms) is not False:
+            continue
+        for start, end in (
+            (before.start, min(before.end, event.start)),
+            (max(before.start, event.end), before.end),
+        ):
+            if start >= end:
+                continue
+            for area in state.overlapping(start, end):
+                # Where it has a reason of its own, the tag had to be there.
+                if area.tagged(terms) and not _reason(state, area, terms):
+                    over.append(OverTag(area=area, before=before))
+                    state = amend(state, area.start, area.end, over=True)
+    return state, (MbindEnded(event=event, over=tuple(over)),)
+
+
+def _reason(state: State, area: Area, terms: Terms) -> bool:
+    """Return whether P or G holds, or the policy is not known."""
+    if area.policy is None or area.policy.names(terms.cdm):
+        return True
+    return state.pages.any_explicit(area.start, area.end)
+
+
+def on_call(state: State, event: Event, terms: Terms) -> State:
+    """What a system call that succeeded does to the address space."""
+    if event.ret < 0:
+        return state
+    if event.probe == Probe.SYS_SET_MEMPOLICY:
+        return replace(state, task_policy={**state.task_policy, event.tid: event})
+    if event.probe == Probe.SYS_MUNMAP:
+        return _forget(state, event.start, event.end, event.ts_entry)
+    if event.probe == Probe.SYS_MMAP and event.other:
+        start = event.other
+        end = start + _round(event.size, terms)
+        state = _forget(state, start, end, event.ts_entry)
+        at = start
+        for area in (*state.overlapping(start, end), None):
+            until = area.start if area else end
+            if at < until:
+                new = Area(
+                    start=at,
+                    end=until,
+                    flags=None,
+                    policy=None,
+                    seen=None,
+                    seen_ts=event.ts_entry,
+                    since=event.ts_entry,
+                )
+                state = replace(state, areas=put(state.areas, at, until, [new]))
+            at = area.end if area else end
+        return state
+    if event.probe == Probe.SYS_MREMAP and event.other:
+        old, new_size = _round(event.size, terms), _round(event.nodes, terms)
+        if event.other != event.addr:
+            if not terms.probes.get("move_page_tables"):
+                state = on_move(
+                    state, event, terms, event.addr, min(old, new_size), event.other
+                )
+            if not event.arg & _MREMAP_DONTUNMAP:
+                state = _forget(state, event.addr, event.addr + old, event.ts + 1)
+        elif new_size < old:
+            state = _forget(
+                state, event.addr + new_size, event.addr + old, event.ts_entry
+            )
+        return state
+    if event.probe == Probe.SYS_MPROTECT and event.start < event.end:
+        return amend(state, event.start, event.end, excused=False)
+    return state
+
+
+def _forget(state: State, start: int, end: int, before: int) -> State:
+    """Nothing that was known of [start, end) before this time (ns) holds."""
+    keep = [
+        trim(area, start, end)
+        for area in state.overlapping(start, end)
+        if area.seen_ts >= before
+    ]
+    return replace(
+        state,
+        areas=put(state.areas, start, end, keep),
+        pages=_older_dropped(state.pages, start, end, before),
+        ram=_older_dropped(state.ram, start, end, before),
+    )
+
+
+def _older_dropped(pages: PageMap, start: int, end: int, before: int) -> PageMap:
+    for page in list(pages.within(start, end)):
+        if page.event.ts < before:
+            pages = pages.drop(page)
+    return pages
+
+
+def _round(size: int, terms: Terms) -> int:
+    return (size + terms.page - 1) // terms.page * terms.page

@@ -1,0 +1,211 @@
+"""What the model knows of one mm: ranges with flags and policies, pages by address.
+
+Addresses, not pointers, say what a VMA holds, so that split, merge and pointer reuse
+are no special cases. Nothing here is changed in place: every function returns a new
+state.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.pages import PageMap
+from cdmtrace.analysis.profiles import Mode
+from cdmtrace.events import Mpol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """A VMA's own memory policy: the byte of an event and its nodes."""
+
+    byte: int
+    nodes: int
+
+    @classmethod
+    def of(cls, byte: int, nodes: int) -> Policy | None:
+        """Return it, None if it was not read."""
+        return None if byte & 15 == Mpol.UNREAD else cls(byte=byte, nodes=nodes)
+
+    @property
+    def mode(self) -> Mode:
+        """Its mode and nodes."""
+        return Mode(number=self.byte & 15, nodes=self.nodes)
+
+    def names(self, mask: int) -> bool:
+        """Return whether it is none of DEFAULT and LOCAL and meets these nodes."""
+        return self.byte & 15 not in (Mpol.DEFAULT, Mpol.LOCAL) and bool(
+            self.nodes & mask
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rise:
+    """The tag went 0 -> 1 in [start, end).
+
+    event: the row that showed the 1; before: the last row that showed the 0.
+    """
+
+    start: int
+    end: int
+    event: Event
+    before: Event | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Area:
+    """[start, end) as it was last seen to be one VMA, and the story of its tag.
+
+    flags, policy: None where not known. seen: the row that showed it last, None
+    for a new mapping that nothing has shown yet. seen_ts: when that was. since:
+    from when on its pages are known, 0: from the start of the recording; ns.
+    set_by: the row that showed the tag's last 0 -> 1; None: it was there before.
+    policy_by, justified, ended, cleared: the rows that set its policy, that last
+    gave the tag a reason, that took the last reason away, that showed 1 -> 0.
+    rise: a 0 -> 1 that has not settled. inherited: the tag came by split, fork or
+    mremap and has not settled. over: mbind() tagged it from beside its range.
+    born_wrong: the tag never had a reason. standing: "stale", "missing" or "".
+    by_driver: its driver's mmap() tagged it. patched: see Facts.
+    """
+
+    start: int
+    end: int
+    flags: int | None
+    policy: Policy | None
+    seen: Event | None
+    seen_ts: int
+    since: int
+    pages_known: bool = True
+    set_by: Event | None = None
+    policy_by: Event | None = None
+    justified: Event | None = None
+    ended: Event | None = None
+    cleared: Event | None = None
+    rise: Rise | None = None
+    inherited: bool = False
+    over: bool = False
+    born_wrong: bool = False
+    excused: bool = False
+    standing: str = ""
+    by_driver: bool = False
+    patched: bool | None = None
+
+    def tagged(self, terms: Terms) -> bool | None:
+        """Return whether it has the tag, None if not known."""
+        return None if self.flags is None else bool(self.flags & terms.tag)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Open:
+    """A system call (or, with call 0, a fault) that has not returned.
+
+    before: the VMAs as rows inside it showed them first. arrived: pages that it
+    migrated to CDM nodes. limbo: pages that it unmapped; unlocked: those of them
+    that it took without the write lock. alloc: the last page it allocated.
+    """
+
+    since: int
+    before: tuple[Area, ...] = ()
+    arrived: PageMap = field(default_factory=PageMap)
+    unlocked: PageMap = field(default_factory=PageMap)
+    limbo: PageMap = field(default_factory=PageMap)
+    alloc: Event | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """One mm.
+
+    pages: those of CDM nodes; ram: the others, where the recording tells of them.
+    gone: what was unmapped that was not known to be there, for rows that say later
+    how it was at an earlier time. last: by tid, what a task has just mapped: address,
+    call, and whether on a CDM node. whole: its pages are known from the start; its
+    life lies within the recording, or it was looked at when that began.
+    """
+
+    areas: tuple[Area, ...] = ()
+    pages: PageMap = field(default_factory=PageMap)
+    ram: PageMap = field(default_factory=PageMap)
+    gone: PageMap = field(default_factory=PageMap)
+    open: Mapping[tuple[int, int], Open] = field(default_factory=dict)
+    limbo: PageMap = field(default_factory=PageMap)
+    last: Mapping[int, tuple[int, int, bool]] = field(default_factory=dict)
+    task_policy: Mapping[int, Event] = field(default_factory=dict)
+    dirty: tuple[int, ...] = ()
+    whole: bool = False
+    ended: bool = False
+
+    def area(self, addr: int) -> Area | None:
+        """Return the area in which the address lies."""
+        at = bisect.bisect_right(self.areas, addr, key=lambda area: area.start) - 1
+        if at >= 0 and addr < self.areas[at].end:
+            return self.areas[at]
+        return None
+
+    def overlapping(self, start: int, end: int) -> tuple[Area, ...]:
+        """Return the areas that share an address with [start, end)."""
+        first, last = _span(self.areas, start, end)
+        return self.areas[first:last]
+
+
+def _span(areas: Sequence[Area], start: int, end: int) -> tuple[int, int]:
+    """Return the slice of areas that overlap [start, end)."""
+    first = bisect.bisect_right(areas, start, key=lambda area: area.start)
+    if first and areas[first - 1].end > start:
+        first -= 1
+    last = bisect.bisect_left(areas, end, key=lambda area: area.start)
+    return first, max(first, last)
+
+
+def trim(area: Area, start: int, end: int) -> Area:
+    """Return what of the area lies in [start, end)."""
+    return replace(area, start=max(area.start, start), end=min(area.end, end))
+
+
+def put(
+    areas: tuple[Area, ...], start: int, end: int, new: Iterable[Area]
+) -> tuple[Area, ...]:
+    """Return areas with [start, end) cut out and new, which lie in it, put in."""
+    first, last = _span(areas, start, end)
+    rest = areas[first:last]
+    left = [trim(a, a.start, start) for a in rest[:1] if a.start < start]
+    right = [trim(a, end, a.end) for a in rest[-1:] if a.end > end]
+    return (*areas[:first], *left, *new, *right, *areas[last:])
+
+
+def amend(state: State, start: int, end: int, **change: Any) -> State:
+    """Change the areas that overlap [start, end), whole."""
+    first, last = _span(state.areas, start, end)
+    amended = tuple(replace(area, **change) for area in state.areas[first:last])
+    return replace(state, areas=(*state.areas[:first], *amended, *state.areas[last:]))
+
+
+def latest(events: Iterable[Event | None]) -> Event | None:
+    """Return the one that was told last, None if there is none."""
+    return max((e for e in events if e), key=lambda e: e.seq, default=None)
+
+
+def dirty(state: State, addr: int) -> State:
+    """Have the area of the address judged when the mm has settled."""
+    area = state.area(addr)
+    key = area.start if area else addr
+    return state if key in state.dirty else replace(state, dirty=(*state.dirty, key))
+
+
+def touch(state: State, event: Event) -> State:
+    """Note that the row's call is under way."""
+    key = (event.tid, event.call)
+    if not event.call or key in state.open:
+        return state
+    return replace(state, open={**state.open, key: Open(since=event.ts_entry)})
+
+
+def within(state: State, event: Event, **change: Any) -> State:
+    """Change what is known of the row's call."""
+    key = (event.tid, event.call)
+    call = state.open.get(key) or Open(since=event.ts_entry)
+    changed = replace(call, **change)
+    return replace(state, open={**state.open, key: changed})

@@ -1,0 +1,281 @@
+"""What an event tells of a VMA: its range, its flags and its own policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.notes import FlagsChanged, Notes
+from cdmtrace.analysis.profiles import fault_tags, mbind_tags
+from cdmtrace.analysis.state import (
+    Area,
+    Policy,
+    Rise,
+    State,
+    amend,
+    dirty,
+    latest,
+    put,
+    trim,
+    within,
+)
+from cdmtrace.events import Bit, EventKind, Lock, Mpol
+
+
+def _observe(
+    state: State,
+    event: Event,
+    terms: Terms,
+    *,
+    start: int,
+    end: int,
+    flags: int | None,
+    policy: Policy | None,
+    ts: int,
+) -> State:
+    """[start, end) is one VMA with these flags and this policy at ts."""
+    if start >= end:
+        return state
+    old = [trim(area, start, end) for area in state.overlapping(start, end)]
+    if len(old) == 1 and (old[0].start, old[0].end) == (start, end):
+        same = state.area(start)
+        assert same is not None
+        if (same.start, same.end, same.flags, same.policy) == (
+            start,
+            end,
+            flags,
+            policy,
+        ):
+            seen = replace(same, seen=event, seen_ts=ts)
+            return replace(state, areas=put(state.areas, start, end, [seen]))
+    tag = None if flags is None else bool(flags & terms.tag)
+    had = [area for area in old if area.tagged(terms)]
+    lacked = [area for area in old if area.tagged(terms) is False]
+    names = policy.names(terms.cdm) if policy else None
+
+    rise = next((area.rise for area in had if area.rise), None)
+    set_by = latest(area.set_by for area in had)
+    if tag and lacked:
+        rise = Rise(
+            start=lacked[0].start,
+            end=lacked[-1].end,
+            event=event,
+            before=lacked[0].seen,
+        )
+        set_by = event
+    if not tag:
+        rise = set_by = None
+    # A VMA of which nothing was known: pages from before the recording can be in
+    # it only where there was a reason for them.
+    known = all(area.pages_known for area in old)
+    if not old:
+        known = state.whole or not (tag or names)
+    new = Area(
+        start=start,
+        end=end,
+        flags=flags,
+        policy=policy,
+        seen=event,
+        seen_ts=ts,
+        since=min((area.since for area in old), default=0),
+        pages_known=known,
+        set_by=set_by,
+        policy_by=latest(area.policy_by for area in old),
+        justified=latest(area.justified for area in old),
+        ended=latest(area.ended for area in old),
+        cleared=(
+            event if had and tag is False else latest(area.cleared for area in old)
+        ),
+        rise=rise,
+        inherited=bool(tag) and not lacked and any(area.inherited for area in had),
+        over=bool(tag and had) and not lacked and all(area.over for area in had),
+        born_wrong=bool(tag and had)
+        and not lacked
+        and all(area.born_wrong for area in had),
+        excused=any(area.excused for area in old),
+        standing=next((area.standing for area in old if area.standing), ""),
+        by_driver=any(area.by_driver for area in old)
+        or (
+            all(area.seen is None for area in old)
+            and driver_tagged(event, bool(tag), policy)
+        ),
+        patched=_patched(old, tag),
+    )
+    fresh = (
+        len(old) != 1
+        or (old[0].start, old[0].end, old[0].policy) != (start, end, policy)
+        or old[0].tagged(terms) is not tag
+    )
+    return replace(
+        state,
+        areas=put(state.areas, start, end, [new]),
+        dirty=(*state.dirty, start) if fresh else state.dirty,
+    )
+
+
+def _patched(old: Sequence[Area], tag: bool | None) -> bool | None:
+    known = [area.patched for area in old if area.patched is not None]
+    return any(known) if known else tag
+
+
+def driver_tagged(event: Event, tag: bool, policy: Policy | None) -> bool:
+    """Return whether the tag of a VMA that a row is the first to show is a driver's.
+
+    What has a tag and no policy that could have brought it has it from its mmap():
+    rows of mbind() and of faults show the VMA before they change it. From before the
+    recording it may be a leftover, too; the doubt is in the kernel's favour.
+    """
+    plain = policy is not None and policy.byte & 15 == Mpol.DEFAULT
+    return tag and plain and bool(event.bits & Bit.FILE)
+
+
+def observe_row(state: State, event: Event, terms: Terms) -> State:
+    """The VMA as a row shows it at its return."""
+    return _observe(
+        state,
+        event,
+        terms,
+        start=event.start,
+        end=event.end,
+        flags=event.flags_after,
+        policy=Policy.of(event.policy, event.nodes),
+        ts=event.ts,
+    )
+
+
+def _observe_entry(
+    state: State,
+    event: Event,
+    terms: Terms,
+    start: int,
+    end: int,
+    policy: Policy | None,
+) -> State:
+    """The VMA as a row shows it at its entry, unless a later sight is known."""
+    if any(a.seen_ts >= event.ts_entry for a in state.overlapping(start, end)):
+        return state
+    return _observe(
+        state,
+        event,
+        terms,
+        start=start,
+        end=end,
+        flags=event.flags_before,
+        policy=policy,
+        ts=event.ts_entry,
+    )
+
+
+def on_seen(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """A VMA as it is before a call changes it."""
+    state = observe_row(state, event, terms)
+    area = state.area(event.start)
+    if event.call and area:
+        call = state.open[event.tid, event.call]
+        state = within(state, event, before=(*call.before, area))
+    return state, ()
+
+
+def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """mbind() has given [addr, addr + size) a policy, or failed to."""
+    start, end = event.addr, event.addr + event.size
+    if event.bits & Bit.VMA_UNREAD:
+        # Which VMA holds what is not known: neither flags nor policy are.
+        return dirty(
+            amend(state, start, end, flags=None, policy=None, rise=None), start
+        ), ()
+    before = Policy.of(event.other_policy, event.other)
+    state = _observe_entry(state, event, terms, start, end, before)
+    known = state.overlapping(start, end)
+    explained = any(
+        a.flags == event.flags_after and a.seen_ts > event.ts_entry
+        for a in known
+        if a.seen is None or a.seen.kind != EventKind.VMA_SEEN
+    )
+    named = any(a.policy and a.policy.names(terms.cdm) for a in known)
+    state = observe_row(state, event, terms)
+    now = Policy.of(event.policy, event.nodes)
+    change: dict[str, object] = {"policy_by": event}
+    if event.lock_exit & 15 == Lock.WRITE_SELF:
+        change["excused"] = False
+    if named and now and not now.names(terms.cdm):
+        # mbind() split it in order to do this: the tag is stale, not born stale.
+        change |= {"ended": event, "inherited": False}
+    state = amend(state, event.start, event.end, **change)
+    if now and mbind_tags(now.mode, terms.cdm):
+        state = amend(state, event.start, event.end, patched=True)
+        call = state.open.get((event.tid, event.call))
+        for area in call.before if call else ():
+            if area.start < end and start < area.end:
+                state = amend(state, area.start, area.end, patched=True)
+    if event.ret == 0:
+        superseded = [
+            replace(page, explicit=False)
+            for page in state.pages.within(start, end)
+            if page.explicit
+        ]
+        state = replace(state, pages=state.pages.put_all(superseded))
+    return dirty(state, start), _flags_changed(event, explained)
+
+
+def on_split(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """One VMA has become two, alike but for their ends."""
+    if not event.start < event.addr < event.end:
+        return state, ()
+    state = observe_row(state, event, terms)
+    whole = state.area(event.start)
+    assert whole is not None
+    inherited = whole.inherited or (bool(whole.tagged(terms)) and whole.rise is None)
+    halves = [
+        replace(whole, end=event.addr, inherited=inherited),
+        replace(whole, start=event.addr, inherited=inherited),
+    ]
+    if event.lock_exit & 15 == Lock.WRITE_SELF:
+        halves = [replace(half, excused=False) for half in halves]
+    state = replace(
+        state,
+        areas=put(state.areas, event.start, event.end, halves),
+        pages=state.pages.cut(event.addr, terms.page),
+        ram=state.ram.cut(event.addr, terms.page),
+        dirty=(*state.dirty, event.start, event.addr),
+    )
+    return state, ()
+
+
+def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """A fault has allocated a page, and may have tagged the VMA for it."""
+    own = Policy.of(event.policy, event.nodes)
+    state = _observe_entry(state, event, terms, event.start, event.end, own)
+    area = state.area(event.addr)
+    explained = bool(
+        area
+        and area.flags == event.flags_after
+        and area.seen_ts > event.ts_entry
+        and area.seen is not event
+    )
+    if not event.bits & Bit.VMA_UNREAD:
+        state = observe_row(state, event, terms)
+    deciding = own
+    if own is not None and own.byte & 15 == Mpol.DEFAULT:
+        deciding = Policy.of(event.other_policy, event.other) or own
+    if deciding and fault_tags(
+        deciding.mode, event.node, terms.cdm, huge=event.size > terms.page
+    ):
+        state = amend(state, event.start, event.end, patched=True)
+    state = within(state, event, alloc=event)
+    return dirty(state, event.addr), _flags_changed(event, explained)
+
+
+def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """vm_flags of a VMA were changed, or written."""
+    own = Policy.of(event.policy, event.nodes)
+    state = _observe_entry(state, event, terms, event.start, event.end, own)
+    state = observe_row(state, event, terms)
+    return dirty(state, event.start), _flags_changed(event, False)
+
+
+def _flags_changed(event: Event, explained: bool) -> Notes:
+    if event.flags_before == event.flags_after:
+        return ()
+    return (FlagsChanged(event=event, explained=explained),)
