@@ -364,7 +364,9 @@ class _Session:
         with contextlib.ExitStack() as stack:
             if self._options.freeze:
                 try:
-                    stack.enter_context(cgroup.frozen(self._options.freeze))
+                    stack.enter_context(
+                        cgroup.frozen(self._options.freeze, self._drain)
+                    )
                 except RecordError as error:
                     self._say(f"not counted this time: {error}")
                     return

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
+from cdmtrace.render.units import count
+
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""
 
@@ -127,15 +129,17 @@ def audit(result: Mapping[str, Any]) -> str:
         if result[key]
     ]
     told = (
-        f"audit: the model held against numa_maps: {result['vmas']:,} VMAs with "
-        f"{result['pages']:,} pages, in {result['looks']:,} looks at an address space"
+        f"audit: the model held against numa_maps: {count(result['vmas'], 'VMA')} with "
+        f"{count(result['pages'], 'page')}, in {count(result['looks'], 'look')} at an "
+        "address space"
     )
     lines = _plain("; ".join([told, *left]))
     if not differences:
         return "\n".join([*lines, "audit: no difference"])
+    many = count(len(differences), "DIFFERENCE")
     lines += _plain(
-        f"audit: {len(differences):,} DIFFERENCES. This is an error of cdmtrace, not "
-        "of the kernel: trust nothing above, and report it with the trace."
+        f"audit: {many.upper()}. This is an error of cdmtrace, not of the kernel: "
+        "trust nothing above, and report it with the trace."
     )
     for one in differences[:SHOWN]:
         start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -507,7 +507,8 @@ def test_an_audit_looks_while_a_cgroup_stands_still(
     done: list[object] = []
 
     @contextlib.contextmanager
-    def frozen(where: Path) -> Iterator[None]:
+    def frozen(where: Path, meanwhile: Callable[[], None]) -> Iterator[None]:
+        meanwhile()
         done.append(where)
         yield
         done.append("on")

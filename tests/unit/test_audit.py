@@ -355,14 +355,14 @@ def test_a_look_of_which_rows_are_lost_tells_not_all() -> None:
 # --- how it is told ------------------------------------------------------------
 
 SAME = """\
-audit: the model held against numa_maps: 2 VMAs with 8 pages, in 1 looks at an
+audit: the model held against numa_maps: 2 VMAs with 8 pages, in 1 look at an
 address space
 audit: no difference"""
 DIFFERENT = """\
-audit: the model held against numa_maps: 1 VMAs with 5 pages, in 1 looks at an
+audit: the model held against numa_maps: 1 VMA with 5 pages, in 1 look at an
 address space; 1 left out, their pages came or went just then; 1 left out,
 their events are lost or what they held at first is not known
-audit: 1 DIFFERENCES. This is an error of cdmtrace, not of the kernel: trust
+audit: 1 DIFFERENCE. This is an error of cdmtrace, not of the kernel: trust
 nothing above, and report it with the trace.
   pid {pid}, {start:x}-{end:x}, row {seq}
   - kernel   N1=5

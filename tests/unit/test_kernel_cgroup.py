@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,10 @@ def group(tmp_path: Path) -> Path:
     for directory in (tmp_path, tmp_path / "below"):
         (directory / "cgroup.procs").write_text(f"{os.getpid()}1\n1{os.getpid()}\n")
     return tmp_path
+
+
+def idle() -> None:
+    """Do nothing while waiting."""
 
 
 def switch(group: Path) -> str:
@@ -51,16 +53,13 @@ def test_the_block_begins_when_all_stand_still(group: Path) -> None:
     asked: list[str] = []
 
     def stand_still() -> None:
-        time.sleep(0.1)
         asked.append(switch(group))
-        (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
+        if len(asked) == 2:
+            (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
 
-    thread = threading.Thread(target=stand_still)
-    thread.start()
-    with cgroup.frozen(group):
-        assert asked == ["1"]
+    with cgroup.frozen(group, stand_still):
+        assert asked == ["1", "1"]
         assert switch(group) == "1"
-    thread.join()
     assert switch(group) == "0"
 
 
@@ -68,19 +67,34 @@ def test_tasks_that_do_not_stand_still_go_on(
     group: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cgroup, "SECONDS", 0.05)
-    with pytest.raises(RecordError, match="does not freeze"), cgroup.frozen(group):
+    with (
+        pytest.raises(RecordError, match="does not freeze"),
+        cgroup.frozen(group, idle),
+    ):
         pytest.fail("nothing stands still")
     assert switch(group) == "0"
 
 
 def test_an_error_in_the_block_thaws(group: Path) -> None:
     (group / "cgroup.events").write_text("populated 1\nfrozen 1\n")
-    with pytest.raises(ZeroDivisionError), cgroup.frozen(group):
+    with pytest.raises(ZeroDivisionError), cgroup.frozen(group, idle):
         raise ZeroDivisionError
     assert switch(group) == "0"
 
 
 def test_a_cgroup_that_is_gone(group: Path) -> None:
     (group / "cgroup.events").unlink()
-    with pytest.raises(RecordError, match="cannot be frozen"), cgroup.frozen(group):
+    with (
+        pytest.raises(RecordError, match="cannot be frozen"),
+        cgroup.frozen(group, idle),
+    ):
         pytest.fail("nothing stands still")
+
+
+def test_an_error_while_waiting_is_not_the_cgroup_s(group: Path) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"), cgroup.frozen(group, full):
+        pytest.fail("nothing stands still")
+    assert switch(group) == "0"
