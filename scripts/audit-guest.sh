@@ -28,12 +28,13 @@ cat >load.sh <<END
 bad=
 echo \$\$ >$groups/load/cgroup.procs
 $churn --seconds $seconds --jobs 2 >churn.tap &
-stress-ng --quiet --timeout $seconds --temp-path /tmp \
+stress-ng --timeout $seconds --temp-path /tmp \
 	--vm 1 --vm-bytes 16M --mmap 1 --mmap-bytes 8M --mremap 1 --mremap-bytes 8M \
 	--madvise 1 --fork 1 --numa 1 --brk 1 --stack 1 \
-	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M || bad=stress-ng
+	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M >stress-ng.log 2>&1 || bad=stress-ng
 wait
 tail -n 1 churn.tap
+test -z "\$bad" || cat stress-ng.log >&2
 grep -q '^ok' churn.tap || bad=churn
 test -z "\$bad" || echo "audit: \$bad has failed" >&2
 test -z "\$bad"

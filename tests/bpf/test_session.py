@@ -410,14 +410,15 @@ def test_processes_that_never_end_to_come(
 
 
 def test_who_stops_the_look_starts_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not SIGINT: where these tests run in the background, that is ignored.
     monkeypatch.setattr(recorder.snapshot, "processes", lambda: frozenset({5, 7}))
     monkeypatch.setattr(
-        recorder.snapshot, "look", lambda pid: signal.raise_signal(signal.SIGINT)
+        recorder.snapshot, "look", lambda pid: signal.raise_signal(signal.SIGTERM)
     )
-    assert record("--", "touch", "started") == 128 + signal.SIGINT
+    assert record("--", "touch", "started") == 128 + signal.SIGTERM
     assert not Path("started").exists()
     assert all_looked_at() == []
-    assert info().end == "stopped by SIGINT"
+    assert info().end == "stopped by SIGTERM"
 
 
 def test_nothing_to_look_with(
