@@ -142,7 +142,9 @@ def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, Stat
     same map of pages already, and the state.
     """
     if event.kind == EventKind.MAP:
-        now = (event.addr, event.call, terms.is_cdm(event.node))
+        on_cdm = terms.is_cdm(event.node)
+        there = (state.pages if on_cdm else state.ram).covering(event.addr)
+        now = (event.addr, event.call, on_cdm, bool(there) or not state.whole)
         return event, False, replace(state, last={**state.last, event.tid: now})
     last = state.last.get(event.tid)
     if last is None:
@@ -153,7 +155,7 @@ def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, Stat
     if event.bits & Bit.KSM and not event.addr and event.start <= last[0] < event.end:
         event = replace(event, addr=last[0])
     on_cdm = terms.is_cdm(event.src_node)
-    return event, last == (event.addr, event.call, on_cdm), state
+    return event, last == (event.addr, event.call, on_cdm, True), state
 
 
 def _settle_if(

@@ -122,8 +122,9 @@ class State:
     pages: those of CDM nodes; ram: the others, where the recording tells of them.
     gone: what was unmapped that was not known to be there, for rows that say later
     how it was at an earlier time. last: by tid, what a task has just mapped: address,
-    call, and whether on a CDM node. whole: its pages are known from the start; its
-    life lies within the recording, or it was looked at when that began.
+    call, whether on a CDM node, and whether a page may have been there. whole: its
+    pages are known from the start; its life lies within the recording, or it was
+    looked at when that began.
     """
 
     areas: tuple[Area, ...] = ()
@@ -132,7 +133,7 @@ class State:
     gone: PageMap = field(default_factory=PageMap)
     open: Mapping[tuple[int, int], Open] = field(default_factory=dict)
     limbo: PageMap = field(default_factory=PageMap)
-    last: Mapping[int, tuple[int, int, bool]] = field(default_factory=dict)
+    last: Mapping[int, tuple[int, int, bool, bool]] = field(default_factory=dict)
     task_policy: Mapping[int, Event] = field(default_factory=dict)
     dirty: tuple[int, ...] = ()
     whole: bool = False

@@ -417,6 +417,19 @@ def test_copy_on_write_from_node_to_node(old: int, new: int, everything: bool) -
 
 
 @pytest.mark.parametrize("node", [0, 1])
+def test_a_page_that_goes_as_soon_as_it_has_come(node: int) -> None:
+    """Its task truncates the file, in a call that has no row: nothing was replaced."""
+    kernel = SimKernel(everything=True)
+    kernel.looked()
+    task = kernel.process()
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2, BIND, 1 << node)
+    task.faults(vma)
+    task.unmap(vma.page(1))
+    assert account(state(kernel, task)) == {vma.page(0): (node, PAGE)}
+
+
+@pytest.mark.parametrize("node", [0, 1])
 def test_a_page_that_was_allocated_and_never_mapped_is_not_there(node: int) -> None:
     """Another task was faster."""
     kernel = SimKernel(everything=True)
