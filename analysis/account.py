@@ -21,7 +21,7 @@ from cdmtrace.analysis.state import (
     within,
 )
 from cdmtrace.analysis.vmas import driver_tagged, observe_row
-from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol
+from cdmtrace.events import NO_NODE, Bit, Cause, EventKind, Lock, Mpol
 
 _LIMBO: Final = 1024
 _GONE: Final = 4096
@@ -94,7 +94,8 @@ def on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     call = state.open.get((event.tid, event.call)) if event.call else None
     limbo = call.limbo if call else state.limbo
     back = limbo.get(event.addr)
-    if back is not None and back.node == event.node and back.size == event.size:
+    state = _returned(state, event)
+    if back is not None and _is_back(back, event):
         # It is where it was: the migration failed, or it moved within its node.
         return dirty(replace(state, pages=state.pages.put(back)), event.addr), ()
     cause = Cause(event.cause) if event.cause in set(Cause) else Cause.UNKNOWN
@@ -117,6 +118,21 @@ def on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
             call=None,
         ),
     )
+
+
+def _is_back(page: Page, event: Event) -> bool:
+    """Return whether a page that was unmapped is what a migration has mapped there.
+
+    It may have gone elsewhere before: then the row tells of another node.
+    """
+    here = event.src_node in (NO_NODE, event.node)
+    return here and page.node == event.node and page.size == event.size
+
+
+def _returned(state: State, event: Event) -> State:
+    """Forget that a page of the address was unmapped outside of any call."""
+    page = state.limbo.get(event.addr)
+    return state if page is None else replace(state, limbo=state.limbo.drop(page))
 
 
 def on_unmap(
@@ -317,6 +333,7 @@ def on_ram(state: State, event: Event, terms: Terms, replaced: bool) -> State:
             return state
         return replace(state, ram=_unmapped(state.ram, event, terms.page))
     if event.kind == EventKind.MIGRATE:
+        state = _returned(state, event)
         there = state.pages.get(event.addr)
         if there:
             # It left while a fork or an mremap that brought it here went on.

@@ -172,6 +172,36 @@ def test_a_migration_that_failed_puts_the_page_back_as_it_was(
     assert sum(isinstance(note, Arrived) for note in notes(kernel)) == 1
 
 
+def test_pages_that_are_compacted_stay_what_they_were(
+    kernel: SimKernel, task: Task
+) -> None:
+    """However many: each time, some are unmapped and then put back."""
+    kernel.quirks.add("migration-ungated")
+    vma = task.mmap(1511)
+    task.faults(vma)
+    everything = [vma.page(number) for number in range(vma.pages)]
+    task.move_pages(everything, 1)
+    for first in range(0, vma.pages, 31):
+        batch = everything[first : first + 31]
+        for addr in batch:
+            task.unmap(addr)
+        for addr in batch:
+            task.mm.pages[addr] = 1, PAGE
+            task.vma_row(
+                EventKind.MIGRATE,
+                task.vma(addr),
+                probe=Probe.REMOVE_MIGRATION_PTE,
+                addr=addr,
+                size=PAGE,
+                node=1,
+                src_node=1,
+                cause=Cause.COMPACTION,
+            )
+    held = list(life(kernel).state.pages.within(0, 1 << 64))
+    assert {(one.how, one.explicit) for one in held} == {("move_pages", True)}
+    assert len(held) == 1511
+
+
 def test_the_parts_of_a_split_huge_page_did_not_come_anew(
     kernel: SimKernel, task: Task
 ) -> None:
@@ -600,6 +630,17 @@ def test_what_a_driver_moves_was_asked_for_whatever_the_reason(
     rows = [event for event in kernel.events if event.kind == EventKind.MIGRATE]
     assert [(bool(row.call), row.arg) for row in rows] == [(in_call, 5)] * 3
     assert arrivals(kernel) == [("driver", True, True)] * 3
+
+
+def test_what_a_driver_brings_back_has_come_anew(kernel: SimKernel, task: Task) -> None:
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.faults(vma)
+    for node in (0, 1):
+        task.drive([vma.page(0), vma.page(1)], node)
+    assert (
+        arrivals(kernel) == [("fault", False, False)] * 2 + [("driver", True, True)] * 2
+    )
 
 
 def test_a_driver_s_tag_is_one_from_the_mmap(kernel: SimKernel, task: Task) -> None:
