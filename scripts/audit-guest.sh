@@ -31,10 +31,17 @@ $churn --seconds $seconds --jobs 2 >churn.tap &
 stress-ng --timeout $seconds --temp-path /tmp \
 	--vm 1 --vm-bytes 16M --mmap 1 --mmap-bytes 8M --mremap 1 --mremap-bytes 8M \
 	--madvise 1 --fork 1 --numa 1 --brk 1 --stack 1 \
-	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M >stress-ng.log 2>&1 || bad=stress-ng
+	--shm 1 --shm-bytes 4M --shm-objs 4 --memfd 1 --memfd-bytes 8M \
+	>stress-ng.log 2>&1 || bad=\$?
 wait
 tail -n 1 churn.tap
-test -z "\$bad" || cat stress-ng.log >&2
+# That one stressor failed (2), found no room (3) or counted little (7) is to be seen, and
+# no reason to throw the recording away.
+case \$bad in
+"") ;;
+[237]) cat stress-ng.log >&2; bad= ;;
+*) cat stress-ng.log >&2; bad="stress-ng" ;;
+esac
 grep -q '^ok' churn.tap || bad=churn
 test -z "\$bad" || echo "audit: \$bad has failed" >&2
 test -z "\$bad"

@@ -47,9 +47,10 @@ EXPLAINED = {
     ("CDM003", "fault"): "fault-tag",
     ("CDM005", "fault"): "ksm-left-on",
     ("CDM005", "mbind"): "ksm-left-on",
+    # mbind() has tagged, and another thread's row is the first to show it.
+    ("CDM005", "unknown"): "ksm-left-on",
     ("CDM010", "fault"): "fault-tag",
     ("CDM010", "mbind"): "whole-vma",
-    # The same, where another thread's row is the first to show the tag.
     ("CDM010", "unknown"): "whole-vma",
     ("CDM011", "mbind"): "whole-vma",
     ("CDM014", "fault"): "task-policy",
