@@ -943,32 +943,56 @@ int ksm_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* exit_mmap(mm) */
+/*
+ * exit_mmap(mm). Others can still migrate and reclaim its pages while it goes on, and
+ * make it worth watching: so every one is noted, and its end is told when nothing is
+ * mapped any more.
+ */
 int exit_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
-	struct cdm_event *e;
 
-	entry.mm = PT_REGS_PARM1(ctx);
-	if (!is_watched(entry.mm) || !wanted())
+	if (!wanted())
 		return 0;
+	entry.mm = PT_REGS_PARM1(ctx);
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_EXIT_MMAP;
 	slot_put(SLOT_EXIT_MMAP, &entry);
-	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, 0, 0, entry.mm);
-	if (e) {
-		e->mm = pointer_id(entry.mm);
-		event_submit(e);
-	}
-	watched.delete(&entry.mm);
 	return 0;
 }
 
+static __always_inline void exit_tell(struct entry *entry)
+{
+	struct cdm_event *e;
+
+	if (!is_watched(entry->mm) || entry->arg[0])
+		return;
+	entry->arg[0] = 1;
+	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);
+	if (e) {
+		e->mm = pointer_id(entry->mm);
+		event_submit(e);
+	}
+	watched.delete(&entry->mm);
+}
+
+/* tlb_finish_mmu(): in exit_mmap(), all is unmapped. A return can be missed. */
+int exit_unmapped(struct pt_regs *ctx)
+{
+	struct entry *entry = slot_open(SLOT_EXIT_MMAP);
+
+	if (entry)
+		exit_tell(entry);
+	return 0;
+}
+
+/* An mm without a VMA, such as a fork's that failed, unmaps nothing. */
 int exit_return(struct pt_regs *ctx)
 {
 	struct entry entry;
 
-	slot_take(SLOT_EXIT_MMAP, &entry);
+	if (slot_take(SLOT_EXIT_MMAP, &entry))
+		exit_tell(&entry);
 	return 0;
 }
 

@@ -226,11 +226,24 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "ksm",
         "ksm_madvise",
     ),
-    _pair(
-        Probe.EXIT_MMAP,
-        "an address space ends",
-        "exit",
-        "exit_mmap",
+    LogicalProbe(
+        probe=Probe.EXIT_MMAP,
+        summary="an address space ends",
+        attachments=(
+            Attachment(
+                handler="exit_return",
+                kind=Kind.KRETPROBE,
+                candidates=("exit_mmap",),
+            ),
+            Attachment(
+                handler="exit_unmapped",
+                kind=Kind.KPROBE,
+                candidates=("tlb_finish_mmu",),
+            ),
+            Attachment(
+                handler="exit_entry", kind=Kind.KPROBE, candidates=("exit_mmap",)
+            ),
+        ),
     ),
     LogicalProbe(
         probe=Probe.SNAPSHOT,

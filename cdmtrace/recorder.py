@@ -430,7 +430,10 @@ class _Session:
         waiting = self._loader.waiting()
         window = (begin, time.monotonic_ns())
         functions = Counter(
-            Where(item.probe, Lost.UNPAIRED) for item in waiting if not item.call
+            Where(item.probe, Lost.UNPAIRED)
+            for item in waiting
+            # What is still ending when the recording ends is there until then.
+            if not item.call and item.probe != Probe.EXIT_MMAP
         )
         lost = fresh({w: Missing(n) for w, n in functions.items()}, {})
         rows = open_calls([w for w in waiting if w.call and w.concerns], window[1])
