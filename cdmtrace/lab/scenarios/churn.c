@@ -12,10 +12,11 @@
  * The quirks are not looked at: what the kernel refuses is simply not done.
  */
 #define _GNU_SOURCE
+#include "cdm_demo.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
-#include <linux/ioctl.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
 #include <signal.h>
@@ -24,7 +25,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -48,17 +48,6 @@
 #define SMALL_PAGES	61
 #define CHILDREN	4
 #define MERGED		0x4b534d4b534d4b53UL
-
-/* The lab's demonstration driver, as driver.c has it. */
-struct cdm_demo_range {
-	uint64_t start;
-	uint64_t end;
-	int32_t pid;
-	int32_t nid;
-};
-
-#define CDM_DEMO_MIGRATE	_IOW(0xCD, 0x20, struct cdm_demo_range)
-#define DEVICE			"/dev/cdm-demo"
 
 /* A region: one mapping at the start of its slot, or none. */
 struct region {
@@ -275,7 +264,7 @@ static void drive(struct region *region)
 		.pid = getpid(),
 		.nid = roll(2),
 	};
-	int fd = open(DEVICE, O_RDWR);
+	int fd = open(CDM_DEMO_DEVICE, O_RDWR);
 	char *at;
 
 	if (fd < 0)

@@ -9,21 +9,7 @@
  * driver-untagged does neither. Step N is at 0x100000000000 + (48 + N) GiB.
  */
 #include "scenario.h"
-
-#include <linux/ioctl.h>
-#include <sys/ioctl.h>
-
-/* As in the lab kernel's linux/cdm_demo.h */
-struct cdm_demo_range {
-	uint64_t start;
-	uint64_t end;
-	int32_t pid;
-	int32_t nid;
-};
-
-#define CDM_DEMO_MIGRATE	_IOW(0xCD, 0x20, struct cdm_demo_range)
-
-#define DEVICE	"/dev/cdm-demo"
+#include "cdm_demo.h"
 
 enum {
 	SLOT_REFUSE = 49,
@@ -37,17 +23,14 @@ enum {
 	SLOT_FULL,	/* takes as many GiB as the CDM node has, and one */
 };
 
-#define SECOND	(GIB / 4)
-#define THIRD	(GIB / 2)
-
 /* ---- The driver, in the kernel and in the model ---------------------- */
 
 static int open_device(void)
 {
-	int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+	int fd = open(CDM_DEMO_DEVICE, O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		trouble("cannot open " DEVICE ": %s; boot the lab's kernel, as root",
+		trouble("cannot open " CDM_DEMO_DEVICE ": %s; boot the lab's kernel, as root",
 			errno_name(errno));
 	return fd;
 }
