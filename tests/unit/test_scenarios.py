@@ -78,14 +78,18 @@ def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> 
         assert scenarios.compile_scenario(scenario, layout).is_file()
 
 
-def test_the_table_of_paths_has_every_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scenario", ["paths", "unasked"])
+def test_the_table_of_a_counted_scenario_has_every_step(
+    scenario: str, tmp_path: Path
+) -> None:
     program = scenarios.compile_scenario(
-        scenarios.find_scenario("paths"), Layout(root=tmp_path / "lab")
+        scenarios.find_scenario(scenario), Layout(root=tmp_path / "lab")
     )
     listed = subprocess.run(
         [program, "--list"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     text = (DOCS / "lab-kernel.md").read_text()
+    text = text[text.index(f"`{scenario}` ") :]
     table = text[text.index("| step | arrives by |") :].split("\n\n")[0].splitlines()
     told = {name for row in table for name in re.findall("`(.*?)`", row.split("|")[1])}
     assert told == {line.split()[0] for line in listed}

@@ -2,35 +2,13 @@
 /*
  * Every path by which pages reach or leave a VMA, each small and counted
  *
- * A step moves known numbers of pages, most of them prime, and that number must
- * come out: in numa_maps, by move_pages() without a destination, and in whatever
- * else the path shows itself in. Its VMAs are bound to the CDM node unless the
- * policy is what the step is about. Step N is at 0x100000000000 + N GiB.
- *
- * For each movement there is a line, in that process's order, to hold a recording
- * against:
- *
- *   # counted step=fault event=arrive way=fault pid=71 addr=0x100040000000 span=23 pages=23 node=1
- *
- * event	arrive: a page of @node is mapped where none of it was before;
- *		depart: it is no longer mapped there
- * way		what did it; where a page takes the place of another (cow, ksm,
- *		collapse) or goes to another address (mremap), both are told
- * pid		the process whose memory it is, whoever acted
- * addr, span	the range, in pages, in which nothing else happened
- * pages	how many in it: all, but for interleave (every second) and ksm (one of
- *		each pair)
- *
- * The lines are complete for the CDM node in the GiB of that step, for each pid
- * that has one there. What a child inherits of other steps has none, nor has
- * what is still mapped when the program ends (--numa-maps shows that). A page
- * that is taken out and put back in where it was has not moved; a huge page
- * counts as 512, and to split it moves nothing.
+ * These are the paths that a process takes itself; those that others take for it
+ * are in unasked.c. The VMAs are bound to the CDM node unless the policy is what
+ * the step is about. What is printed of each movement, books.h says.
  */
-#include "scenario.h"
+#include "books.h"
 
 #include <linux/userfaultfd.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/uio.h>
@@ -68,108 +46,13 @@ enum {
 	SLOT_MIGRATE_PAGES,
 	SLOT_THP,
 	SLOT_THP_WHOLE,
+	SLOT_THP_SHIFTED,
+	SLOT_THP_SPLIT,
 	SLOT_THP_FORK,
 	SLOT_COLLAPSE,
 	SLOT_KHUGEPAGED,
 	SLOT_KSM,
 };
-
-/* ---- The books: what has come and gone, and what is there ------------ */
-
-/* Pages of the CDM node that this process has in each GiB of the arena */
-static unsigned int held[ARENA_SLOTS];
-
-static unsigned int slot_of(const struct region *r)
-{
-	return (r->start - ARENA_START) / GIB;
-}
-
-static void counted(const struct region *r, unsigned int first,
-		    unsigned int span, unsigned int pages, const char *event,
-		    const char *way)
-{
-	diag("counted step=%s event=%s way=%s pid=%d addr=%#lx span=%u pages=%u node=%d",
-	     current_step, event, way, getpid(), r->start + first * PAGE, span,
-	     pages, cdm_node);
-}
-
-static void put_pages(struct region *r, unsigned int first, unsigned int nr,
-		      enum place place)
-{
-	unsigned int i;
-
-	for (i = first; i < first + nr; i++)
-		r->p[i].place = place;
-}
-
-static void arrive(struct region *r, unsigned int first, unsigned int nr,
-		   const char *way)
-{
-	put_pages(r, first, nr, ON_CDM);
-	held[slot_of(r)] += nr;
-	counted(r, first, nr, nr, "arrive", way);
-}
-
-static void depart(struct region *r, unsigned int first, unsigned int nr,
-		   const char *way, enum place to)
-{
-	put_pages(r, first, nr, to);
-	held[slot_of(r)] -= nr;
-	counted(r, first, nr, nr, "depart", way);
-}
-
-struct census {
-	unsigned long cdm, ram;	/* pages mapped */
-	unsigned long mapmax;	/* mappings of the page that has most of them */
-};
-
-/* What numa_maps says of the GiB that the region is in */
-static bool take_census(const struct region *r, struct census *census)
-{
-	unsigned long gib = ARENA_START + slot_of(r) * GIB;
-	char *line, *next;
-
-	memset(census, 0, sizeof(*census));
-	if (read_text("/proc/self/numa_maps", smaps_text,
-		      sizeof(smaps_text)) < 0)
-		return false;
-	for (line = smaps_text; line; line = next) {
-		unsigned long addr = strtoul(line, NULL, 16), nr;
-		unsigned int nid;
-		char *word;
-
-		next = strchr(line, '\n');
-		if (next)
-			*next++ = '\0';
-		if (addr < gib || addr >= gib + GIB)
-			continue;
-		for (word = line; (word = strchr(word, ' ')); word++) {
-			if (sscanf(word, " N%u=%lu", &nid, &nr) == 2 &&
-			    nid < 64)
-				*(cdm_nodes >> nid & 1 ? &census->cdm :
-							 &census->ram) += nr;
-			else if (sscanf(word, " mapmax=%lu", &nr) == 1 &&
-				 nr > census->mapmax)
-				census->mapmax = nr;
-		}
-	}
-	return true;
-}
-
-/* The books against numa_maps, and the region against its model */
-static void audit(const struct region *r, const char *what)
-{
-	unsigned int expected = held[slot_of(r)];
-	struct census census;
-	bool ok = take_census(r, &census) && census.cdm == expected;
-
-	report(ok, "%s: numa_maps has %u pages of the CDM node", what,
-	       expected);
-	if (!ok)
-		diag("expected %u, found %lu", expected, census.cdm);
-	if (r->nr)
-		expect_state(r, what);
-}
 
 /* Does the most shared page of the GiB have that many mappings? */
 static void expect_mapmax(const struct region *r, unsigned long expected,
@@ -186,76 +69,6 @@ static void expect_mapmax(const struct region *r, unsigned long expected,
 					      "no page is shared");
 	if (!ok)
 		diag("expected mapmax %lu, found %lu", expected, census.mapmax);
-}
-
-/* ---- Regions --------------------------------------------------------- */
-
-/* @nr pages bound to the CDM node, of which the first @faulted are there */
-static struct region *map_bound(const char *name, unsigned int slot,
-				unsigned long offset, unsigned int nr,
-				unsigned int faulted)
-{
-	struct region *r = map_anon(name, slot, offset, nr);
-
-	if (!r || !bind_pages(r, 0, nr, MPOL_BIND, CDM, 0, 0))
-		return NULL;
-	if (faulted) {
-		if (!fault_pages(r, 0, faulted))
-			return NULL;
-		arrive(r, 0, faulted, "fault");
-		audit(r, name);
-	}
-	return r;
-}
-
-static bool advise(const struct region *r, unsigned int first, unsigned int nr,
-		   int advice, const char *name)
-{
-	int err = madvise((void *)(r->start + first * PAGE), nr * PAGE,
-			  advice) ? errno : 0;
-
-	return expect_errno(err, 0, "%s: madvise(%s) of %u pages", r->name,
-			    name, nr);
-}
-
-static struct region *copy_region(const struct region *r)
-{
-	if (nr_regions == MAX_REGIONS) {
-		report(false, "%s: room for another region", r->name);
-		return NULL;
-	}
-	regions[nr_regions] = *r;
-	return &regions[nr_regions++];
-}
-
-/*
- * Takes pages out of the model. What lies behind them is a region of its own
- * from then on; returns it, or NULL.
- */
-static struct region *cut(struct region *r, unsigned int first, unsigned int nr)
-{
-	unsigned int after = first + nr, behind = r->nr - after;
-	struct region *rest = behind ? copy_region(r) : NULL;
-
-	if (rest) {
-		rest->start += after * PAGE;
-		rest->nr = behind;
-		memmove(rest->p, r->p + after, behind * sizeof(rest->p[0]));
-	}
-	r->nr = first;
-	return rest;
-}
-
-static struct region *unmap_pages(struct region *r, unsigned int first,
-				  unsigned int nr)
-{
-	int err = munmap((void *)(r->start + first * PAGE), nr * PAGE) ?
-		  errno : 0;
-
-	if (!expect_errno(err, 0, "%s: munmap of %u pages", r->name, nr))
-		return NULL;
-	depart(r, first, nr, "munmap", NOWHERE);
-	return cut(r, first, nr);
 }
 
 /* mremap() of all of it to another place, its pages with it */
@@ -275,17 +88,6 @@ static bool move_to(struct region *r, unsigned long offset, int flags)
 	return true;
 }
 
-/* Bytes in huge pages, by smaps */
-static long huge_bytes(const struct region *r)
-{
-	int n, nr = read_vmas(r->start, r->start + r->nr * PAGE);
-	long huge = 0;
-
-	for (n = 0; n < nr; n++)
-		huge += vmas[n].anon_huge;
-	return huge;
-}
-
 static void expect_huge(const struct region *r, long expected, const char *what)
 {
 	long found = huge_bytes(r) / (long)HUGE_PAGE;
@@ -293,31 +95,6 @@ static void expect_huge(const struct region *r, long expected, const char *what)
 	report(found == expected, "%s: %ld huge pages", what, expected);
 	if (found != expected)
 		diag("expected %ld, found %ld", expected, found);
-}
-
-/*
- * The first @huge * 2 MiB as huge pages. khugepaged is told off at once: it
- * would make one of what is split later.
- */
-static bool fault_huge(struct region *r, unsigned int huge)
-{
-	unsigned int i;
-
-	r->huge = true;
-	if (!advise(r, 0, r->nr, MADV_HUGEPAGE, "HUGEPAGE"))
-		return false;
-	for (i = 0; i < huge; i++)
-		if (!fault_pages(r, i * HUGE_NR, 1))
-			return false;
-	for (i = 0; i < huge * HUGE_NR; i++)
-		model_fault(r, i, MPOL_DEFAULT, 0);
-	advise(r, 0, r->nr, MADV_NOHUGEPAGE, "NOHUGEPAGE");
-	if (huge_bytes(r) != (long)(huge * HUGE_PAGE)) {
-		skip(r->name, "no huge pages could be had");
-		return false;
-	}
-	arrive(r, 0, huge * HUGE_NR, "thp");
-	return true;
 }
 
 /* ---- Faults ---------------------------------------------------------- */
@@ -629,6 +406,16 @@ static void step_truncate(void)
 		goto out;
 	depart(r, 42, 19, "truncate", NOWHERE);
 	audit(r, "19 pages shorter");
+
+	/* Nothing that is recorded comes between its coming and its going. */
+	if (ftruncate(fd, 43 * PAGE) || !fault_pages(r, 42, 1) ||
+	    ftruncate(fd, 42 * PAGE)) {
+		report(false, "a page that goes as soon as it has come");
+		goto out;
+	}
+	arrive(r, 42, 1, "file-fault");
+	depart(r, 42, 1, "truncate", NOWHERE);
+	audit(r, "a page has come and gone");
 out:
 	close(fd);
 }
@@ -706,25 +493,6 @@ static void step_userfaultfd(void)
 }
 
 /* ---- Reclaim --------------------------------------------------------- */
-
-/* madvise(PAGEOUT) until @nr pages are gone. A busy page is skipped: ask again. */
-static bool page_out(const struct region *r, unsigned int nr)
-{
-	unsigned int i, tries, out = 0;
-
-	for (tries = 0; tries < 50 && out < nr; tries++) {
-		if (tries)
-			sleep_ms(20);
-		madvise((void *)r->start, r->nr * PAGE, MADV_PAGEOUT);
-		sys_move_pages(r->start, r->nr, -1, page_status, 0);
-		for (out = i = 0; i < r->nr; i++)
-			out += page_status[i] < 0;
-	}
-	report(out == nr, "%s: madvise(PAGEOUT) takes %u pages", r->name, nr);
-	if (out != nr)
-		diag("expected %u, found %u", nr, out);
-	return out == nr;
-}
 
 static void step_swap(void)
 {
@@ -1088,6 +856,36 @@ static void step_thp_whole(void)
 	audit(r, "all gone");
 }
 
+/* Where a huge page would not be aligned to its size, only small ones can lie. */
+static void step_thp_shifted(void)
+{
+	struct region *r = map_bound("huge, shifted", SLOT_THP_SHIFTED, 0,
+				     2 * HUGE_NR, 0);
+
+	if (!r || !fault_huge(r, 2) || !move_to(r, SECOND + PAGE, 0))
+		return;
+	audit(r, "2 huge pages moved by 4 KiB more");
+	expect_huge(r, 0, "2 huge pages moved by 4 KiB more");
+	unmap_pages(r, 2 * HUGE_NR - 17, 17);
+	audit(r, "17 pages of the tail gone");
+}
+
+/* Its pages are taken out and put back as small ones: none has moved. */
+static void step_thp_split(void)
+{
+	struct region *r = map_bound("huge, split", SLOT_THP_SPLIT, 0,
+				     2 * HUGE_NR, 0);
+
+	if (!r || !fault_huge(r, 2) || !split_huge(r, HUGE_NR + 7))
+		return;
+	audit(r, "the second split");
+	expect_huge(r, 1, "the second split");
+	if (!advise(r, HUGE_NR + 101, 11, MADV_DONTNEED, "DONTNEED"))
+		return;
+	depart(r, HUGE_NR + 101, 11, "dontneed", NOWHERE);
+	audit(r, "11 of its pages dropped");
+}
+
 static void thp_child(void *arg)
 {
 	struct region *r = arg;
@@ -1248,6 +1046,10 @@ static const struct step steps[] = {
 	{ "thp", "3 huge pages, each split in another way", step_thp, false },
 	{ "thp-whole", "huge pages moved and unmapped whole", step_thp_whole,
 	  false },
+	{ "thp-shifted", "huge pages moved to where none can be",
+	  step_thp_shifted, false },
+	{ "thp-split", "a huge page made small where it lies", step_thp_split,
+	  false },
 	{ "thp-fork", "a child copies out of a huge page", step_thp_fork, false },
 	{ "collapse", "madvise(COLLAPSE) of small pages", step_collapse, false },
 	{ "khugepaged", "the same by the daemon", step_khugepaged, false },
@@ -1256,14 +1058,5 @@ static const struct step steps[] = {
 
 int main(int argc, char **argv)
 {
-	cpu_set_t here;
-
-	/*
-	 * One cpu: a new page waits in a list of the cpu that it was faulted on,
-	 * and madvise(PAGEOUT) empties its own cpu's list only.
-	 */
-	CPU_ZERO(&here);
-	CPU_SET(sched_getcpu(), &here);
-	sched_setaffinity(0, sizeof(here), &here);
-	return scenario_main(argc, argv, steps, ARRAY_SIZE(steps));
+	return counted_main(argc, argv, steps, ARRAY_SIZE(steps));
 }

@@ -43,6 +43,9 @@
 #ifndef MAP_FIXED_NOREPLACE
 #define MAP_FIXED_NOREPLACE	0x100000
 #endif
+#ifndef MADV_COLD
+#define MADV_COLD		20
+#endif
 #ifndef MADV_PAGEOUT
 #define MADV_PAGEOUT		21
 #endif
