@@ -72,6 +72,7 @@ _ADVICE: Final = {
     3: "WILLNEED",
     4: "DONTNEED",
     8: "FREE",
+    9: "REMOVE",
     12: "MERGEABLE",
     13: "UNMERGEABLE",
     14: "HUGEPAGE",
@@ -81,6 +82,8 @@ _ADVICE: Final = {
     22: "POPULATE_READ",
     23: "POPULATE_WRITE",
     25: "COLLAPSE",
+    100: "HWPOISON",
+    101: "SOFT_OFFLINE",
 }
 
 
