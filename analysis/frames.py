@@ -98,8 +98,8 @@ class Terms:
 
     cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
     base page. probes: logical name -> symbol it was attached to, None where it
-    was wanted and could not be attached; a name that is absent was not wanted. all:
-    pages of every node were told of, not only those of CDM nodes.
+    was not; so is a name that is absent. all: pages of every node were told of, not
+    only those of CDM nodes.
     """
 
     cdm: int

@@ -9,10 +9,13 @@ read arguments, so only functions with the same ones may be candidates of a hand
 
 from __future__ import annotations
 
+import difflib
 import enum
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Final
 
+from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
 from cdmtrace.kernel import symbols
 
@@ -66,12 +69,21 @@ class Plan:
     the first attachment for which the kernel has no candidate; such a probe is not
     attached at all, since half of a pair would say wrong things. ``unseen`` are
     copies of the function, made by the compiler, whose calls are not seen.
+    ``unwanted``: it was asked to be left out.
     """
 
     probe: LogicalProbe
     symbols: tuple[str, ...]
     missing: str | None
     unseen: tuple[str, ...] = ()
+    unwanted: bool = False
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it is not attached; None if it is."""
+        if self.unwanted:
+            return "not asked for"
+        return f"no {self.missing} on this kernel" if self.missing else None
 
 
 def _pair(
@@ -315,3 +327,40 @@ def plan(
             )
         )
     return tuple(plans)
+
+
+def choose(
+    plans: tuple[Plan, ...], only: Iterable[str] = (), without: Iterable[str] = ()
+) -> tuple[Plan, ...]:
+    """Return the plans, those marked as unwanted that are not asked for.
+
+    only: names of the probes to attach, besides those that are required; none: all.
+    without: names of those to leave out. Raises UsageTrouble for a name that no probe
+    has, and for one to leave out that is required.
+    """
+    names = {item.probe.name for item in plans}
+    required = {item.probe.name for item in plans if item.probe.required}
+    only, without = tuple(only), tuple(without)
+    for option, given in (("--probe", only), ("--no-probe", without)):
+        for name in given:
+            if name not in names:
+                close = difflib.get_close_matches(name, names, n=1)
+                raise UsageTrouble(
+                    f"{option} {name}: there is no such probe"
+                    + (f"; did you mean {close[0]}?" if close else ""),
+                    hint="cdmtrace probes",
+                )
+    for name in without:
+        if name in required:
+            raise UsageTrouble(
+                f"--no-probe {name}: without it nothing can be recorded that is worth "
+                "checking",
+                hint="cdmtrace probes",
+            )
+    wanted = ({*only} | required if only else names) - {*without}
+    return tuple(
+        item
+        if item.probe.name in wanted
+        else replace(item, symbols=(), unseen=(), unwanted=True)
+        for item in plans
+    )

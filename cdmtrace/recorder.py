@@ -50,7 +50,7 @@ from cdmtrace.kernel.btf import Btf
 from cdmtrace.loader import Loader
 from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.losses import Losses, Missing, Where, fresh, open_calls
-from cdmtrace.probes import Plan, plan
+from cdmtrace.probes import Plan, choose, plan
 from cdmtrace.ring import Ring
 
 DRAIN_INTERVAL: Final = 0.1
@@ -85,6 +85,8 @@ class Options:
     all: bool = False
     audit: float | None = None
     freeze: Path | None = None
+    probes: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +136,14 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
     if lacking := config.lacking(kernel_config):
         raise RecordError("; ".join(lacking), hint="cdmtrace doctor")
     root = tracefs.mounted()
-    plans = plan(symbols.functions(), tracefs.tracepoints(root))
+    plans = choose(
+        plan(symbols.functions(), tracefs.tracepoints(root)),
+        options.probes,
+        options.without,
+    )
     _check_required(plans)
+    if options.audit is not None and (why := _cannot_look(plans)):
+        raise RecordError(f"--audit needs to look: {why}", hint="cdmtrace probes")
     tracefs.sweep(root)
 
     with headers.available() as directory:
@@ -249,7 +257,7 @@ class _Session:
             size=self._writer.size,
             reason=reason,
             status=status,
-            missing=tuple(item for item in plans if item.missing),
+            missing=tuple(p for p in plans if p.missing and not p.unwanted),
         )
 
     def _deadline(self) -> float | None:
@@ -298,8 +306,8 @@ class _Session:
 
         Return why that is not everything, and the file does not say so; else "".
         """
-        if any(item.missing and item.probe.probe is Probe.SNAPSHOT for item in plans):
-            return "this kernel has nothing to look with (cdmtrace probes)"
+        if why := _cannot_look(plans):
+            return why
         wanted = snapshot.processes
         if self._options.pid is not None:
             wanted = frozenset({self._options.pid}).copy
@@ -574,13 +582,22 @@ def _check_required(plans: tuple[Plan, ...]) -> None:
             )
 
 
+def _cannot_look(plans: tuple[Plan, ...]) -> str:
+    """Return why what is there cannot be looked at; "" if it can."""
+    for item in plans:
+        if item.probe.probe is Probe.SNAPSHOT and item.why_not:
+            return f"{item.probe.name} is not attached: {item.why_not}"
+    return ""
+
+
 def _probe_table(plans: tuple[Plan, ...]) -> tuple[ProbeEntry, ...]:
     return tuple(
         ProbeEntry(
             id=int(item.probe.probe),
             name=item.probe.name,
-            symbol=None if item.missing else ", ".join(dict.fromkeys(item.symbols)),
+            symbol=None if item.why_not else ", ".join(dict.fromkeys(item.symbols)),
             kind=", ".join(dict.fromkeys(str(a.kind) for a in item.probe.attachments)),
+            why_not=item.why_not,
         )
         for item in plans
     )

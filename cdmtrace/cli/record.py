@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from cdmtrace.cli.options import option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
 
@@ -72,6 +73,21 @@ from cdmtrace.render.units import count, size
     metavar="CGROUP",
     help="Let this cgroup (v2) stand still while they are counted.",
 )
+@option(
+    "--probe",
+    "probes",
+    multiple=True,
+    metavar="NAME",
+    help="Attach this probe, and no others but those that are required. May be "
+    "repeated; cdmtrace probes lists them.",
+)
+@option(
+    "--no-probe",
+    "without",
+    multiple=True,
+    metavar="NAME",
+    help="Leave this probe out. May be repeated.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -85,6 +101,8 @@ def record(
     everything: bool,
     audit: float | None,
     freeze: Path | None,
+    probes: tuple[str, ...],
+    without: tuple[str, ...],
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -126,6 +144,8 @@ def record(
         all=everything,
         audit=audit,
         freeze=freeze,
+        probes=probes,
+        without=without,
     )
     outcome = recorder.record(
         options, say=lambda text: click.echo(f"cdmtrace: {text}", err=True)

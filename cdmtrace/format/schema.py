@@ -90,14 +90,15 @@ class Shortfall:
 class ProbeEntry:
     """One line of the header's probe table.
 
-    symbol is None for a probe that was wanted and could not be attached; kind
-    is what it was attached as (kprobe, tracepoint, fentry, …).
+    symbol is None for a probe that was not attached, and why_not says why (files of
+    older versions do not); kind is what it was attached as (kprobe, tracepoint, …).
     """
 
     id: int
     name: str
     symbol: str | None
     kind: str
+    why_not: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,7 +154,13 @@ class Header:
             "cdm_nodes": {"nodes": list(self.cdm_nodes), "from": self.cdm_nodes_from},
             "vm_cdm": {"mask": hex(self.vm_cdm_mask), "from": self.vm_cdm_mask_from},
             "probes": [
-                {"id": p.id, "name": p.name, "symbol": p.symbol, "kind": p.kind}
+                {
+                    "id": p.id,
+                    "name": p.name,
+                    "symbol": p.symbol,
+                    "kind": p.kind,
+                    **({"why_not": p.why_not} if p.why_not else {}),
+                }
                 for p in self.probes
             ],
             "command": list(self.command),
@@ -196,6 +203,9 @@ class Header:
                     name=_get(entry, "name", str),
                     symbol=_get(entry, "symbol", str, type(None)),
                     kind=_get(entry, "kind", str),
+                    why_not=_get(
+                        {"why_not": None, **entry}, "why_not", str, type(None)
+                    ),
                 )
                 for entry in _all(_get(data, "probes", list), dict)
             ),

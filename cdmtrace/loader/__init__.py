@@ -15,7 +15,7 @@ class Loader(Protocol):
     """A loaded program. Nothing of it stays in the kernel after close()."""
 
     def attach(self, plans: tuple[Plan, ...]) -> None:
-        """Attach every probe that is not missing. Raises RecordError."""
+        """Attach every probe that nothing keeps from it. Raises RecordError."""
 
     def enable(self, on: bool) -> None:
         """Let events through, or stop them while all probes stay attached."""

@@ -122,14 +122,14 @@ class BccLoader:
         return int(self._bpf["events"].map_fd)
 
     def attach(self, plans: tuple[Plan, ...]) -> None:
-        """Attach every probe that is not missing.
+        """Attach every probe that nothing keeps from it.
 
         Raises ProgramRejected with the verifier's last lines, or with the name of
         what cannot be attached.
         """
         for item in plans:
             for attachment, symbol in zip(
-                item.probe.attachments, item.symbols, strict=not item.missing
+                item.probe.attachments, item.symbols, strict=item.why_not is None
             ):
                 self._attach(attachment.kind, attachment.handler, symbol)
 

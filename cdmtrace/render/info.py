@@ -91,7 +91,11 @@ def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
         yield "", f"CDM020: this kernel uses the bit as {taken}"
     if header.filters:
         yield "filters", ", ".join(f"{k} {v}" for k, v in header.filters.items())
-    missing = [probe.name for probe in header.probes if probe.symbol is None]
+    missing = [
+        f"{probe.name} ({probe.why_not})" if probe.why_not else probe.name
+        for probe in header.probes
+        if probe.symbol is None
+    ]
     probes = f"{len(header.probes) - len(missing)} attached"
     yield "probes", probes + (f"; missing: {', '.join(missing)}" if missing else "")
     yield "ring", size(header.ring_size)

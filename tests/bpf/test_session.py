@@ -430,7 +430,29 @@ def test_nothing_to_look_with(
     )
     assert record("--duration", "0.1") == 0
     assert all_looked_at() == []
-    assert "nothing to look with" in capfd.readouterr().err
+    err = capfd.readouterr().err
+    why = "no show_numa_map on this kernel"
+    assert f"not known whole: snapshot is not attached: {why}" in err
+    assert f"{why}: snapshot was not recorded" in err
+
+
+def test_the_header_says_what_was_not_attached_and_why(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    known = recorder.symbols.functions()
+    monkeypatch.setattr(recorder.symbols, "functions", lambda: known - {"exit_mmap"})
+    words = ("--no-probe", "rmap_walk", "--no-probe", "sys_brk", "--duration", "0.1")
+    assert record(*words) == 0
+    absent = {p.name: p.why_not for p in info().header.probes if p.symbol is None}
+    assert absent == {
+        "rmap_walk": "not asked for",
+        "sys_brk": "not asked for",
+        "exit_mmap": "no exit_mmap on this kernel",
+    }
+    # Nobody has to be told of what he has asked for.
+    err = capfd.readouterr().err
+    assert "exit_mmap was not recorded" in err
+    assert "rmap_walk" not in err
 
 
 def test_where_pages_are_is_told_with_their_counts(

@@ -34,6 +34,9 @@ def header() -> Header:
         probes=(
             ProbeEntry(id=1, name="alloc", symbol="vma_alloc_folio", kind="kprobe"),
             ProbeEntry(id=6, name="ksm_madvise", symbol=None, kind="kprobe"),
+            ProbeEntry(
+                id=27, name="rmap_walk", symbol=None, kind="kprobe", why_not="not asked"
+            ),
         ),
         command=("sh", "-c", "echo two words\n" + "x" * 500),
         filters={"pid": 23},
@@ -75,7 +78,7 @@ def test_what_is_in_a_file(trace: Path, capsys: pytest.CaptureFixture[str]) -> N
         "CDM nodes 1, 3 (from --cdm-nodes)",
         "VM_CDM 0x4000000000, bit 38 (from --vm-cdm-mask)",
         "filters pid 23",
-        "probes 1 attached; missing: ksm_madvise",
+        "probes 1 attached; missing: ksm_madvise, rmap_walk (not asked)",
         "ring 16.0 MiB",
         "events 23 in 3 batches",
         "time span 0.022000 s, from 1.000000 s after the start",

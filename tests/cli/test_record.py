@@ -156,6 +156,9 @@ def test_a_command_that_cannot_be_executed(
         ("--freeze . -- true", ("there is none", "hint: --audit SECONDS")),
         ("--audit 1 --pid 1", ("leaves others out", "hint: leave --pid out")),
         ("--audit 1 --freeze . -- true", ("--freeze .: no cgroup v2", "hint: give")),
+        ("--probe ksm", ("--probe ksm: there is no such", "hint: cdmtrace probes")),
+        ("--no-probe rmap_walks", ("no such probe; did you mean rmap_walk?",)),
+        ("--no-probe alloc", ("alloc: without it nothing can be recorded",)),
         ("--no-such-option", ("--no-such-option",)),
     ],
 )
@@ -163,6 +166,24 @@ def test_arguments_that_make_no_sense(
     words: str, parts: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refused(capsys, 2, *parts, words=words)
+
+
+def test_an_audit_that_could_not_look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(
+        capsys,
+        *(125, "snapshot is not attached: not asked for"),
+        words="--audit 1 --probe alloc -- true",
+    )
+    functions = NAMES["functions"] - {"show_numa_map"}
+    monkeypatch.setattr(symbols, "functions", lambda: functions)
+    refused(
+        capsys,
+        *(125, "snapshot is not attached: no show_numa_map on this kernel"),
+        *("--audit", "hint: cdmtrace probes"),
+        words="--audit 1 -- true",
+    )
 
 
 def test_a_bit_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,7 +271,13 @@ def test_bcc_that_is_missing(
     )
 
 
-@pytest.mark.parametrize("name", ["CDMTRACE_RECORD_CDM_NODES", "CDMTRACE_RECORD_PID"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("CDMTRACE_RECORD_CDM_NODES", "CDMTRACE_RECORD_PID", "CDMTRACE_RECORD_PROBE"),
+        "CDMTRACE_RECORD_NO_PROBE",
+    ],
+)
 def test_options_may_come_from_the_environment(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,13 +59,14 @@ def bind_a_page_each(processes: int) -> None:
         os.waitpid(pid, 0)
 
 
-def bound(pages: int) -> mmap.mmap:
-    """Return an anonymous region that is bound to the CDM node."""
+def bound(pages: int, *advice: int) -> mmap.mmap:
+    """Return an anonymous region that is bound to the CDM node; advice comes before."""
     assert platform.machine() == "x86_64"
     size = pages * mmap.PAGESIZE
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     region = mmap.mmap(-1, size, flags=flags)
-    region.madvise(mmap.MADV_NOHUGEPAGE)
+    for what in (mmap.MADV_NOHUGEPAGE, *advice):
+        region.madvise(what)
     mask = ctypes.c_ulong(CDM_MASK)
     start = ctypes.addressof(ctypes.c_char.from_buffer(region))
     arguments = (start, size, BIND, ctypes.addressof(mask), 65, 0)

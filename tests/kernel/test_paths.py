@@ -6,8 +6,8 @@ end; and its recording against its books: what came and what left in each step m
 be what the lines say, which pages of which process, and by what.
 
 Then one probe after the other is taken out, by leaving out its rows, and what needed
-it must no longer agree. Probes that only help others to fill in theirs (rmap_walk,
-mmu_gather, driver_page, migrate_pages) have no rows.
+it must no longer agree. Probes that only help others to fill in theirs have no rows:
+test_blind.py takes them out.
 """
 
 from __future__ import annotations

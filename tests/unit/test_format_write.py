@@ -50,6 +50,7 @@ HEADER = Header(
     probes=(
         ProbeEntry(id=1, name="alloc", symbol="vma_alloc_folio", kind="kprobe"),
         ProbeEntry(id=3, name="vma_policy", symbol=None, kind="kprobe"),
+        ProbeEntry(id=8, name="exit_mmap", symbol=None, kind="kprobe", why_not="why"),
     ),
     command=("story", "--pages", "23"),
     filters={"pid": 23},

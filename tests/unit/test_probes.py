@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cdmtrace.analysis.rules import RULES, served_by, uncheckable
+from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
-from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, plan
+from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, choose, plan
 
 SOURCE = (
     Path(__file__).resolve().parents[2] / "cdmtrace/bpf/cdmtrace.bpf.c"
@@ -73,6 +74,58 @@ def test_copies_are_told_and_never_attached_to() -> None:
     assert found.unseen == ("new.isra.0",)
     (found,) = plan(frozenset({"new.isra.0"}), frozenset(), (PAIR,))
     assert found.missing == "old"
+
+
+def attached(*, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> set[str]:
+    """Return the probes that remain on a kernel that has all but ksm_madvise."""
+    names = {n for p in PROBES for a in p.attachments for n in a.candidates}
+    plans = plan(frozenset(names) - {"ksm_madvise"}, frozenset(names))
+    chosen = choose(plans, only, without)
+    assert [item.probe for item in chosen] == [item.probe for item in plans]
+    for item in chosen:
+        assert bool(item.symbols) is (item.why_not is None)
+    return {item.probe.name for item in chosen if item.symbols}
+
+
+def test_probes_that_are_asked_for() -> None:
+    everything = {probe.name for probe in PROBES} - {"ksm_madvise"}
+    required = {probe.name for probe in PROBES if probe.required}
+    assert attached() == everything
+    assert attached(without=("rmap_walk", "sys_brk")) == everything - {
+        *("rmap_walk", "sys_brk"),
+    }
+    assert attached(only=("sys_brk", "exit_mmap")) == required | {
+        *("sys_brk", "exit_mmap"),
+    }
+    # What is required comes with every choice.
+    assert attached(only=("alloc",)) == required
+    assert attached(only=("sys_brk", "exit_mmap"), without=("sys_brk",)) == required | {
+        "exit_mmap"
+    }
+    # What was never there is not what was asked for.
+    assert attached(only=("ksm_madvise",)) == required
+
+
+def test_why_a_probe_is_not_attached() -> None:
+    plans = plan(frozenset({"new"}), frozenset(), (PAIR, MIXED))
+    assert [item.why_not for item in plans] == [
+        None,
+        "no syscalls:sys_enter_mbind on this kernel",
+    ]
+
+
+@pytest.mark.parametrize("option", ["only", "without"])
+def test_a_name_that_no_probe_has(option: str) -> None:
+    with pytest.raises(
+        UsageTrouble, match=r"rmap_wal: there .* mean rmap_walk"
+    ) as found:
+        attached(**{option: ("rmap_wal",)})
+    assert found.value.hint == "cdmtrace probes"
+
+
+def test_a_probe_that_cannot_be_left_out() -> None:
+    with pytest.raises(UsageTrouble, match="rmap_add: without it"):
+        attached(without=("rmap_add",))
 
 
 def test_rules_that_a_missing_probe_costs() -> None:
