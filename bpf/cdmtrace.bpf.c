@@ -67,7 +67,8 @@ static __always_inline u8 read_policy(u64 pol, u64 *nodes)
 	flags = READ_FIELD(pol, u16, OFF_mempolicy_flags);
 	if (mode != CDM_MPOL_LOCAL)
 		*nodes = READ_FIELD(pol, u64, OFF_mempolicy_nodes) & NODEMASK_MASK;
-	return CDM_POLICY(mode, flags);
+	return CDM_POLICY(mode, flags) |
+	       (flags & 1 /* MPOL_F_SHARED */ ? CDM_MPOL_F_SHARED : 0);
 }
 
 static __always_inline void report_comm(u64 pid_tgid)
@@ -415,6 +416,50 @@ int alloc_entry(struct pt_regs *ctx)
 	return 0;
 }
 
+/* shmem_fault(vmf): what is allocated in it, for a VMA on the stack, is for this */
+int shmem_begin(struct pt_regs *ctx)
+{
+	u64 vmf = PT_REGS_PARM1(ctx);
+
+	if (wanted())
+		place_put(PLACE_SHMEM, 0, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
+			  READ_FIELD(vmf, u64, OFF_vm_fault_address), 0);
+	return 0;
+}
+
+int shmem_end(struct pt_regs *ctx)
+{
+	place_drop(PLACE_SHMEM);
+	return 0;
+}
+
+/* mpol_shared_policy_lookup(), of a private mapping of a shmem file, too */
+int shared_policy_return(struct pt_regs *ctx)
+{
+	struct entry *entry = slot_open(SLOT_ALLOC);
+
+	if (entry)
+		entry->policy = read_policy(PT_REGS_RC(ctx), &entry->nodes);
+	return 0;
+}
+
+/* The fault for which a page is allocated for a VMA that no mm has. */
+static __always_inline void event_fault(struct cdm_event *e)
+{
+	u64 key = place_key(PLACE_SHMEM), mm;
+	struct place *fault = places.lookup(&key);
+
+	if (!fault)
+		return;
+	mm = VMA_MM(fault->vma);
+	e->mm = pointer_id(mm);
+	e->addr = fault->addr & ~(e->size - 1);
+	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
+	if (mm != READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm))
+		e->bits |= CDM_BIT_FOREIGN;
+	watch(mm);
+}
+
 int alloc_return(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_RC(ctx), flags, task;
@@ -439,6 +484,12 @@ int alloc_return(struct pt_regs *ctx)
 	e->size = (u64)PAGE_SIZE << (entry.arg[1] & 31);
 	e->node = node;
 	event_stack(e, ctx);
+	if (!entry.mm)
+		event_fault(e);
+	if (entry.policy) {
+		e->policy = entry.policy;
+		e->nodes = entry.nodes;
+	}
 	if (!e->policy) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
@@ -451,12 +502,13 @@ int alloc_return(struct pt_regs *ctx)
 
 /*
  * A page is mapped: in a fault, or, where @from is known, at the end of a
- * migration. What leaves a CDM node by one is told, too. @driver: it is one that
- * a driver has given out, which no stack tells: the fault is like any other.
+ * migration. What leaves a CDM node by one is told, too. @source: CDM_CAUSE_DRIVER
+ * or CDM_CAUSE_FILE, whose page it is, which no stack tells: the fault is like any
+ * other; 0: the VMA's own.
  */
 static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 				       u64 addr, u64 size, struct place *from,
-				       int driver)
+				       u8 source)
 {
 	struct entry *migration;
 	struct cdm_event *e;
@@ -478,8 +530,8 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	e->size = size;
 	e->node = node;
 	e->src_node = src;
-	if (driver)
-		e->cause = CDM_CAUSE_DRIVER;
+	if (source && (e->kind == CDM_EV_MAP || source == CDM_CAUSE_DRIVER))
+		e->cause = source;
 	if (e->kind == CDM_EV_MIGRATE)
 		e->arg = migration ? migration->arg[0] : CDM_NO_REASON;
 	if (page_is_ksm(page))
@@ -540,7 +592,8 @@ int rmap_add_file(struct pt_regs *ctx)
 	}
 	return page_mapped(ctx, page, vma, addr,
 			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE,
-			   migrated_here(page, vma), !!driver);
+			   migrated_here(page, vma),
+			   driver ? CDM_CAUSE_DRIVER : CDM_CAUSE_FILE);
 }
 
 static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
@@ -861,6 +914,95 @@ int mbind_range_return(struct pt_regs *ctx)
 	if (e->flags_before != e->flags_after)
 		event_stack(e, ctx);
 	event_submit(e);
+	return 0;
+}
+
+/* A VMA of which the policy or the flags are others since its cpuset's rebinding. */
+static __always_inline void rebind_tell(struct pt_regs *ctx, struct entry *entry,
+					int unlocked)
+{
+	u64 vma = entry->vma, flags, nodes;
+	struct cdm_event *e;
+
+	if (!vma)
+		return;
+	flags = VMA_FLAGS(vma);
+	read_policy(VMA_POLICY(vma), &nodes);
+	if (flags == entry->flags && nodes == entry->nodes)
+		return;
+	if (!(ALL || NAMES_CDM(nodes | entry->nodes) ||
+	      (flags | entry->flags) & CDM_MASK))
+		return;
+	e = event_new(CDM_EV_POLICY, CDM_PROBE_MPOL_REBIND, entry->ts, vma, 0);
+	if (!e)
+		return;
+	event_vma(e, vma);
+	event_entry(e, entry);
+	e->addr = e->start;
+	e->size = e->end - e->start;
+	e->cause = CDM_CAUSE_CPUSET;
+	e->other_policy = entry->policy;
+	e->other = entry->nodes;
+	if (unlocked)
+		e->lock_exit = CDM_LOCK(CDM_LOCK_UNKNOWN, 0);
+	if (e->flags_before != e->flags_after)
+		event_stack(e, ctx);
+	event_submit(e);
+}
+
+/* mpol_rebind_mm(mm, nodes) */
+int rebind_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	if (!wanted())
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_MPOL_REBIND;
+	entry.mm = PT_REGS_PARM1(ctx);
+	slot_put(SLOT_REBIND, &entry);
+	return 0;
+}
+
+/*
+ * mpol_rebind_policy(policy, nodes), for each VMA of mpol_rebind_mm() that it comes
+ * to: with the one before it is done.
+ */
+int rebind_next(struct pt_regs *ctx)
+{
+	struct entry *entry = slot_open(SLOT_REBIND);
+	u64 policy = PT_REGS_PARM1(ctx), vma;
+
+	if (!entry)
+		return 0;
+	rebind_tell(ctx, entry, 0);
+	vma = looped_vma(PT_REGS_SP(ctx), entry->mm);
+	if (!vma || VMA_MM(vma) != entry->mm || VMA_POLICY(vma) != policy) {
+		vma = 0;
+		if (policy)
+			count_lost_at(CDM_PROBE_MPOL_REBIND, CDM_LOST_READ,
+				      entry->mm, 0, ~0ULL);
+	}
+	entry->vma = vma;
+	if (vma) {
+		entry_vma(entry, vma);
+		entry->policy = read_policy(policy, &entry->nodes);
+		entry->arg[0] = policy;
+	}
+	return 0;
+}
+
+/* The lock is given back: the last VMA may be another's by now. */
+int rebind_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+
+	if (!slot_take(SLOT_REBIND, &entry) || !entry.vma)
+		return 0;
+	if (VMA_MM(entry.vma) == entry.mm && VMA_POLICY(entry.vma) == entry.arg[0])
+		rebind_tell(ctx, &entry, 1);
+	else
+		count_lost_at(CDM_PROBE_MPOL_REBIND, CDM_LOST_READ, entry.mm, 0, ~0ULL);
 	return 0;
 }
 

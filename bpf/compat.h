@@ -88,6 +88,31 @@ static __always_inline u64 page_address_in(u64 page, u64 vma)
 }
 
 /*
+ * The VMA to which a for_each_vma() over @mm has come, in a function that has @sp
+ * above its frame. Since VMAs are in a maple tree (commit d4af56c5c7c6, 6.1) such a
+ * loop's place in it, a struct ma_state, is on the stack: a leaf, and a slot in
+ * that. What was found there may be something else, and has to be looked at.
+ */
+static __always_inline u64 looped_vma(u64 sp, u64 mm)
+{
+#ifdef OFF_mm_struct_mm_mt
+	u64 tree = mm + OFF_mm_struct_mm_mt, node, slot;
+	int i;
+
+#pragma unroll
+	for (i = 0; i < 64; i++, sp += sizeof(u64)) {
+		if (READ_FIELD(sp, u64, OFF_ma_state_tree) != tree)
+			continue;
+		node = READ_FIELD(sp, u64, OFF_ma_state_node) & ~255ULL;
+		slot = READ_FIELD(sp, u8, OFF_ma_state_offset);
+		return READ_FIELD(node + OFF_maple_range_64_slot +
+				  slot * sizeof(u64), u64, 0);
+	}
+#endif
+	return 0;
+}
+
+/*
  * How the mmap lock of @mm is held. struct rw_semaphore, 5.3 and later: count
  * is its first word, bit 0 the writer, bits 8 to 62 the readers; owner is the
  * second word, bit 0 says that the last who wrote it was a reader. A reader

@@ -39,7 +39,11 @@ enum cdm_kind {
 	/*
 	 * A page was allocated for the VMA; it is not mapped yet. node: where
 	 * it lies (-1: no page). other_policy, other: the task's policy and
-	 * its nodes, CDM_POLICY_UNREAD where the VMA's own one decided.
+	 * its nodes, CDM_POLICY_UNREAD where the VMA's own one decided. Where
+	 * that of its shmem file did, policy and nodes are that one, with
+	 * CDM_MPOL_F_SHARED. A page for such a file is allocated for a VMA on
+	 * the stack (CDM_BIT_UNLINKED); mm, addr and locks are then those of
+	 * the fault that it is for, mm 0 where there was none.
 	 */
 	CDM_EV_ALLOC = 1,
 	/* A page was mapped at addr by a fault. node. */
@@ -82,7 +86,8 @@ enum cdm_kind {
 	CDM_EV_FLAGS = 16,
 	/*
 	 * The VMA's own policy was set, also to what it was before. policy,
-	 * nodes: now; other_policy, other: before.
+	 * nodes: now; other_policy, other: before. A cpuset (CDM_CAUSE_CPUSET)
+	 * is told of only where it changed the policy or the flags.
 	 */
 	CDM_EV_POLICY = 17,
 	/*
@@ -200,6 +205,7 @@ enum cdm_probe {
 	CDM_PROBE_RMAP_WALK = 27,	/* try_to_unmap_one, try_to_migrate_one */
 	CDM_PROBE_MMU_GATHER = 28,	/* tlb_gather_mmu to tlb_finish_mmu */
 	CDM_PROBE_DRIVER_PAGE = 29,	/* finish_fault, vm_insert_page */
+	CDM_PROBE_SHARED_POLICY = 30,	/* shmem_fault, mpol_shared_policy_lookup */
 	/* system calls */
 	CDM_PROBE_SYS_MBIND = 64,
 	CDM_PROBE_SYS_SET_MEMPOLICY = 65,
@@ -235,6 +241,9 @@ enum cdm_cause {
 	CDM_CAUSE_HOTPLUG = 10,
 	CDM_CAUSE_DRIVER = 11,
 	CDM_CAUSE_EXIT = 12,
+	CDM_CAUSE_FILE = 13,		/* a fault found the page in a file */
+	CDM_CAUSE_USERFAULTFD = 14,
+	CDM_CAUSE_CPUSET = 15,
 };
 
 /*
@@ -292,7 +301,7 @@ enum cdm_mpol {
  * mbind() takes at bits 13 to 15 in bits 5 to 7, and one of ours.
  */
 enum cdm_mpol_flag {
-	CDM_MPOL_F_SHARED = 16,		/* it belongs to the shmem file */
+	CDM_MPOL_F_SHARED = 16,		/* it belongs to a shmem file */
 	CDM_MPOL_F_NUMA_BALANCING = 32,
 	CDM_MPOL_F_RELATIVE_NODES = 64,
 	CDM_MPOL_F_STATIC_NODES = 128,

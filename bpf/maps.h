@@ -50,6 +50,7 @@ enum slot {
 	SLOT_MIGRATE,
 	SLOT_EXIT_MMAP,
 	SLOT_SNAPSHOT,
+	SLOT_REBIND,
 	SLOT_MAX,
 };
 
@@ -85,6 +86,7 @@ enum place_kind {
 	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's */
 	PLACE_DRIVER,		/* a page without a file is about to be mapped */
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
+	PLACE_SHMEM,		/* a fault on a shmem file; page: 0 */
 };
 
 struct place {

@@ -157,6 +157,7 @@ class Probe(IntEnum):
     RMAP_WALK = 27
     MMU_GATHER = 28
     DRIVER_PAGE = 29
+    SHARED_POLICY = 30
     SYS_MBIND = 64
     SYS_SET_MEMPOLICY = 65
     SYS_MIGRATE_PAGES = 66
@@ -193,6 +194,9 @@ class Cause(IntEnum):
     HOTPLUG = 10
     DRIVER = 11
     EXIT = 12
+    FILE = 13
+    USERFAULTFD = 14
+    CPUSET = 15
 
 
 @unique

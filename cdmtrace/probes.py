@@ -164,6 +164,49 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "mbind_range",
         required=True,
     ),
+    LogicalProbe(
+        probe=Probe.MPOL_REBIND,
+        summary="a cpuset changes the policies of an address space",
+        attachments=(
+            Attachment(
+                handler="rebind_return",
+                kind=Kind.KRETPROBE,
+                candidates=("mpol_rebind_mm",),
+            ),
+            # The second is called for the policies that a cpuset can change only.
+            Attachment(
+                handler="rebind_next",
+                kind=Kind.KPROBE,
+                candidates=("mpol_rebind_policy", "mpol_rebind_nodemask"),
+            ),
+            Attachment(
+                handler="rebind_entry",
+                kind=Kind.KPROBE,
+                candidates=("mpol_rebind_mm",),
+            ),
+        ),
+    ),
+    LogicalProbe(
+        probe=Probe.SHARED_POLICY,
+        summary="a page is allocated by the policy of a shmem file; for which VMA",
+        attachments=(
+            Attachment(
+                handler="shared_policy_return",
+                kind=Kind.KRETPROBE,
+                candidates=("mpol_shared_policy_lookup",),
+            ),
+            Attachment(
+                handler="shmem_end",
+                kind=Kind.KRETPROBE,
+                candidates=("shmem_fault",),
+            ),
+            Attachment(
+                handler="shmem_begin",
+                kind=Kind.KPROBE,
+                candidates=("shmem_fault",),
+            ),
+        ),
+    ),
     _pair(
         Probe.MIGRATE_PAGES,
         "the kernel's migrate_pages(), around what it moves",

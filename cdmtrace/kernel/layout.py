@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Mapping
 from typing import Final
 
 from cdmtrace.errors import RecordError
-from cdmtrace.kernel.btf import Btf
+from cdmtrace.kernel.btf import Btf, TypeMissing
 
 MEMBERS: Final[tuple[tuple[str, str], ...]] = (
     ("vm_area_struct", "vm_start"),
@@ -44,6 +45,15 @@ MEMBERS: Final[tuple[tuple[str, str], ...]] = (
     ("numa_maps", "node"),
 )
 """Every member that the program reads, as OFF_<struct>_<member>."""
+
+MAPLE_TREE: Final[tuple[tuple[str, str], ...]] = (
+    ("mm_struct", "mm_mt"),
+    ("ma_state", "tree"),
+    ("ma_state", "node"),
+    ("ma_state", "offset"),
+    ("maple_range_64", "slot"),
+)
+"""The same of kernels that keep VMAs in a maple tree, 6.1 and later."""
 
 
 class LayoutUnknown(RecordError):
@@ -86,4 +96,9 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
     }
     for struct, member in MEMBERS:
         numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
+    with contextlib.suppress(TypeMissing):
+        numbers |= {
+            f"OFF_{struct}_{member}": btf.offset(struct, member)
+            for struct, member in MAPLE_TREE
+        }
     return numbers

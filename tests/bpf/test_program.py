@@ -45,7 +45,10 @@ NUMBERS = {
     "RING_PAGES": 64,
     "MAP_SIZE": 64,
     "LOST_PLACES": 64,
-    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.MEMBERS},
+    **{
+        f"OFF_{struct}_{name}": 8
+        for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
+    },
 }
 
 # Before a fixture puts an empty cache in its place.

@@ -12,7 +12,7 @@ from cdmtrace import doctor
 from cdmtrace.doctor import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.kernel import btf, config, headers, tracefs
-from cdmtrace.kernel.layout import MEMBERS
+from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS
 from cdmtrace.loader import bcc
 
 WHOLE = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
@@ -108,7 +108,7 @@ class FakeBtf(btf.Btf):
     def offset(self, struct: str, member: str) -> int:
         if member in str(self._library):
             raise btf.TypeMissing(f"struct {struct} of this kernel has no {member}")
-        return MEMBERS.index((struct, member))
+        return (*MEMBERS, *MAPLE_TREE).index((struct, member))
 
     def sizeof(self, struct: str) -> int:
         return 64
@@ -162,6 +162,8 @@ FUNCTIONS = (
     *("remove_migration_pte", "try_to_unmap_one", "try_to_migrate_one"),
     *("finish_fault", "vm_insert_page", "tlb_gather_mmu", "tlb_finish_mmu"),
     *("move_page_tables", "show_numa_map", "proc_map_release"),
+    *("mpol_rebind_mm", "mpol_rebind_policy"),
+    *("mpol_shared_policy_lookup", "shmem_fault"),
 )
 
 
@@ -175,7 +177,7 @@ def test_symbols(tmp_path: Path) -> None:
     def check(*functions: str, directory: Path | None = None) -> Check:
         return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
 
-    said(check(*FUNCTIONS), State.OK, "all 15 probes")
+    said(check(*FUNCTIONS), State.OK, "all 17 probes")
     required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
     said(
         check(*required),

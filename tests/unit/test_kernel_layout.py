@@ -5,7 +5,9 @@ import mmap
 import pytest
 
 from cdmtrace.kernel import layout
-from cdmtrace.kernel.btf import Btf
+from cdmtrace.kernel.btf import Btf, TypeMissing
+
+EVERY = (*layout.MEMBERS, *layout.MAPLE_TREE)
 
 
 class FakeBtf(Btf):
@@ -15,7 +17,7 @@ class FakeBtf(Btf):
         pass
 
     def offset(self, struct: str, member: str) -> int:
-        return layout.MEMBERS.index((struct, member))
+        return EVERY.index((struct, member))
 
     def sizeof(self, struct: str) -> int:
         return {"page": 64}[struct]
@@ -65,9 +67,30 @@ def test_numbers_of_the_node(shift: str, numbers: tuple[int, ...]) -> None:
 
 def test_every_member_has_its_macro() -> None:
     found = layout.defines(FakeBtf(), {"CONFIG_NODES_SHIFT": "6"})
-    for index, (struct, member) in enumerate(layout.MEMBERS):
+    for index, (struct, member) in enumerate(EVERY):
         assert found[f"OFF_{struct}_{member}"] == index
     assert found["SIZEOF_page"] == 64
     assert found["PG_HEAD"] == 16
     if mmap.PAGESIZE == 4096:
         assert found["PMD_BYTES"] == 2 << 20
+
+
+class LackingBtf(FakeBtf):
+    """A kernel without some members."""
+
+    lacks: tuple[str, str]
+
+    def offset(self, struct: str, member: str) -> int:
+        if (struct, member) == self.lacks:
+            raise TypeMissing(f"no {struct}.{member}")
+        return super().offset(struct, member)
+
+
+def test_a_kernel_without_maple_trees_has_none_of_their_members() -> None:
+    LackingBtf.lacks = ("ma_state", "node")
+    found = layout.defines(LackingBtf(), {"CONFIG_NODES_SHIFT": "6"})
+    for struct, member in layout.MAPLE_TREE:
+        assert f"OFF_{struct}_{member}" not in found
+    LackingBtf.lacks = ("page", "flags")
+    with pytest.raises(TypeMissing):
+        layout.defines(LackingBtf(), {"CONFIG_NODES_SHIFT": "6"})
