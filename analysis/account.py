@@ -20,8 +20,8 @@ from cdmtrace.analysis.state import (
     trim,
     within,
 )
-from cdmtrace.analysis.vmas import driver_tagged, observe_row
-from cdmtrace.events import NO_NODE, Bit, Cause, EventKind, Lock, Mpol
+from cdmtrace.analysis.vmas import driver_tagged, observe_row, shown_policy
+from cdmtrace.events import NO_NODE, Bit, Cause, EventKind, Lock, Mpol, MpolFlag
 
 _LIMBO: Final = 1024
 _GONE: Final = 4096
@@ -34,6 +34,9 @@ def on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     alloc = call.alloc if call else None
     if alloc and not alloc.addr <= event.addr < alloc.addr + alloc.size:
         alloc = None
+    if alloc and alloc.policy & MpolFlag.SHARED:
+        # The policy of the file has decided, of which only the allocation tells.
+        event = replace(event, policy=alloc.policy, nodes=alloc.nodes)
     state = observe_row(state, event, terms)
     pages = state.pages
     there = pages.covering(event.addr)
@@ -203,7 +206,7 @@ def on_copy(
     parent = parent or State()
     model = parent.area(event.start)
     tag = bool(event.flags_after & terms.tag)
-    policy = Policy.of(event.policy, event.nodes)
+    policy = shown_policy(model, Policy.of(event.policy, event.nodes))
     if model is None:
         names = policy.names(terms.cdm) if policy else None
         model = Area(

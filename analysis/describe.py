@@ -6,7 +6,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.events import EventKind, Mpol, Probe
+from cdmtrace.events import Cause, EventKind, Mpol, Probe
 
 _MOVE: Final = 2 | 4
 """MPOL_MF_MOVE | MPOL_MF_MOVE_ALL (include/uapi/linux/mempolicy.h)."""
@@ -20,7 +20,8 @@ def what(event: Event, terms: Terms) -> str:
         case EventKind.POLICY:
             before = names.policy(event.other_policy, event.other)
             after = names.policy(event.policy, event.nodes)
-            return f"policy {before} -> {after}"
+            who = " by a cpuset" if event.cause == Cause.CPUSET else ""
+            return f"policy {before} -> {after}{who}"
         case EventKind.VMA_SEEN:
             return "VMA before the change"
         case EventKind.VMA_SPLIT:

@@ -200,10 +200,11 @@ def _caused(event: Event, stacks: Mapping[int, Stack]) -> Event:
     stack = stacks.get(event.stack)
     if stack is None or event.kind == EventKind.STACK:
         return event
-    # A page that a driver has given out is faulted in like any other.
-    if event.cause == Cause.DRIVER:
-        return event
     cause = stack.cause
+    # A page that a driver or a file has given out is faulted in like any other.
+    faulted = event.cause == Cause.FILE and cause is Cause.FAULT
+    if faulted or event.cause in (Cause.DRIVER, Cause.CPUSET):
+        return event
     return event if cause is None else replace(event, cause=cause)
 
 

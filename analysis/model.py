@@ -13,10 +13,10 @@ Three decisions that the words of the specification leave open:
 
 *Explicit requests supersede each other.* A page that move_pages() put there makes
 G hold. A later mbind() of the range is an explicit request, too, and the newer
-one: from then on the page counts as a leftover (H). Without this, a kernel whose
-tag is just its policy, which the specification calls the simplest right one,
-would break G: pages moved in under a policy that named the node stay behind,
-asked for, when mbind() takes the policy away.
+one, and so is a cpuset that gives its VMA other nodes: from then on the page counts
+as a leftover (H). Without this, a kernel whose tag is just its policy, which the
+specification calls the simplest right one, would break G: pages moved in under a
+policy that named the node stay behind, asked for, when mbind() takes the policy away.
 
 *What fork copies did not come for the child.* Pages that a fork shares are H in
 the child, not G: no request put them into that VMA.
@@ -48,7 +48,7 @@ from cdmtrace.analysis.notes import Note, Notes
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
-from cdmtrace.analysis.state import State, touch
+from cdmtrace.analysis.state import State, touch, within
 from cdmtrace.analysis.vmas import on_alloc, on_flags, on_policy, on_seen, on_split
 from cdmtrace.events import Bit, EventKind
 
@@ -107,6 +107,9 @@ def step(
             state, more = on_split(state, event, terms)
         case EventKind.ALLOC if not event.bits & Bit.UNLINKED:
             state, more = on_alloc(state, event, terms)
+        case EventKind.ALLOC:
+            # For a file, in a fault: which VMA it is for, the next row says.
+            state = within(state, event, alloc=event)
         case EventKind.FLAGS | EventKind.WRITE if not event.bits & Bit.UNLINKED:
             state, more = on_flags(state, event, terms)
         case EventKind.MAP | EventKind.COLLAPSE:

@@ -121,7 +121,7 @@ def mode(policy: int) -> str:
     number = policy & 15
     text = Mpol(number).name if number in set(Mpol) else f"mode{number}"
     for flag in MpolFlag:
-        if policy & flag and flag != MpolFlag.SHARED:
+        if policy & flag:
             text += f"|{str(flag.name).removesuffix('_NODES')}"
     return text
 
@@ -195,6 +195,7 @@ BY_CALL: Final = {
 
 BY_MIGRATION: Final = {
     Cause.COMPACTION: "compaction",
+    Cause.CPUSET: "cpuset",
     Cause.DRIVER: "driver",
     Cause.HOTPLUG: "hotplug",
     Cause.NUMA_BALANCING: "numa-balancing",
@@ -215,5 +216,7 @@ BY_FAULT: Final = {
     Cause.KHUGEPAGED: "khugepaged",
     Cause.KSM: "ksm",
     Cause.DRIVER: "driver",
+    Cause.FILE: "file",
+    Cause.USERFAULTFD: "userfaultfd",
 }
 """Why a page was mapped, by its stack -> its way; any other is a plain fault."""

@@ -23,7 +23,7 @@ from cdmtrace.analysis.notes import (
     Settled,
 )
 from cdmtrace.analysis.profiles import Want
-from cdmtrace.events import EventKind, Lock, Probe, VmaLock
+from cdmtrace.events import Cause, EventKind, Lock, Probe, VmaLock
 
 
 class Severity(Enum):
@@ -115,9 +115,11 @@ _LIFE: Final = frozenset(
 )
 _REQUESTS: Final = frozenset({"sys_mbind", "sys_move_pages", "sys_migrate_pages"})
 _MIGRATION: Final = frozenset({"migrate_pages"})
+_POLICIES: Final = frozenset({"mpol_rebind", "shared_policy"})
+"""What tells of policies that no mbind() of this VMA has set."""
 
 _PAST_ALLOCATION: Final = frozenset(
-    {"move_pages", "migrate_pages", "migration", "compaction", "driver"}
+    {"move_pages", "migrate_pages", "migration", "compaction", "cpuset", "driver"}
 )
 """By what a page gets into a VMA that did not come by alloc_pages_vma()."""
 _DEFINITION: Final = (
@@ -168,6 +170,8 @@ def _writer(event: Event) -> str:
     """Return in whose course the tag was set."""
     if event.kind == EventKind.ALLOC:
         return "fault"
+    if event.cause == Cause.CPUSET:
+        return "cpuset"
     if event.kind in (EventKind.POLICY, EventKind.VMA_SPLIT, EventKind.VMA_SEEN):
         return "mbind" if event.call else "unknown"
     return "unknown"
@@ -218,6 +222,8 @@ def _stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
 
 def _undone_by(event: Event, closing: Event) -> str:
     """Return by what the last reason for a tag went."""
+    if event.cause == Cause.CPUSET:
+        return "cpuset"
     if event.call and closing.kind == EventKind.CALL and closing.call == event.call:
         return {
             Probe.SYS_MBIND: "mbind",
@@ -448,7 +454,7 @@ RULES: Final[tuple[Rule, ...]] = (
         'it now or not."',
         events=("POLICY", "VMA_SEEN", "MAP", "MIGRATE", "UNMAP", "COPY", "CALL"),
         needs=frozenset({"mbind_range", "rmap_add", "rmap_remove", "sys_mbind"}),
-        leans=(_LIFE | _REQUESTS | _MIGRATION | {"alloc"}) - {"sys_mbind"},
+        leans=(_LIFE | _REQUESTS | _MIGRATION | _POLICIES | {"alloc"}) - {"sys_mbind"},
         threats=(
             (
                 "where not every process could be looked at first, a VMA from before "
@@ -489,11 +495,15 @@ RULES: Final[tuple[Rule, ...]] = (
         'VMA is via alloc_pages_vma(). Do the NUMA migration APIs use this path?"',
         events=("MAP", "MIGRATE", "POLICY", "CALL"),
         needs=frozenset({"mbind_range", "rmap_add"}),
-        leans=_LIFE | _REQUESTS | _MIGRATION | {"alloc", "rmap_remove"},
+        leans=_LIFE | _REQUESTS | _MIGRATION | _POLICIES | {"alloc", "rmap_remove"},
         threats=(
             (
                 "pages of a file that another mapping put there are leftovers here, "
                 "unless this VMA's own policy names their node"
+            ),
+            (
+                "the policy of a shmem file is known since a fault allocated by it; "
+                "what another mapping has made of it since is not seen"
             ),
             "what a fork shares came for the parent",
             (
@@ -578,7 +588,10 @@ RULES: Final[tuple[Rule, ...]] = (
         'set up for accessing CDM."',
         events=("ALLOC", "POLICY", "MIGRATE", "CALL"),
         needs=frozenset({"alloc", "mbind_range"}),
-        leans=_REQUESTS | _MIGRATION | {"vma_split", "sys_munmap", "sys_mmap"},
+        leans=_REQUESTS
+        | _MIGRATION
+        | _POLICIES
+        | {"vma_split", "sys_munmap", "sys_mmap"},
         threats=(
             "a task policy is explicit for the task, and not for the VMA",
             "a tag from before the recording has no 0 -> 1",
@@ -633,7 +646,7 @@ RULES: Final[tuple[Rule, ...]] = (
         'cause the VMA to be split from any "normal" one in the system."',
         events=("MAP", "MIGRATE", "ALLOC", "CALL"),
         needs=frozenset({"rmap_add"}),
-        leans=_REQUESTS | _MIGRATION | {"alloc"},
+        leans=_REQUESTS | _MIGRATION | {"alloc", "shared_policy"},
         threats=(
             (
                 "pages of files that somebody else had read in, and KSM's pages, were "

@@ -34,11 +34,18 @@ _CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
     (Cause.COMPACTION, frozenset({"compact_zone"})),
     # mm/vmscan.c: demotion
     (Cause.RECLAIM, frozenset({"shrink_lruvec", "shrink_folio_list", "shrink_node"})),
+    # kernel/cgroup/cpuset.c: the pages follow their policies
+    (Cause.CPUSET, frozenset({"cpuset_migrate_mm_workfn"})),
     # mm/memory_hotplug.c
     (Cause.HOTPLUG, frozenset({"offline_pages"})),
     # mm/migrate.c, called by nobody above and none of _CALLERS
     (Cause.DRIVER, frozenset({"migrate_pages"})),
     (Cause.EXIT, frozenset({"exit_mmap"})),
+    # mm/userfaultfd.c. What its caller copies from may be faulted in, too, outside.
+    (
+        Cause.USERFAULTFD,
+        frozenset({"mfill_atomic_install_pte", "mcopy_atomic_pte", "mfill_zeropage"}),
+    ),
     # mm/memory.c. Reading a page in may copy it at once: it came by swap-in.
     (
         Cause.SWAP_IN,

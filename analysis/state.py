@@ -15,7 +15,7 @@ from typing import Any
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Mode
-from cdmtrace.events import Mpol
+from cdmtrace.events import Mpol, MpolFlag
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +29,11 @@ class Policy:
     def of(cls, byte: int, nodes: int) -> Policy | None:
         """Return it, None if it was not read."""
         return None if byte & 15 == Mpol.UNREAD else cls(byte=byte, nodes=nodes)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it belongs to a shmem file."""
+        return bool(self.byte & MpolFlag.SHARED)
 
     @property
     def mode(self) -> Mode:

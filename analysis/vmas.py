@@ -20,7 +20,7 @@ from cdmtrace.analysis.state import (
     trim,
     within,
 )
-from cdmtrace.events import Bit, EventKind, Lock, Mpol
+from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol
 
 
 def _observe(
@@ -130,8 +130,29 @@ def driver_tagged(event: Event, tag: bool, policy: Policy | None) -> bool:
     return tag and plain and bool(event.bits & Bit.FILE)
 
 
+def shown_policy(area: Area | None, told: Policy | None) -> Policy | None:
+    """Return the policy of an area of which a row tells this one.
+
+    That of a shmem file is told where it decides, and stands in no other row: it
+    holds until mbind() is called for this VMA. That another VMA of the file has
+    changed it meanwhile is not seen.
+    """
+    known = area.policy if area else None
+    if known and known.shared and not (told and told.shared):
+        return known
+    return told
+
+
+def by_mbind(event: Event) -> bool:
+    """Return whether a row tells of a policy that the VMA's owner has set."""
+    return event.kind == EventKind.POLICY and event.cause != Cause.CPUSET
+
+
 def observe_row(state: State, event: Event, terms: Terms) -> State:
     """The VMA as a row shows it at its return."""
+    policy = Policy.of(event.policy, event.nodes)
+    if not by_mbind(event):
+        policy = shown_policy(state.area(event.start), policy)
     return _observe(
         state,
         event,
@@ -139,7 +160,7 @@ def observe_row(state: State, event: Event, terms: Terms) -> State:
         start=event.start,
         end=event.end,
         flags=event.flags_after,
-        policy=Policy.of(event.policy, event.nodes),
+        policy=policy,
         ts=event.ts,
     )
 
@@ -162,7 +183,7 @@ def _observe_entry(
         start=start,
         end=end,
         flags=event.flags_before,
-        policy=policy,
+        policy=shown_policy(state.area(start), policy),
         ts=event.ts_entry,
     )
 
@@ -178,7 +199,7 @@ def on_seen(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
 
 
 def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
-    """mbind() has given [addr, addr + size) a policy, or failed to."""
+    """mbind() has given [addr, addr + size) a policy, or failed to; or a cpuset has."""
     start, end = event.addr, event.addr + event.size
     if event.bits & Bit.VMA_UNREAD:
         # Which VMA holds what is not known: neither flags nor policy are.
@@ -203,7 +224,7 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         # mbind() split it in order to do this: the tag is stale, not born stale.
         change |= {"ended": event, "inherited": False}
     state = amend(state, event.start, event.end, **change)
-    if now and mbind_tags(now.mode, terms.cdm):
+    if by_mbind(event) and now and mbind_tags(now.mode, terms.cdm):
         state = amend(state, event.start, event.end, patched=True)
         call = state.open.get((event.tid, event.call))
         for area in call.before if call else ():

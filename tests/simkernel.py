@@ -56,6 +56,8 @@ PROBES = {
     for name in [
         "alloc",
         "mbind_range",
+        "mpol_rebind",
+        "shared_policy",
         "migrate_pages",
         "rmap_add",
         "rmap_remove",

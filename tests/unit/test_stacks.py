@@ -53,6 +53,28 @@ FAULT = ("handle_mm_fault+0x9f", "do_user_addr_fault+0x1c8", "exc_page_fault+0x7
             ),
             Cause.COMPACTION,
         ),
+        (
+            (
+                *("page_add_anon_rmap+0x0", "migrate_pages+0x1"),
+                *("do_migrate_pages+0x2", "cpuset_migrate_mm_workfn+0x3"),
+            ),
+            Cause.CPUSET,
+        ),
+        (
+            (
+                *("page_add_new_anon_rmap+0x0", "mfill_atomic_install_pte+0x1"),
+                *("mcopy_atomic+0x2", "userfaultfd_ioctl+0x3"),
+            ),
+            Cause.USERFAULTFD,
+        ),
+        # What it copies from is faulted in like anything else.
+        (
+            (
+                *("page_add_new_anon_rmap+0x0", "do_anonymous_page+0x1", *FAULT),
+                *("mcopy_atomic+0x2", "userfaultfd_ioctl+0x3"),
+            ),
+            Cause.FAULT,
+        ),
         (("page_add_anon_rmap+0x0", "try_to_merge_one_page+0x1"), None),
         (("page_add_anon_rmap+0x0", "ksm_scan_thread+0x1"), Cause.KSM),
         (("do_page_add+0x0", "__x64_sys_move_pages+0x1"), None),
