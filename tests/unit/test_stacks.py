@@ -168,6 +168,27 @@ def test_no_stack_overrides_that_a_driver_gave_out_the_page(tmp_path) -> None:
     assert [(event.cause, event.stack) for event in maps] == [(Cause.DRIVER, 1)] * 2
 
 
+@pytest.mark.parametrize(
+    ("told", "innermost", "cause"),
+    [
+        (Cause.FILE, "do_set_pte", Cause.FILE),
+        (Cause.FILE, "mfill_atomic_install_pte", Cause.USERFAULTFD),
+        (Cause.CPUSET, "vma_rebind", Cause.CPUSET),
+        (Cause.CALL, "do_set_pte", Cause.FAULT),
+    ],
+)
+def test_a_fault_says_no_more_than_that_the_page_is_a_file_s(
+    tmp_path, told: Cause, innermost: str, cause: Cause
+) -> None:
+    kernel = SimKernel()
+    task = kernel.process()
+    stack = "\n".join((f"{innermost}+0x5", *FAULT)).encode()
+    kernel.emit(EventKind.STACK, stack=1, payload=stack, other_policy=0)
+    task.row(EventKind.MAP, cause=told, stack=1, addr=0x1000, size=0x1000, node=1)
+    trace = load(save(kernel.trace(), tmp_path / "x.arrows"))
+    assert [e.cause for e in trace.events if e.kind == EventKind.MAP] == [cause]
+
+
 def test_a_witness_shows_the_stack(tmp_path, capsys) -> None:
     from cdmtrace.cli import main
 
