@@ -87,12 +87,11 @@ BY = {
     ("arrive", "migrate_pages"): "migrate_pages",
     ("arrive", "fork"): "copy",
     ("arrive", "mremap"): "move",
-    # A fault is a fault, whoever asks for it; and what userfaultfd copies in has no
-    # function on its stack that says otherwise.
+    ("arrive", "userfaultfd"): "userfaultfd",
+    # A fault is a fault, whoever asks for it.
     ("arrive", "mlock"): "fault",
     ("arrive", "populate"): "fault",
     ("arrive", "remote"): "fault",
-    ("arrive", "userfaultfd"): "fault",
     # do_cow_fault() is inlined, and its caller is that of every fault on a file.
     ("arrive", "file-fault"): "fault",
     # The zero page and a file's page are copied as any other is.

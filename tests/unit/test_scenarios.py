@@ -78,9 +78,16 @@ def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> 
         assert scenarios.compile_scenario(scenario, layout).is_file()
 
 
-@pytest.mark.parametrize("scenario", ["paths", "unasked"])
+@pytest.mark.parametrize(
+    ("scenario", "head"),
+    [
+        ("paths", "| step | arrives by |"),
+        ("unasked", "| step | arrives by |"),
+        ("policies", "| step | what changes |"),
+    ],
+)
 def test_the_table_of_a_counted_scenario_has_every_step(
-    scenario: str, tmp_path: Path
+    scenario: str, head: str, tmp_path: Path
 ) -> None:
     program = scenarios.compile_scenario(
         scenarios.find_scenario(scenario), Layout(root=tmp_path / "lab")
@@ -90,6 +97,8 @@ def test_the_table_of_a_counted_scenario_has_every_step(
     ).stdout.splitlines()
     text = (DOCS / "lab-kernel.md").read_text()
     text = text[text.index(f"`{scenario}` ") :]
-    table = text[text.index("| step | arrives by |") :].split("\n\n")[0].splitlines()
+    table = text[text.index(head) :].split("
+
+")[0].splitlines()
     told = {name for row in table for name in re.findall("`(.*?)`", row.split("|")[1])}
     assert told == {line.split()[0] for line in listed}

@@ -10,8 +10,6 @@
  */
 #include "scenario.h"
 
-#include <sys/mount.h>
-#include <sys/stat.h>
 #include <sys/vfs.h>
 
 #define TMPFS_MAGIC_NUMBER	0x01021994
@@ -767,17 +765,6 @@ static void step_huge_parts(void)
 
 /* ---- cpusets --------------------------------------------------------- */
 
-/* The group is made for the child alone and goes with it. */
-static char group[300];
-
-static int write_group(const char *file, const char *text)
-{
-	char path[400];
-
-	snprintf(path, sizeof(path), "%s/%s", group, file);
-	return write_text(path, text);
-}
-
 static void rebind_child(void *arg)
 {
 	char both[32], ram[16];
@@ -814,35 +801,10 @@ static void rebind_child(void *arg)
 
 static void step_rebind(void)
 {
-	const char *what = "a policy rebound by its cpuset";
-	const char *dir = getenv("TMPDIR");
-	char root[256];
-	unsigned int i;
-
-	snprintf(root, sizeof(root), "%s/scenario-XXXXXX",
-		 dir && *dir ? dir : "/tmp");
-	if (!mkdtemp(root)) {
-		skip(what, "no directory can be made in TMPDIR or /tmp");
+	if (!group_begin("a policy rebound by its cpuset"))
 		return;
-	}
-	if (mount("none", root, "cgroup2", 0, NULL)) {
-		skip(what, "cgroup2 cannot be mounted, not root?");
-		rmdir(root);
-		return;
-	}
-	snprintf(group, sizeof(group), "%s", root);
-	write_group("cgroup.subtree_control", "+cpuset");
-	snprintf(group, sizeof(group), "%s/scenario-%d", root, getpid());
-	if (mkdir(group, 0755)) {
-		skip(what, "no cgroup can be made");
-	} else {
-		in_child(rebind_child, NULL);
-		/* A dead task leaves its group a little later. */
-		for (i = 0; i < 50 && rmdir(group) && errno == EBUSY; i++)
-			sleep_ms(20);
-	}
-	umount(root);
-	rmdir(root);
+	in_child(rebind_child, NULL);
+	group_end();
 }
 
 /* ---- Exhaustion ------------------------------------------------------ */

@@ -33,6 +33,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -1251,6 +1253,56 @@ static UNUSED void swap_end(void)
 
 	expect_errno(err, 0, "swapoff");
 	write_text("/sys/block/zram0/reset", "1");
+}
+
+/* ---- cpusets --------------------------------------------------------- */
+
+/* A group in a hierarchy that is mounted for it, each gone after the step */
+static char group_root[256], group[300];
+
+static UNUSED int write_group(const char *file, const char *text)
+{
+	char path[400];
+
+	snprintf(path, sizeof(path), "%s/%s", group, file);
+	return write_text(path, text);
+}
+
+static UNUSED bool group_begin(const char *what)
+{
+	const char *dir = getenv("TMPDIR");
+
+	snprintf(group_root, sizeof(group_root), "%s/scenario-XXXXXX",
+		 dir && *dir ? dir : "/tmp");
+	if (!mkdtemp(group_root)) {
+		skip(what, "no directory can be made in TMPDIR or /tmp");
+		return false;
+	}
+	if (mount("none", group_root, "cgroup2", 0, NULL)) {
+		skip(what, "cgroup2 cannot be mounted, not root?");
+		rmdir(group_root);
+		return false;
+	}
+	snprintf(group, sizeof(group), "%s", group_root);
+	write_group("cgroup.subtree_control", "+cpuset");
+	snprintf(group, sizeof(group), "%s/scenario-%d", group_root, getpid());
+	if (!mkdir(group, 0755))
+		return true;
+	skip(what, "no cgroup can be made");
+	umount(group_root);
+	rmdir(group_root);
+	return false;
+}
+
+static UNUSED void group_end(void)
+{
+	unsigned int i;
+
+	/* A dead task leaves its group a little later. */
+	for (i = 0; i < 50 && rmdir(group) && errno == EBUSY; i++)
+		sleep_ms(20);
+	umount(group_root);
+	rmdir(group_root);
 }
 
 /* ---- main ------------------------------------------------------------ */
