@@ -965,8 +965,9 @@ int rebind_entry(struct pt_regs *ctx)
 }
 
 /*
- * mpol_rebind_policy(policy, nodes), for each VMA of mpol_rebind_mm() that it comes
- * to: with the one before it is done.
+ * mpol_rebind_policy(policy, nodes), and mpol_rebind_nodemask() alike, for each VMA
+ * that mpol_rebind_mm() comes to: with the one before it is done. Told of one twice,
+ * this sees nothing changed yet.
  */
 int rebind_next(struct pt_regs *ctx)
 {

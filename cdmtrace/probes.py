@@ -173,11 +173,16 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 kind=Kind.KRETPROBE,
                 candidates=("mpol_rebind_mm",),
             ),
-            # The second is called for the policies that a cpuset can change only.
-            Attachment(
-                handler="rebind_next",
-                kind=Kind.KPROBE,
-                candidates=("mpol_rebind_policy", "mpol_rebind_nodemask"),
+            # The first is called for every VMA, but may be inlined in the loop; the
+            # other, through a pointer, for each policy that a cpuset can change.
+            *(
+                Attachment(
+                    handler="rebind_next", kind=Kind.KPROBE, candidates=candidates
+                )
+                for candidates in (
+                    ("mpol_rebind_policy", "mpol_rebind_nodemask"),
+                    ("mpol_rebind_nodemask",),
+                )
             ),
             Attachment(
                 handler="rebind_entry",

@@ -162,7 +162,7 @@ FUNCTIONS = (
     *("remove_migration_pte", "try_to_unmap_one", "try_to_migrate_one"),
     *("finish_fault", "vm_insert_page", "tlb_gather_mmu", "tlb_finish_mmu"),
     *("move_page_tables", "show_numa_map", "proc_map_release"),
-    *("mpol_rebind_mm", "mpol_rebind_policy"),
+    *("mpol_rebind_mm", "mpol_rebind_policy", "mpol_rebind_nodemask"),
     *("mpol_shared_policy_lookup", "shmem_fault"),
 )
 
