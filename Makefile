@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden audit \
+.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden audit bench \
 	install uninstall clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
 	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
+	@echo "make bench        what each probe costs where nothing has to do with CDM"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -69,6 +70,9 @@ audit: kernel
 	$(BIN)/python scripts/audit.py
 	$(BIN)/python scripts/audit.py --all
 	$(BIN)/python scripts/audit.py --quirks rfc
+
+bench: kernel
+	$(BIN)/python benchmarks/probe_cost.py
 
 # sudo takes only the system's directories for PATH, so the link goes to one of them.
 install:
