@@ -324,7 +324,7 @@ def both(name: str) -> str:
             scenarios.find_scenario(program), Layout.default()
         )
         words = [str(built), "--quirks", quirks.as_argument(quirks.resolve(name))]
-        words += ["--numa-maps", f"{name}.{program}.maps", "--hold"]
+        words += ["--numa-maps", f"{name}.{program}.maps", "--hold", "--slow"]
         commands[program] = f"{shlex.join(words)} > {name}.{program}.tap"
     ready = f"until grep -q 'READY.*%s' {name}.{FIRST}.tap || ! kill -0 $first"
     ready += "; do sleep 1; done"

@@ -1479,7 +1479,7 @@ static void usage(int fd)
 	    "                      " NODE_DIR "is_coherent_device\n"
 	    "  --step NAME[,NAME]  only these steps\n"
 	    "  --list              list the steps\n"
-	    "  --slow              also the steps that fill a whole node\n"
+	    "  --slow              also the steps that fill a whole node, or take memory away\n"
 	    "  --hold              print READY and the pid, and wait for a line on stdin\n"
 	    "                      or SIGUSR1, before the first step and after the last\n"
 	    "  --numa-maps FILE    at the end, copy the numa_maps lines of the regions\n"
