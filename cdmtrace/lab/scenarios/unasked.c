@@ -645,8 +645,9 @@ static void step_poison(void)
 
 static const struct step steps[] = {
 	/*
-	 * First: it takes all pages of a part of the node. In a guest that has run
-	 * much before, it may find no part that can be taken.
+	 * First: it takes all pages of a part of the node. Memory that comes back
+	 * is the last to be used again, so a few times later all pages are from the
+	 * block that the kernel took from at boot, and none can be taken.
 	 */
 	{ "hot-remove", "memory of the CDM node goes offline", step_hot_remove,
 	  true },
