@@ -205,9 +205,10 @@ static __always_inline void event_entry(struct cdm_event *e, struct entry *entry
 
 /* --- system calls ------------------------------------------------------- */
 
+/* munlockall() has no argument, and its event ends with the number. */
 struct sys_enter {
 	u64 common;
-	s64 nr;
+	s32 nr;
 	u64 args[6];
 };
 
@@ -230,6 +231,11 @@ static __always_inline u8 call_probe(s64 nr)
 	case __NR_mremap:		return CDM_PROBE_SYS_MREMAP;
 	case __NR_mprotect:		return CDM_PROBE_SYS_MPROTECT;
 	case __NR_brk:			return CDM_PROBE_SYS_BRK;
+	case __NR_mlock:
+	case __NR_mlock2:
+	case __NR_mlockall:
+	case __NR_munlock:
+	case __NR_munlockall:		return CDM_PROBE_SYS_MLOCK;
 	case 450:			return CDM_PROBE_SYS_SET_HOME_NODE;
 	}
 	return CDM_PROBE_NONE;
@@ -299,6 +305,9 @@ int call_enter(struct sys_enter *ctx)
 	 */
 	bpf_probe_read_kernel(&entry.arg, sizeof(entry.arg),
 			      (char *)ctx + offsetof(struct sys_enter, args));
+	/* These two are about everything, and have no range. */
+	if (ctx->nr == __NR_mlockall || ctx->nr == __NR_munlockall)
+		entry.arg[0] = entry.arg[1] = 0;
 	/* A mask that was never touched cannot be read yet: see call_exit(). */
 	call_nodes(&entry);
 	if (entry.probe == CDM_PROBE_SYS_MIGRATE_PAGES)
@@ -1039,6 +1048,191 @@ int split_return(struct pt_regs *ctx)
 	e->start = entry.start;
 	e->end = entry.end;
 	e->addr = entry.arg[0];
+	event_submit(e);
+	return 0;
+}
+
+/* @vma is going to change in [start, end): it is worth to be told of. */
+static __always_inline int flags_entry(u64 vma, u64 start, u64 end, u64 kept, u8 probe)
+{
+	struct entry entry = {};
+
+	if (!wanted())
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = probe;
+	entry.arg[0] = kept;
+	entry.start = start;
+	entry.end = end;
+	read_policy(VMA_POLICY(vma), &entry.nodes);
+	if (NAMES_CDM(entry.nodes) || entry.flags & CDM_MASK)
+		watch(entry.mm);
+	if (is_watched(entry.mm))
+		slot_put(SLOT_FLAGS, &entry);
+	return 0;
+}
+
+/*
+ * What a function that may merge the VMA leaves behind is where it was told to
+ * leave it; where it fails it has not merged, and the VMA is still there.
+ */
+static __always_inline int flags_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+	u64 vma;
+
+	if (!slot_take(SLOT_FLAGS, &entry))
+		return 0;
+	vma = (int)PT_REGS_RC(ctx) ? entry.vma : READ_FIELD(entry.arg[0], u64, 0);
+	if (VMA_FLAGS(vma) == entry.flags)
+		return 0;
+	e = event_new(CDM_EV_FLAGS, entry.probe, entry.ts, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	event_entry(e, &entry);
+	e->addr = entry.start;
+	e->size = entry.end - entry.start;
+	e->ret = PT_REGS_RC(ctx);
+	event_stack(e, ctx);
+	event_submit(e);
+	return 0;
+}
+
+/* mprotect_fixup(tlb, vma, pprev, start, end, newflags) */
+int mprotect_entry(struct pt_regs *ctx)
+{
+	return flags_entry(PT_REGS_PARM2(ctx), PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx),
+			   PT_REGS_PARM3(ctx), CDM_PROBE_MPROTECT_FIXUP);
+}
+
+int mprotect_return(struct pt_regs *ctx)
+{
+	return flags_return(ctx);
+}
+
+/* mlock_fixup(vma, prev, start, end, newflags) */
+int mlock_entry(struct pt_regs *ctx)
+{
+	return flags_entry(PT_REGS_PARM1(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx),
+			   PT_REGS_PARM2(ctx), CDM_PROBE_MLOCK_FIXUP);
+}
+
+int mlock_return(struct pt_regs *ctx)
+{
+	return flags_return(ctx);
+}
+
+/* vma_merge(mm, prev, addr, end, vm_flags, ...) */
+int merge_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	entry.mm = PT_REGS_PARM1(ctx);
+	if (!is_watched(entry.mm) || !wanted())
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_VMA_MERGE;
+	entry.start = PT_REGS_PARM3(ctx);
+	entry.end = PT_REGS_PARM4(ctx);
+	entry.flags = PT_REGS_PARM5(ctx);
+	entry.lock = CDM_LOCK(mmap_lock_state(entry.mm), 0);
+	slot_put(SLOT_MERGE, &entry);
+	return 0;
+}
+
+/*
+ * It returns what [addr, end) has become part of, or NULL. madvise() has no
+ * function that is told of the VMA it changes, so what it asks for here is told;
+ * it then splits the VMA and writes the flags.
+ */
+int merge_return(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_RC(ctx);
+	struct entry entry, *call;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_MERGE, &entry))
+		return 0;
+	call = slot_open(SLOT_CALL);
+	if (!vma && !(call && call->probe == CDM_PROBE_SYS_MADVISE))
+		return 0;
+	e = event_new(vma ? CDM_EV_VMA_MERGE : CDM_EV_FLAGS, CDM_PROBE_VMA_MERGE,
+		      entry.ts, vma, entry.mm);
+	if (!e)
+		return 0;
+	if (vma) {
+		event_vma(e, vma);
+	} else {
+		e->bits |= CDM_BIT_VMA_UNREAD;
+		e->mm = pointer_id(entry.mm);
+		e->start = entry.start;
+		e->end = entry.end;
+		e->flags_before = e->flags_after = entry.flags;
+		e->lock_exit = CDM_LOCK(mmap_lock_state(entry.mm), 0);
+		e->policy = CDM_POLICY_UNREAD;
+	}
+	e->lock_entry = entry.lock;
+	e->addr = entry.start;
+	e->size = entry.end - entry.start;
+	event_submit(e);
+	return 0;
+}
+
+/* perf_event_mmap(vma): mmap, brk and a stack call it when a VMA is new or grown */
+int vma_new(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_PARM1(ctx);
+	struct cdm_event *e;
+
+	/* So does mprotect, which tells more of it. */
+	if (!is_watched(VMA_MM(vma)) || !wanted() || slot_open(SLOT_FLAGS))
+		return 0;
+	e = event_new(CDM_EV_VMA_NEW, CDM_PROBE_VMA_NEW, 0, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * unmap_vmas(tlb, mt, vma, start, end): nobody finds these VMAs any more. Told
+ * when the pages are, which tell of their VMA as well.
+ */
+int unmap_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+
+	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
+	if (!is_watched(entry.mm) || !wanted() || slot_open(SLOT_EXIT_MMAP))
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_VMA_FREE;
+	entry.start = PT_REGS_PARM4(ctx);
+	entry.end = PT_REGS_PARM5(ctx);
+	entry.lock = CDM_LOCK(mmap_lock_state(entry.mm), 0);
+	slot_put(SLOT_UNMAP, &entry);
+	return 0;
+}
+
+int unmap_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_UNMAP, &entry))
+		return 0;
+	e = event_new(CDM_EV_VMA_FREE, CDM_PROBE_VMA_FREE, entry.ts, 0, entry.mm);
+	if (!e)
+		return 0;
+	e->mm = pointer_id(entry.mm);
+	e->addr = e->start = entry.start;
+	e->end = entry.end;
+	e->size = entry.end - entry.start;
+	e->lock_entry = entry.lock;
+	e->lock_exit = CDM_LOCK(mmap_lock_state(entry.mm), 0);
 	event_submit(e);
 	return 0;
 }

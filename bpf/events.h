@@ -82,7 +82,12 @@ enum cdm_kind {
 
 	/* VMAs. */
 
-	/* vm_flags of an attached VMA differ between entry and return. */
+	/*
+	 * vm_flags of an attached VMA differ between entry and return. addr, size:
+	 * the part that was to be changed. CDM_BIT_VMA_UNREAD: no function has the
+	 * VMA (madvise); [addr, addr + size) gets flags_after, which the call's
+	 * result confirms; what it had is not known, and flags_before the same.
+	 */
 	CDM_EV_FLAGS = 16,
 	/*
 	 * The VMA's own policy was set, also to what it was before. policy,
@@ -97,16 +102,17 @@ enum cdm_kind {
 	CDM_EV_KSM_ADVICE = 18,
 	/* A debug register saw a write to vm_flags. arg: its number. */
 	CDM_EV_WRITE = 19,
-	/* A new VMA. */
+	/* [start, end) is one VMA, which is new, or has grown. */
 	CDM_EV_VMA_NEW = 24,
 	/* [start, end) was cut out of what was one VMA. addr: the cut;
 	 * other: the id of the new part. */
 	CDM_EV_VMA_SPLIT = 25,
-	/* [start, end) now is one VMA. addr, size: what it took in. */
+	/* [start, end) now is one VMA. addr, size: the part that was to be
+	 * added to a neighbour. */
 	CDM_EV_VMA_MERGE = 26,
 	/* A copy of the VMA whose id is in other. */
 	CDM_EV_VMA_DUP = 27,
-	/* The VMA is gone, and its id with it. */
+	/* No VMA is left in [addr, addr + size), and their ids are free. */
 	CDM_EV_VMA_FREE = 28,
 	/* The whole mm is gone. */
 	CDM_EV_MM_EXIT = 29,
@@ -190,7 +196,7 @@ enum cdm_probe {
 	CDM_PROBE_VMA_SPLIT = 13,
 	CDM_PROBE_VMA_MERGE = 14,
 	CDM_PROBE_VMA_DUP = 15,
-	CDM_PROBE_VMA_FREE = 16,
+	CDM_PROBE_VMA_FREE = 16,	/* unmap_vmas */
 	CDM_PROBE_EXIT_MMAP = 17,
 	CDM_PROBE_NUMA_SCAN = 18,	/* change_prot_numa */
 	CDM_PROBE_NUMA_MIGRATE = 19,	/* migrate_misplaced_page */
@@ -206,6 +212,9 @@ enum cdm_probe {
 	CDM_PROBE_MMU_GATHER = 28,	/* tlb_gather_mmu to tlb_finish_mmu */
 	CDM_PROBE_DRIVER_PAGE = 29,	/* finish_fault, vm_insert_page */
 	CDM_PROBE_SHARED_POLICY = 30,	/* shmem_fault, mpol_shared_policy_lookup */
+	CDM_PROBE_MPROTECT_FIXUP = 40,
+	CDM_PROBE_MLOCK_FIXUP = 41,
+	CDM_PROBE_VMA_NEW = 42,		/* perf_event_mmap */
 	/* system calls */
 	CDM_PROBE_SYS_MBIND = 64,
 	CDM_PROBE_SYS_SET_MEMPOLICY = 65,
@@ -216,7 +225,7 @@ enum cdm_probe {
 	CDM_PROBE_SYS_MUNMAP = 70,
 	CDM_PROBE_SYS_MREMAP = 71,
 	CDM_PROBE_SYS_MPROTECT = 72,
-	CDM_PROBE_SYS_MLOCK = 73,
+	CDM_PROBE_SYS_MLOCK = 73,	/* mlock, mlock2, mlockall, munlock, ... */
 	CDM_PROBE_SYS_PRCTL = 74,
 	CDM_PROBE_SYS_FORK = 75,	/* fork, clone, clone3 */
 	CDM_PROBE_SYS_EXEC = 76,

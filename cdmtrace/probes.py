@@ -126,21 +126,18 @@ def _entries(
     )
 
 
-def _call(probe: Probe, call: str) -> LogicalProbe:
+def _call(probe: Probe, *calls: str) -> LogicalProbe:
     return LogicalProbe(
         probe=probe,
-        summary=f"{call}(2), entry to return",
-        attachments=(
+        summary=f"{calls[0]}(2){' and its like' * (len(calls) > 1)}, entry to return",
+        attachments=tuple(
             Attachment(
-                handler="call_exit",
+                handler=f"call_{end}",
                 kind=Kind.TRACEPOINT,
-                candidates=(f"syscalls:sys_exit_{call}",),
-            ),
-            Attachment(
-                handler="call_enter",
-                kind=Kind.TRACEPOINT,
-                candidates=(f"syscalls:sys_enter_{call}",),
-            ),
+                candidates=(f"syscalls:sys_{end}_{call}",),
+            )
+            for end in ("exit", "enter")
+            for call in calls
         ),
     )
 
@@ -281,6 +278,35 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "__split_vma",
     ),
     _pair(
+        Probe.VMA_MERGE,
+        "VMAs become one; what madvise() asks to be merged",
+        "merge",
+        "vma_merge",
+    ),
+    _entries(
+        Probe.VMA_NEW,
+        "a VMA is new, or has grown: mmap, brk, a stack",
+        ("vma_new", "perf_event_mmap"),
+    ),
+    _pair(
+        Probe.VMA_FREE,
+        "a range is unmapped, and its VMAs are gone",
+        "unmap",
+        "unmap_vmas",
+    ),
+    _pair(
+        Probe.MPROTECT_FIXUP,
+        "mprotect() changes the flags of one VMA",
+        "mprotect",
+        "mprotect_fixup",
+    ),
+    _pair(
+        Probe.MLOCK_FIXUP,
+        "mlock() or munlock() changes the flags of one VMA",
+        "mlock",
+        "mlock_fixup",
+    ),
+    _pair(
         Probe.KSM_MADVISE,
         "madvise() or mbind() turns KSM on or off for a VMA",
         "ksm",
@@ -336,6 +362,10 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _call(Probe.SYS_MUNMAP, "munmap"),
     _call(Probe.SYS_MREMAP, "mremap"),
     _call(Probe.SYS_MPROTECT, "mprotect"),
+    _call(
+        Probe.SYS_MLOCK,
+        *("mlock", "mlock2", "mlockall", "munlock", "munlockall"),
+    ),
     _call(Probe.SYS_BRK, "brk"),
 )
 """Every probe that ``record`` attaches, in that order."""

@@ -161,6 +161,7 @@ FUNCTIONS = (
     *("copy_page_range", "__split_vma", "ksm_madvise", "exit_mmap"),
     *("remove_migration_pte", "try_to_unmap_one", "try_to_migrate_one"),
     *("finish_fault", "vm_insert_page", "tlb_gather_mmu", "tlb_finish_mmu"),
+    *("vma_merge", "perf_event_mmap", "unmap_vmas", "mprotect_fixup", "mlock_fixup"),
     *("move_page_tables", "show_numa_map", "proc_map_release"),
     *("mpol_rebind_mm", "mpol_rebind_policy", "mpol_rebind_nodemask"),
     *("mpol_shared_policy_lookup", "shmem_fault"),
@@ -177,7 +178,7 @@ def test_symbols(tmp_path: Path) -> None:
     def check(*functions: str, directory: Path | None = None) -> Check:
         return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
 
-    said(check(*FUNCTIONS), State.OK, "all 17 probes")
+    said(check(*FUNCTIONS), State.OK, "all 22 probes")
     required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
     said(
         check(*required),

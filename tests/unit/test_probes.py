@@ -169,4 +169,5 @@ def test_a_return_is_attached_before_its_entry() -> None:
             assert Kind.KRETPROBE not in kinds[first:], probe.name
         if Kind.TRACEPOINT in kinds:
             handlers = [attachment.handler for attachment in probe.attachments]
-            assert handlers == ["call_exit", "call_enter"], probe.name
+            calls = len(handlers) // 2
+            assert handlers == ["call_exit"] * calls + ["call_enter"] * calls
