@@ -276,6 +276,9 @@ def on_move(
         ram=_shifted(state, state.ram, event, terms, start, size, shift),
         areas=put(state.areas, to, to + size, areas),
     )
+    if event.kind == EventKind.MOVE:
+        # It may have grown on the way, or be part of a neighbour now.
+        state = observe_row(state, event, terms)
     return replace(state, dirty=(*state.dirty, *(area.start for area in areas), start))
 
 

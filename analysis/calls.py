@@ -20,9 +20,11 @@ from cdmtrace.analysis.state import (
     put,
     trim,
 )
+from cdmtrace.analysis.vmas import flags_given
 from cdmtrace.events import Probe
 
 _MREMAP_DONTUNMAP: Final = 4
+_EAGAIN: Final = 11
 _TOP: Final = 1 << 64
 
 
@@ -68,6 +70,11 @@ def close(
     if event is not None and event.probe == Probe.SYS_MBIND:
         state, ended = _close_mbind(state, call, event, terms)
         notes += ended
+    for told in call.told:
+        # It stops at the VMA that it could not split or had no memory for.
+        failed = told is call.told[-1] and (event is None or event.ret == -_EAGAIN)
+        flags = None if failed else told.flags_after
+        state = flags_given(state, told, terms, flags)
     return state, tuple(notes)
 
 
@@ -129,6 +136,15 @@ def on_call(state: State, event: Event, terms: Terms) -> State:
         state = _forget(state, start, end, event.ts_entry)
         at = start
         for area in (*state.overlapping(start, end), None):
+            if area and start <= area.start and area.end <= end:
+                # New as a whole: no page of it can have been there before.
+                state = amend(
+                    state,
+                    area.start,
+                    area.end,
+                    since=event.ts_entry,
+                    pages_known=True,
+                )
             until = area.start if area else end
             if at < until:
                 new = Area(
@@ -164,14 +180,14 @@ def on_call(state: State, event: Event, terms: Terms) -> State:
 
 def _forget(state: State, start: int, end: int, before: int) -> State:
     """Nothing that was known of [start, end) before this time (ns) holds."""
-    keep = [
-        trim(area, start, end)
-        for area in state.overlapping(start, end)
-        if area.seen_ts >= before
-    ]
+    areas = state.areas
+    for area in state.overlapping(start, end):
+        if area.seen_ts < before:
+            old = trim(area, start, end)
+            areas = put(areas, old.start, old.end, ())
     return replace(
         state,
-        areas=put(state.areas, start, end, keep),
+        areas=areas,
         pages=_older_dropped(state.pages, start, end, before),
         ram=_older_dropped(state.ram, start, end, before),
     )

@@ -6,7 +6,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.events import Cause, EventKind, Mpol, Probe
+from cdmtrace.events import Bit, Cause, EventKind, Mpol, Probe
 
 _MOVE: Final = 2 | 4
 """MPOL_MF_MOVE | MPOL_MF_MOVE_ALL (include/uapi/linux/mempolicy.h)."""
@@ -26,6 +26,13 @@ def what(event: Event, terms: Terms) -> str:
             return "VMA before the change"
         case EventKind.VMA_SPLIT:
             return f"split after {names.size(event.addr - event.start, terms.page)}"
+        case EventKind.VMA_MERGE:
+            return f"one VMA now: {names.size(event.end - event.start, terms.page)}"
+        case EventKind.VMA_NEW:
+            size = names.size(event.end - event.start, terms.page)
+            return f"VMA new or grown: {size}"
+        case EventKind.VMA_FREE:
+            return f"{names.size(event.size, terms.page)} unmapped"
         case EventKind.ALLOC:
             text = f"page allocated on node {event.node}"
             by = event.other_policy & 15
@@ -50,6 +57,8 @@ def what(event: Event, terms: Terms) -> str:
             return "VMA as it was when recording began"
         case EventKind.KSM_ADVICE:
             return f"ksm_madvise({names.advice(event.arg)})"
+        case EventKind.FLAGS if event.bits & Bit.VMA_UNREAD:
+            return "vm_flags are going to be written"
         case EventKind.FLAGS | EventKind.WRITE:
             return "vm_flags written"
         case EventKind.MM_EXIT:

@@ -49,7 +49,15 @@ from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
 from cdmtrace.analysis.state import State, touch, within
-from cdmtrace.analysis.vmas import on_alloc, on_flags, on_policy, on_seen, on_split
+from cdmtrace.analysis.vmas import (
+    observe_row,
+    on_alloc,
+    on_flags,
+    on_free,
+    on_policy,
+    on_seen,
+    on_split,
+)
 from cdmtrace.events import Bit, EventKind
 
 _SNAPSHOT: Final = frozenset(
@@ -105,6 +113,10 @@ def step(
             state, more = on_policy(state, event, terms)
         case EventKind.VMA_SPLIT:
             state, more = on_split(state, event, terms)
+        case EventKind.VMA_NEW | EventKind.VMA_MERGE:
+            state = observe_row(state, event, terms)
+        case EventKind.VMA_FREE:
+            state = on_free(state, event)
         case EventKind.ALLOC if not event.bits & Bit.UNLINKED:
             state, more = on_alloc(state, event, terms)
         case EventKind.ALLOC:

@@ -128,12 +128,34 @@ _DEFINITION: Final = (
 )
 """Of 11/12 too: what to say of a page that did come by alloc_pages_vma()."""
 
+_FIXUPS: Final = {
+    int(Probe.MPROTECT_FIXUP): "mprotect",
+    int(Probe.MLOCK_FIXUP): "mlock",
+}
+"""Probe of a change of flags -> who changed them."""
+
+_BY_MBIND: Final = frozenset(
+    {
+        EventKind.POLICY,
+        EventKind.VMA_SPLIT,
+        EventKind.VMA_MERGE,
+        EventKind.VMA_SEEN,
+    }
+)
+"""Rows in which a tag shows first that mbind() has set."""
+
 PART_OF: Final = {
     "remove_migration_pte": "migrate_pages",
     "move_page_tables": "sys_mremap",
+    "mprotect_fixup": "mbind_range",
+    "mlock_fixup": "mbind_range",
+    "vma_free": "sys_munmap",
+    "vma_merge": "vma_split",
+    "vma_new": "sys_mmap",
     "vma_policy": "mbind_range",
 }
-"""Names under which losses may be counted -> the probe that they are part of."""
+"""Names under which losses may be counted -> the probe that they are part of, or
+whose part they share: without either, the same may be wrong."""
 
 
 def _chain(*events: Event | None) -> tuple[Event, ...]:
@@ -172,7 +194,9 @@ def _writer(event: Event) -> str:
         return "fault"
     if event.cause == Cause.CPUSET:
         return "cpuset"
-    if event.kind in (EventKind.POLICY, EventKind.VMA_SPLIT, EventKind.VMA_SEEN):
+    if event.kind == EventKind.FLAGS:
+        return _FIXUPS.get(event.probe, "unknown")
+    if event.kind in _BY_MBIND:
         return "mbind" if event.call else "unknown"
     return "unknown"
 
@@ -477,7 +501,6 @@ RULES: Final[tuple[Rule, ...]] = (
                 "a VMA of a file that has the tag and no policy when it is first seen "
                 "counts as tagged by its driver's mmap(), for good"
             ),
-            "merges are seen only when the next row shows the VMA",
         ),
         judge=_stale,
     ),

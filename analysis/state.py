@@ -109,7 +109,8 @@ class Open:
 
     before: the VMAs as rows inside it showed them first. arrived: pages that it
     migrated to CDM nodes. limbo: pages that it unmapped; unlocked: those of them
-    that it took without the write lock. alloc: the last page it allocated.
+    that it took without the write lock. alloc: the last page it allocated. told:
+    rows of flags that it is about to give to a VMA, and may fail to.
     """
 
     since: int
@@ -118,6 +119,7 @@ class Open:
     unlocked: PageMap = field(default_factory=PageMap)
     limbo: PageMap = field(default_factory=PageMap)
     alloc: Event | None = None
+    told: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

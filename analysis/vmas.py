@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import FlagsChanged, Notes
@@ -21,6 +22,9 @@ from cdmtrace.analysis.state import (
     within,
 )
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol
+
+_NO_CHANGE: Final = frozenset({EventKind.VMA_SEEN, EventKind.VMA_MERGE})
+"""Rows that show a VMA, and not who has written its flags."""
 
 
 def _observe(
@@ -212,9 +216,12 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     explained = any(
         a.flags == event.flags_after and a.seen_ts > event.ts_entry
         for a in known
-        if a.seen is None or a.seen.kind != EventKind.VMA_SEEN
+        if a.seen is None or a.seen.kind not in _NO_CHANGE
     )
-    named = any(a.policy and a.policy.names(terms.cdm) for a in known)
+    # Where it has merged, the model knows what it has become.
+    named = bool(before and before.names(terms.cdm)) or any(
+        a.policy and a.policy.names(terms.cdm) for a in known
+    )
     state = observe_row(state, event, terms)
     now = Policy.of(event.policy, event.nodes)
     change: dict[str, object] = {"policy_by": event}
@@ -289,11 +296,41 @@ def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
 
 
 def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
-    """vm_flags of a VMA were changed, or written."""
+    """vm_flags of a VMA were changed, or written, or will be if the call succeeds."""
+    if event.bits & Bit.VMA_UNREAD:
+        call = state.open.get((event.tid, event.call))
+        told = (*call.told, event) if call else (event,)
+        return within(state, event, told=told), ()
     own = Policy.of(event.policy, event.nodes)
-    state = _observe_entry(state, event, terms, event.start, event.end, own)
+    start, end = event.start, event.end
+    if event.size:
+        start, end = event.addr, event.addr + event.size
+    state = _observe_entry(state, event, terms, start, end, own)
     state = observe_row(state, event, terms)
+    if event.lock_exit & 15 == Lock.WRITE_SELF:
+        state = amend(state, event.start, event.end, excused=False)
     return dirty(state, event.start), _flags_changed(event, False)
+
+
+def flags_given(state: State, event: Event, terms: Terms, flags: int | None) -> State:
+    """The VMA of [addr, addr + size) has these flags now; None: which is not known."""
+    area = state.area(event.addr)
+    return _observe(
+        state,
+        event,
+        terms,
+        start=event.addr,
+        end=event.addr + event.size,
+        flags=flags,
+        policy=area.policy if area else None,
+        ts=event.ts,
+    )
+
+
+def on_free(state: State, event: Event) -> State:
+    """No VMA is left in [addr, addr + size)."""
+    end = event.addr + event.size
+    return replace(state, areas=put(state.areas, event.addr, end, ()))
 
 
 def _flags_changed(event: Event, explained: bool) -> Notes:

@@ -1,0 +1,346 @@
+"""What rows of VMAs do to the model: flags, merges, growth, and what is unmapped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cdmtrace.analysis.frames import Event, Terms, Trace
+from cdmtrace.analysis.model import step
+from cdmtrace.analysis.notes import FlagsChanged, Note
+from cdmtrace.analysis.profiles import PROFILES
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.rules import RULES
+from cdmtrace.analysis.state import Area, State
+from cdmtrace.events import Bit, EventKind, Lock, Mpol, Probe
+
+TAG = 1 << 38
+PLAIN, READ_ONLY, LOCKED = 0x100073, 0x100071, 0x102073
+CDM = 1 << 1
+PAGE = 4096
+BASE = 0x100040000000
+TERMS = Terms(cdm=CDM, tag=TAG, probes={"move_page_tables": "move_page_tables"})
+EAGAIN, ENOMEM = 11, 12
+
+
+class Rows:
+    """Rows of one task, one after the other, and the state of its mm after each."""
+
+    def __init__(self) -> None:
+        self.state = State(whole=True)
+        self.events: list[Event] = []
+        self.notes: list[Note] = []
+        self.call = 0
+
+    def row(
+        self,
+        kind: EventKind,
+        first: int = 0,
+        last: int = 0,
+        *,
+        flags: int = PLAIN,
+        before: int | None = None,
+        bound: bool = False,
+        lock: Lock = Lock.WRITE_SELF,
+        took: int = 1,
+        **more: int,
+    ) -> Event:
+        """Feed a row about the VMA of pages [first, last)."""
+        seq = len(self.events) + 1
+        event = Event(
+            seq=seq,
+            ts=1000 * seq,
+            ts_entry=1000 * seq - took,
+            kind=kind,
+            mm=1,
+            pid=7,
+            tid=7,
+            call=self.call,
+            start=BASE + first * PAGE,
+            end=BASE + last * PAGE,
+            flags_before=flags if before is None else before,
+            flags_after=flags,
+            policy=Mpol.BIND if bound else Mpol.DEFAULT,
+            nodes=CDM if bound else 0,
+            lock_entry=lock,
+            lock_exit=lock,
+        )
+        return self.feed(replace(event, **more))
+
+    def feed(self, event: Event) -> Event:
+        self.events.append(event)
+        self.state, notes = step(self.state, event, TERMS, PROFILES["intended"])
+        self.notes += notes
+        return event
+
+    def bind(self, first: int, last: int) -> Event:
+        """mbind() tags a VMA that is there."""
+        self.row(EventKind.VMA_SEEN, first, last)
+        size = (last - first) * PAGE
+        return self.row(
+            EventKind.POLICY,
+            *(first, last),
+            flags=PLAIN | TAG,
+            before=PLAIN,
+            bound=True,
+            addr=BASE + first * PAGE,
+            size=size,
+            other_policy=Mpol.DEFAULT,
+        )
+
+    def returns(self, probe: Probe, ret: int = 0, **more: int) -> Event:
+        """The system call that the rows before were part of is over."""
+        inside = sum(event.call == self.call for event in self.events)
+        took = 1000 * inside + 500
+        event = self.row(EventKind.CALL, probe=probe, ret=ret, took=took, **more)
+        self.call = 0
+        return event
+
+    @property
+    def areas(self) -> list[tuple[int, int, int | None]]:
+        """First page, last page and flags of what the model holds."""
+        return [
+            ((area.start - BASE) // PAGE, (area.end - BASE) // PAGE, area.flags)
+            for area in self.state.areas
+        ]
+
+    def area(self, page: int) -> Area:
+        area = self.state.area(BASE + page * PAGE)
+        assert area
+        return area
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return Rows()
+
+
+def span(first: int, last: int) -> dict[str, int]:
+    return {"addr": BASE + first * PAGE, "size": (last - first) * PAGE}
+
+
+# --- flags --------------------------------------------------------------------
+
+
+def test_a_change_of_flags_is_judged_and_known(rows: Rows) -> None:
+    tagged = rows.bind(0, 23)
+    row = rows.row(
+        EventKind.FLAGS,
+        *(0, 23),
+        flags=READ_ONLY | TAG,
+        before=PLAIN | TAG,
+        bound=True,
+        **span(0, 23),
+    )
+    assert rows.areas == [(0, 23, READ_ONLY | TAG)]
+    assert rows.area(0).set_by is tagged
+    (*_, last) = (note for note in rows.notes if isinstance(note, FlagsChanged))
+    assert last == FlagsChanged(event=row, explained=False)
+
+
+def test_what_was_to_be_changed_is_not_all_that_it_is_part_of_now(rows: Rows) -> None:
+    """Pages 7 to 22 had no tag before; those of the VMA that took them in had."""
+    rows.bind(0, 7)
+    rows.row(EventKind.VMA_NEW, 7, 23)
+    rows.call = 5
+    event = rows.row(
+        EventKind.FLAGS,
+        *(0, 23),
+        flags=READ_ONLY | TAG,
+        before=PLAIN,
+        bound=True,
+        **span(7, 23),
+    )
+    rise = rows.area(0).rise
+    assert rise
+    assert (rise.start, rise.end) == (BASE + 7 * PAGE, BASE + 23 * PAGE)
+    assert rows.area(0).set_by is event
+
+
+@pytest.mark.parametrize(
+    ("probe", "writer"),
+    [(Probe.MPROTECT_FIXUP, "mprotect"), (Probe.MLOCK_FIXUP, "mlock")],
+)
+@pytest.mark.parametrize(
+    ("lock", "found"), [(Lock.WRITE_SELF, False), (Lock.READ, True), (Lock.NONE, True)]
+)
+def test_flags_must_be_written_under_the_write_lock(
+    rows: Rows, probe: Probe, writer: str, lock: Lock, found: bool
+) -> None:
+    rows.row(EventKind.FLAGS, 0, 23, flags=LOCKED, before=PLAIN, lock=lock, probe=probe)
+    names = {name for rule in RULES for name in rule.probes}
+    trace = Trace(
+        path="",
+        terms=replace(TERMS, probes={name: name for name in names}),
+        events=rows.events,
+        count=len(rows.events),
+    )
+    findings = check(trace, rules={"CDM003"}).findings
+    assert [one.cause for one in findings] == ([writer] if found else [])
+
+
+def told(rows: Rows, first: int, last: int, flags: int) -> None:
+    rows.row(
+        EventKind.FLAGS,
+        *(first, last),
+        flags=flags,
+        bits=int(Bit.VMA_UNREAD),
+        policy=Mpol.UNREAD,
+        **span(first, last),
+    )
+
+
+def split(rows: Rows, first: int, last: int, at: int) -> None:
+    rows.row(EventKind.VMA_SPLIT, first, last, addr=BASE + at * PAGE)
+
+
+def test_flags_that_are_told_of_come_when_the_call_returns(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    rows.call = 5
+    told(rows, 7, 23, READ_ONLY)
+    split(rows, 0, 23, 7)
+    assert rows.areas == [(0, 7, PLAIN), (7, 23, PLAIN)]
+    rows.returns(Probe.SYS_MADVISE)
+    assert rows.areas == [(0, 7, PLAIN), (7, 23, READ_ONLY)]
+
+
+@pytest.mark.parametrize("ret", [-EAGAIN, None])
+def test_of_a_call_that_failed_the_last_is_not_known(
+    rows: Rows, ret: int | None
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7, flags=LOCKED)
+    rows.row(EventKind.VMA_NEW, 7, 23)
+    rows.call = 5
+    told(rows, 0, 7, READ_ONLY)
+    told(rows, 7, 23, READ_ONLY)
+    if ret is None:
+        # Its row was lost: the task goes on with something else.
+        rows.call = 6
+        rows.row(EventKind.VMA_NEW, 50, 51)
+        assert rows.areas[:2] == [(0, 7, READ_ONLY), (7, 23, None)]
+    else:
+        rows.returns(Probe.SYS_MADVISE, ret)
+        assert rows.areas == [(0, 7, READ_ONLY), (7, 23, None)]
+
+
+def test_a_hole_in_the_range_stops_nothing(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7)
+    rows.call = 5
+    told(rows, 0, 7, READ_ONLY)
+    rows.returns(Probe.SYS_MADVISE, -ENOMEM)
+    assert rows.areas == [(0, 7, READ_ONLY)]
+
+
+# --- ends ---------------------------------------------------------------------
+
+
+def test_of_two_stories_the_later_goes_on(rows: Rows) -> None:
+    rows.bind(0, 11)
+    later = rows.bind(11, 23)
+    rows.row(EventKind.VMA_MERGE, 0, 23, flags=PLAIN | TAG, bound=True)
+    assert rows.areas == [(0, 23, PLAIN | TAG)]
+    assert rows.area(0).set_by is later
+    assert rows.area(0).policy_by is later
+
+
+def test_a_merge_within_an_mbind_is_its_doing(rows: Rows) -> None:
+    """The merge shows the new policy first: what was before, the row of it says."""
+    rows.bind(0, 11)
+    rows.row(EventKind.VMA_NEW, 11, 23, policy=Mpol.BIND, nodes=1)
+    rows.call = 5
+    rows.row(EventKind.VMA_MERGE, 0, 23, policy=Mpol.BIND, nodes=1)
+    row = rows.row(
+        EventKind.POLICY,
+        *(0, 23),
+        before=PLAIN | TAG,
+        policy=Mpol.BIND,
+        nodes=1,
+        other_policy=Mpol.BIND,
+        other=CDM,
+        took=900 + 1000,
+        **span(0, 11),
+    )
+    assert rows.area(0).ended is row
+    (*_, last) = (note for note in rows.notes if isinstance(note, FlagsChanged))
+    assert last == FlagsChanged(event=row, explained=False)
+
+
+def test_the_end_of_a_neighbour_moves_with_a_merge(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 11)
+    rows.row(EventKind.VMA_NEW, 11, 23, flags=READ_ONLY)
+    rows.row(EventKind.VMA_MERGE, 7, 23, flags=READ_ONLY, **span(7, 11))
+    assert rows.areas == [(0, 7, PLAIN), (7, 23, READ_ONLY)]
+
+
+def test_mmap_beside_a_vma_leaves_it_one(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 11)
+    rows.call = 5
+    rows.row(EventKind.VMA_NEW, 0, 18)
+    rows.returns(Probe.SYS_MMAP, addr=0, size=7 * PAGE, other=BASE + 11 * PAGE)
+    assert rows.areas == [(0, 18, PLAIN)]
+
+
+def test_of_a_new_vma_all_pages_are_known(rows: Rows) -> None:
+    rows.state = State()
+    rows.call = 5
+    rows.row(EventKind.VMA_NEW, 0, 7, flags=PLAIN | TAG)
+    assert not rows.area(0).pages_known
+    call = rows.returns(Probe.SYS_MMAP, addr=0, size=7 * PAGE, other=BASE)
+    assert rows.area(0).pages_known
+    assert rows.area(0).since == call.ts_entry
+
+
+def test_what_is_unmapped_has_no_story(rows: Rows) -> None:
+    rows.bind(0, 23)
+    rows.call = 5
+    split(rows, 0, 23, 7)
+    split(rows, 7, 23, 12)
+    rows.row(EventKind.VMA_FREE, 7, 12, **span(7, 12))
+    rows.row(EventKind.VMA_NEW, 7, 12)
+    rows.returns(
+        Probe.SYS_MMAP, addr=BASE + 7 * PAGE, size=5 * PAGE, other=rows.area(7).start
+    )
+    assert [area[:2] for area in rows.areas] == [(0, 7), (7, 12), (12, 23)]
+    assert rows.area(7).set_by is None
+    assert rows.area(7).cleared is None
+
+
+def test_munmap_of_the_middle_leaves_a_hole(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    rows.call = 5
+    split(rows, 0, 23, 7)
+    split(rows, 7, 23, 12)
+    rows.row(EventKind.VMA_FREE, 7, 12, **span(7, 12))
+    rows.returns(
+        Probe.SYS_MUNMAP, start=BASE + 7 * PAGE, end=BASE + 12 * PAGE, **span(7, 12)
+    )
+    assert rows.areas == [(0, 7, PLAIN), (12, 23, PLAIN)]
+
+
+def test_what_moves_to_a_neighbour_is_part_of_it(rows: Rows) -> None:
+    rows.bind(0, 7)
+    guest = rows.bind(100, 105)
+    rows.row(
+        EventKind.MOVE,
+        *(0, 12),
+        flags=PLAIN | TAG,
+        bound=True,
+        other=BASE + 7 * PAGE,
+        **span(100, 105),
+    )
+    assert [area[:2] for area in rows.areas] == [(0, 12), (100, 105)]
+    assert rows.area(0).set_by is guest
+
+
+def test_what_moves_may_grow(rows: Rows) -> None:
+    rows.bind(0, 11)
+    rows.row(
+        EventKind.MOVE,
+        *(200, 213),
+        flags=PLAIN | TAG,
+        bound=True,
+        other=BASE + 200 * PAGE,
+        **span(0, 11),
+    )
+    assert [area[:2] for area in rows.areas] == [(0, 11), (200, 213)]
