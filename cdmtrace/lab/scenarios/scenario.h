@@ -518,6 +518,7 @@ struct page_model {
 	uint8_t set;		/* and its nodes */
 	uint8_t place;
 	uint8_t prot;
+	uint8_t more;		/* other flags, as a scenario numbers them */
 	bool tag;
 	bool mergeable;
 };
@@ -536,7 +537,8 @@ static unsigned int nr_regions;
 static bool same_vma(const struct page_model *a, const struct page_model *b)
 {
 	return a->mode == b->mode && a->set == b->set && a->prot == b->prot &&
-	       a->tag == b->tag && a->mergeable == b->mergeable;
+	       a->more == b->more && a->tag == b->tag &&
+	       a->mergeable == b->mergeable;
 }
 
 /* Widen [*lo, *hi) to the VMAs that it touches. */
@@ -642,6 +644,7 @@ struct vma {
 	unsigned long start, end;
 	bool cd, mg;
 	long anon_huge;		/* bytes in huge pages */
+	char flags[128];	/* the words of its VmFlags line */
 };
 
 static struct vma vmas[128];
@@ -700,6 +703,7 @@ static int read_vmas(unsigned long start, unsigned long end)
 		} else if (v && !strncmp(line, "AnonHugePages:", 14)) {
 			v->anon_huge = atol(line + 14) * 1024;
 		} else if (v && !strncmp(line, "VmFlags:", 8)) {
+			snprintf(v->flags, sizeof(v->flags), "%s", line + 8);
 			v->cd = has_flag(line + 8, "cd");
 			v->mg = has_flag(line + 8, "mg");
 			complete = true;
