@@ -1184,10 +1184,14 @@ int merge_return(struct pt_regs *ctx)
 int vma_new(struct pt_regs *ctx)
 {
 	u64 vma = PT_REGS_PARM1(ctx);
+	struct entry *call;
 	struct cdm_event *e;
 
-	/* So does mprotect, which tells more of it. */
-	if (!is_watched(VMA_MM(vma)) || !wanted() || slot_open(SLOT_FLAGS))
+	if (!is_watched(VMA_MM(vma)) || !wanted())
+		return 0;
+	/* So does mprotect, of which more is told. */
+	call = slot_open(SLOT_CALL);
+	if (call && call->probe == CDM_PROBE_SYS_MPROTECT)
 		return 0;
 	e = event_new(CDM_EV_VMA_NEW, CDM_PROBE_VMA_NEW, 0, vma, 0);
 	if (!e)
@@ -1203,10 +1207,14 @@ int vma_new(struct pt_regs *ctx)
  */
 int unmap_entry(struct pt_regs *ctx)
 {
-	struct entry entry = {};
+	struct entry entry = {}, *exiting;
 
 	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
-	if (!is_watched(entry.mm) || !wanted() || slot_open(SLOT_EXIT_MMAP))
+	if (!is_watched(entry.mm) || !wanted())
+		return 0;
+	/* One event tells of the end of them all. */
+	exiting = slot_open(SLOT_EXIT_MMAP);
+	if (exiting && exiting->mm == entry.mm)
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_VMA_FREE;
