@@ -18,7 +18,7 @@ from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
 
-SCENARIOS = ("story", "gates", "paths", "unasked", "driver")
+SCENARIOS = ("story", "gates", "paths", "unasked", "driver", "vmas")
 NAMES = tuple(quirk.name for quirk in quirks.QUIRKS)
 RANDOM_SETS = 5
 
