@@ -1297,7 +1297,8 @@ int exit_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
-	if (!wanted())
+	/* Whoever lets go of it last ends it, be it the recorder that looked at it. */
+	if (!is_enabled())
 		return 0;
 	entry.mm = PT_REGS_PARM1(ctx);
 	entry.ts = bpf_ktime_get_ns();
@@ -1310,7 +1311,7 @@ static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
 
-	if (!is_watched(entry->mm) || entry->arg[0])
+	if (!is_watched(entry->mm) || entry->arg[0] || (ALL && FILTER_TGID && !wanted()))
 		return;
 	entry->arg[0] = 1;
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);
