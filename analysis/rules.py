@@ -107,6 +107,9 @@ _LIFE: Final = frozenset(
     {
         "copy_page_range",
         "exit_mmap",
+        "vma_free",
+        "vma_merge",
+        "vma_new",
         "vma_split",
         "sys_munmap",
         "sys_mmap",
@@ -147,11 +150,6 @@ _BY_MBIND: Final = frozenset(
 PART_OF: Final = {
     "remove_migration_pte": "migrate_pages",
     "move_page_tables": "sys_mremap",
-    "mprotect_fixup": "mbind_range",
-    "mlock_fixup": "mbind_range",
-    "vma_free": "sys_munmap",
-    "vma_merge": "vma_split",
-    "vma_new": "sys_mmap",
     "vma_policy": "mbind_range",
 }
 """Names under which losses may be counted -> the probe that they are part of, or
@@ -557,7 +555,7 @@ RULES: Final[tuple[Rule, ...]] = (
         'how can that even be safe?"',
         events=("ALLOC", "POLICY", "FLAGS"),
         needs=frozenset({"alloc"}),
-        leans=frozenset({"mbind_range"}),
+        leans=frozenset({"mbind_range", "mlock_fixup", "mprotect_fixup"}),
         threats=(
             (
                 "held for read, a lock may be another's, or only tried: certain is "
