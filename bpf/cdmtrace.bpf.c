@@ -1311,9 +1311,8 @@ static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
 
-	if (!is_watched(entry->mm) || entry->arg[0] || (ALL && FILTER_TGID && !wanted()))
+	if (!is_watched(entry->mm) || (ALL && FILTER_TGID && !wanted()))
 		return;
-	entry->arg[0] = 1;
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);
 	if (e) {
 		e->mm = pointer_id(entry->mm);
@@ -1322,13 +1321,13 @@ static __always_inline void exit_tell(struct entry *entry)
 	watched.delete(&entry->mm);
 }
 
-/* tlb_finish_mmu(): in exit_mmap(), all is unmapped. A return can be missed. */
+/* tlb_finish_mmu(): in exit_mmap(), all is unmapped. Its return can be missed. */
 int exit_unmapped(struct pt_regs *ctx)
 {
-	struct entry *entry = slot_open(SLOT_EXIT_MMAP);
+	struct entry entry;
 
-	if (entry)
-		exit_tell(entry);
+	if (slot_take(SLOT_EXIT_MMAP, &entry))
+		exit_tell(&entry);
 	return 0;
 }
 
