@@ -291,8 +291,10 @@ def test_pages_that_migrate(counts: Counts) -> None:
         if row.src_node not in (-1, row.node):
             moved[row.pid] += row.size // PAGE
     told = {int(pid): pages for (pid,), pages in counts.tables["@migrated"].items()}
-    assert moved == Counter({pid: n for pid, n in told.items() if n})
-    assert moved.total() == counts.vmstat["pgmigrate_success"] > 0
+    assert moved.total() > 0
+    assert moved == Counter({pid: n for pid, n in counts.ours(told).items() if n})
+    # The machine's own count has kcompactd's, too.
+    assert sum(told.values()) == counts.vmstat["pgmigrate_success"]
 
 
 def test_what_is_allocated_on_the_node(counts: Counts) -> None:

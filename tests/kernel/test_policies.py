@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -287,15 +287,16 @@ def test_a_rebinding_is_another_task_s_under_the_write_lock(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_cpuset_moves_is_moved_by_it(recording: Recording, name: str) -> None:
-    for line in recording.runs[name].lines("moved"):
-        moves = {
-            event.addr
-            for event in recording.trace.events
-            if event.kind == EventKind.MIGRATE
-            and event.cause == Cause.CPUSET
-            and event.addr in pages(line)
-        }
-        assert moves == {*pages(line)}
+    owner, ended = owners(recording.trace), Counter[int]()
+    moves: dict[int, set[int]] = defaultdict(set)
+    for event in recording.trace.events:
+        ended[event.mm] += event.kind == EventKind.MM_EXIT
+        if event.kind == EventKind.MIGRATE and event.cause == Cause.CPUSET:
+            moves[owner.get((event.mm, ended[event.mm]), 0)].add(event.addr)
+    lines = recording.runs[name].lines("moved")
+    assert lines
+    for line in lines:
+        assert moves[int(line["pid"])].issuperset(pages(line))
 
 
 @pytest.mark.parametrize("name", NAMES)
