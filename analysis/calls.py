@@ -70,11 +70,12 @@ def close(
     if event is not None and event.probe == Probe.SYS_MBIND:
         state, ended = _close_mbind(state, call, event, terms)
         notes += ended
-    for told in call.told:
+    for told, had in call.told:
         # It stops at the VMA that it could not split or had no memory for.
-        failed = told is call.told[-1] and (event is None or event.ret == -_EAGAIN)
+        last = told is call.told[-1][0]
+        failed = last and (event is None or event.ret == -_EAGAIN)
         flags = None if failed else told.flags_after
-        state = flags_given(state, told, terms, flags)
+        state = flags_given(state, told, terms, had, flags)
     return state, tuple(notes)
 
 
@@ -167,7 +168,11 @@ def on_call(state: State, event: Event, terms: Terms) -> State:
                     state, event, terms, event.addr, min(old, new_size), event.other
                 )
             if not event.arg & _MREMAP_DONTUNMAP:
-                state = _forget(state, event.addr, event.addr + old, event.ts + 1)
+                # The rows of the move and of the unmapping have said so in time.
+                # Without them, what others have mapped there since goes, too.
+                known = map(terms.probes.get, ("move_page_tables", "vma_free"))
+                before = event.ts_entry if all(known) else event.ts + 1
+                state = _forget(state, event.addr, event.addr + old, before)
         elif new_size < old:
             state = _forget(
                 state, event.addr + new_size, event.addr + old, event.ts_entry

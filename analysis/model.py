@@ -50,10 +50,10 @@ from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
 from cdmtrace.analysis.state import State, touch, within
 from cdmtrace.analysis.vmas import (
-    observe_row,
     on_alloc,
     on_flags,
     on_free,
+    on_grown,
     on_policy,
     on_seen,
     on_split,
@@ -114,7 +114,7 @@ def step(
         case EventKind.VMA_SPLIT:
             state, more = on_split(state, event, terms)
         case EventKind.VMA_NEW | EventKind.VMA_MERGE:
-            state = observe_row(state, event, terms)
+            state = on_grown(state, event, terms)
         case EventKind.VMA_FREE:
             state = on_free(state, event)
         case EventKind.ALLOC if not event.bits & Bit.UNLINKED:

@@ -300,6 +300,9 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
         # Whoever holds it for write may have written, or another row has told it.
         return None
     if Lock.UNKNOWN in states:
+        if event.cause == Cause.CPUSET and Lock.WRITE_SELF in states:
+            # The last VMA of a rebinding can be told when the lock is given back only.
+            return None
         return Judgement(
             since=None, until=event.ts, unknown="the state of a lock was not read"
         )
@@ -474,7 +477,10 @@ RULES: Final[tuple[Rule, ...]] = (
         sentence='"That flag is a one-way trip. Any VMA with that flag set on it '
         "will keep it for the life of the VMA, despite whether it has CDM pages in "
         'it now or not."',
-        events=("POLICY", "VMA_SEEN", "MAP", "MIGRATE", "UNMAP", "COPY", "CALL"),
+        events=(
+            *("POLICY", "VMA_SEEN", "VMA_NEW", "VMA_MERGE", "VMA_FREE", "FLAGS"),
+            *("MAP", "MIGRATE", "UNMAP", "COPY", "CALL"),
+        ),
         needs=frozenset({"mbind_range", "rmap_add", "rmap_remove", "sys_mbind"}),
         leans=(_LIFE | _REQUESTS | _MIGRATION | _POLICIES | {"alloc"}) - {"sys_mbind"},
         threats=(
@@ -514,7 +520,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "4.10 leaves before mark_vma_cdm() for MPOL_INTERLEAVE and huge pages",
         sentence='"This also assumes that the only way to get a page mapped into a '
         'VMA is via alloc_pages_vma(). Do the NUMA migration APIs use this path?"',
-        events=("MAP", "MIGRATE", "POLICY", "CALL"),
+        events=("MAP", "MIGRATE", "POLICY", "VMA_NEW", "VMA_MERGE", "VMA_FREE", "CALL"),
         needs=frozenset({"mbind_range", "rmap_add"}),
         leans=_LIFE | _REQUESTS | _MIGRATION | _POLICIES | {"alloc", "rmap_remove"},
         threats=(
@@ -588,9 +594,9 @@ RULES: Final[tuple[Rule, ...]] = (
         sentence="\"When you *set* this flag, you don't go and turn off KSM merging, "
         "for instance. You keep it from being turned on from this point forward, but "
         "you don't turn it off.\"",
-        events=("POLICY", "ALLOC", "VMA_SPLIT", "CALL"),
+        events=("POLICY", "ALLOC", "FLAGS", "VMA_SPLIT", "VMA_MERGE", "CALL"),
         needs=frozenset({"mbind_range", "sys_mbind"}),
-        leans=frozenset({"alloc", "vma_split"}),
+        leans=_LIFE | {"alloc"},
         threats=("MADV_MERGEABLE on a VMA that is tagged already is CDM007",),
         limits=("whether KSM has merged a page in the meantime is CDM006",),
         judge=_ksm_left_on,
@@ -607,12 +613,9 @@ RULES: Final[tuple[Rule, ...]] = (
         sentence="\"We need to ensure that when this flag gets set, it's never set on "
         'VMAs that are "normal" and will only be set on VMAs that were *explicitly* '
         'set up for accessing CDM."',
-        events=("ALLOC", "POLICY", "MIGRATE", "CALL"),
+        events=("ALLOC", "POLICY", "FLAGS", "VMA_NEW", "VMA_MERGE", "MIGRATE", "CALL"),
         needs=frozenset({"alloc", "mbind_range"}),
-        leans=_REQUESTS
-        | _MIGRATION
-        | _POLICIES
-        | {"vma_split", "sys_munmap", "sys_mmap"},
+        leans=_LIFE | _REQUESTS | _MIGRATION | _POLICIES,
         threats=(
             "a task policy is explicit for the task, and not for the VMA",
             "a tag from before the recording has no 0 -> 1",
@@ -639,7 +642,7 @@ RULES: Final[tuple[Rule, ...]] = (
         "possible way to get a CDM page faulted into a VMA unless it's via an "
         "explicitly assigned policy that would have cause the VMA to be split from "
         'any "normal" one in the system."',
-        events=("VMA_SEEN", "VMA_SPLIT", "POLICY", "CALL"),
+        events=("VMA_SEEN", "VMA_SPLIT", "VMA_MERGE", "POLICY", "CALL"),
         needs=frozenset({"mbind_range", "sys_mbind"}),
         leans=frozenset({"vma_split"}),
         threats=(

@@ -110,7 +110,8 @@ class Open:
     before: the VMAs as rows inside it showed them first. arrived: pages that it
     migrated to CDM nodes. limbo: pages that it unmapped; unlocked: those of them
     that it took without the write lock. alloc: the last page it allocated. told:
-    rows of flags that it is about to give to a VMA, and may fail to.
+    rows of flags that it is about to give to a VMA, and may fail to, each with the
+    flags that the VMA had then.
     """
 
     since: int
@@ -119,7 +120,7 @@ class Open:
     unlocked: PageMap = field(default_factory=PageMap)
     limbo: PageMap = field(default_factory=PageMap)
     alloc: Event | None = None
-    told: tuple[Event, ...] = ()
+    told: tuple[tuple[Event, int | None], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +156,8 @@ class State:
 
     def overlapping(self, start: int, end: int) -> tuple[Area, ...]:
         """Return the areas that share an address with [start, end)."""
+        if start >= end:
+            return ()
         first, last = _span(self.areas, start, end)
         return self.areas[first:last]
 
@@ -177,6 +180,8 @@ def put(
     areas: tuple[Area, ...], start: int, end: int, new: Iterable[Area]
 ) -> tuple[Area, ...]:
     """Return areas with [start, end) cut out and new, which lie in it, put in."""
+    if start >= end:
+        return areas
     first, last = _span(areas, start, end)
     rest = areas[first:last]
     left = [trim(a, a.start, start) for a in rest[:1] if a.start < start]

@@ -225,7 +225,11 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     state = observe_row(state, event, terms)
     now = Policy.of(event.policy, event.nodes)
     change: dict[str, object] = {"policy_by": event}
-    if event.lock_exit & 15 == Lock.WRITE_SELF:
+    locks = {event.lock_exit & 15}
+    if event.cause == Cause.CPUSET:
+        # Its last VMA can be told when the lock is given back only.
+        locks.add(event.lock_entry & 15)
+    if Lock.WRITE_SELF in locks:
         change["excused"] = False
     if named and now and not now.names(terms.cdm):
         # mbind() split it in order to do this: the tag is stale, not born stale.
@@ -298,33 +302,71 @@ def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
 def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     """vm_flags of a VMA were changed, or written, or will be if the call succeeds."""
     if event.bits & Bit.VMA_UNREAD:
+        area = state.area(event.addr)
+        had = area.flags if area else None
         call = state.open.get((event.tid, event.call))
-        told = (*call.told, event) if call else (event,)
+        told = (*(call.told if call else ()), (event, had))
         return within(state, event, told=told), ()
     own = Policy.of(event.policy, event.nodes)
     start, end = event.start, event.end
     if event.size:
         start, end = event.addr, event.addr + event.size
     state = _observe_entry(state, event, terms, start, end, own)
-    state = observe_row(state, event, terms)
-    if event.lock_exit & 15 == Lock.WRITE_SELF:
-        state = amend(state, event.start, event.end, excused=False)
+    state = _written(observe_row(state, event, terms), event)
+    area = state.area(event.start)
+    rise = area.rise if area else None
+    if (
+        rise
+        and rise.event.kind == EventKind.VMA_MERGE
+        and _same_call(rise.event, event)
+    ):
+        # It was merged with what had the tag because it was given these flags.
+        rise = replace(rise, event=event)
+        state = amend(state, event.start, event.end, rise=rise, set_by=event)
     return dirty(state, event.start), _flags_changed(event, False)
 
 
-def flags_given(state: State, event: Event, terms: Terms, flags: int | None) -> State:
-    """The VMA of [addr, addr + size) has these flags now; None: which is not known."""
+def _same_call(one: Event, other: Event) -> bool:
+    return (one.tid, one.call) == (other.tid, other.call)
+
+
+def on_grown(state: State, event: Event, terms: Terms) -> State:
+    """A VMA is new, has grown, or has taken in what lay beside it."""
+    return _written(observe_row(state, event, terms), event)
+
+
+def _written(state: State, event: Event) -> State:
+    """A change under the write lock is when pages that others took begin to count."""
+    if event.lock_exit & 15 != Lock.WRITE_SELF:
+        return state
+    return amend(state, event.start, event.end, excused=False)
+
+
+def flags_given(
+    state: State, event: Event, terms: Terms, had: int | None, flags: int | None
+) -> State:
+    """The VMA of [addr, addr + size) was given these flags; None: which is not known.
+
+    had: the flags when that was told. The lock was held for write until they were
+    written, so that what shows others since is newer.
+    """
     area = state.area(event.addr)
-    return _observe(
+    if area is None or area.flags != had:
+        return state
+    start, end = event.addr, event.addr + event.size
+    state = _observe(
         state,
         event,
         terms,
-        start=event.addr,
-        end=event.addr + event.size,
+        start=start,
+        end=end,
         flags=flags,
-        policy=area.policy if area else None,
+        policy=area.policy,
         ts=event.ts,
     )
+    if flags is None or event.lock_entry & 15 != Lock.WRITE_SELF:
+        return state
+    return dirty(amend(state, start, end, excused=False), start)
 
 
 def on_free(state: State, event: Event) -> State:

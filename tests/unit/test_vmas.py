@@ -12,7 +12,7 @@ from cdmtrace.analysis.notes import FlagsChanged, Note
 from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.rules import RULES
-from cdmtrace.analysis.state import Area, State
+from cdmtrace.analysis.state import Area, State, amend
 from cdmtrace.events import Bit, EventKind, Lock, Mpol, Probe
 
 TAG = 1 << 38
@@ -344,3 +344,102 @@ def test_what_moves_may_grow(rows: Rows) -> None:
         **span(0, 11),
     )
     assert [area[:2] for area in rows.areas] == [(0, 11), (200, 213)]
+
+
+# --- two threads --------------------------------------------------------------
+
+
+def other(rows: Rows, kind: EventKind, first: int, last: int, **more: int) -> Event:
+    """Feed a row of another thread of the same process."""
+    return rows.row(kind, first, last, **{"tid": 8, "call": 0, **more})
+
+
+def test_what_shows_other_flags_since_is_newer_than_what_was_told(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7)
+    rows.call = 5
+    told(rows, 0, 7, LOCKED)
+    flags = LOCKED | TAG
+    other(rows, EventKind.POLICY, 0, 7, flags=flags, call=3, **span(0, 7))
+    rows.returns(Probe.SYS_MADVISE)
+    assert rows.areas == [(0, 7, flags)]
+
+
+def test_what_was_unmapped_meanwhile_does_not_come_back(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7)
+    rows.call = 5
+    told(rows, 0, 7, LOCKED)
+    other(rows, EventKind.VMA_FREE, 0, 7, call=3, **span(0, 7))
+    rows.returns(Probe.SYS_MADVISE)
+    assert rows.areas == []
+
+
+def test_vmas_that_a_call_makes_one_stay_one(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7, flags=READ_ONLY)
+    rows.row(EventKind.VMA_NEW, 7, 23, flags=LOCKED)
+    rows.call = 5
+    told(rows, 0, 7, PLAIN)
+    rows.row(EventKind.VMA_MERGE, 0, 23, **span(7, 23))
+    rows.returns(Probe.SYS_MADVISE)
+    assert rows.areas == [(0, 23, PLAIN)]
+
+
+@pytest.mark.parametrize("told_of", [True, False])
+def test_what_is_mapped_where_an_mremap_has_moved_away(
+    rows: Rows, monkeypatch: pytest.MonkeyPatch, told_of: bool
+) -> None:
+    """Without the rows that tell of the move in time, nobody knows what is newer."""
+    probes = dict.fromkeys(("move_page_tables", "vma_free"), "x") if told_of else {}
+    monkeypatch.setitem(globals(), "TERMS", replace(TERMS, probes=probes))
+    rows.row(EventKind.VMA_NEW, 0, 7)
+    rows.call = 5
+    rows.row(EventKind.MOVE, 100, 107, other=BASE + 100 * PAGE, **span(0, 7))
+    rows.row(EventKind.VMA_FREE, 0, 7, **span(0, 7))
+    other(rows, EventKind.VMA_NEW, 0, 7)
+    to = {"nodes": 7 * PAGE, "other": BASE + 100 * PAGE}
+    rows.returns(Probe.SYS_MREMAP, **span(0, 7), **to)
+    assert [area[:2] for area in rows.areas] == [(0, 7)] * told_of + [(100, 107)]
+
+
+# --- what ends the excuse of pages that others have taken -----------------------
+
+
+@pytest.mark.parametrize(
+    ("lock", "excused"), [(Lock.WRITE_SELF, False), (Lock.READ, True)]
+)
+@pytest.mark.parametrize("kind", [EventKind.VMA_NEW, EventKind.VMA_MERGE])
+def test_growth_under_the_write_lock_ends_it(
+    rows: Rows, kind: EventKind, lock: Lock, excused: bool
+) -> None:
+    """A stack grows under the read lock."""
+    rows.bind(0, 7)
+    rows.state = amend(rows.state, BASE, BASE + PAGE, excused=True)
+    rows.row(kind, 0, 9, flags=PLAIN | TAG, bound=True, lock=lock, **span(7, 9))
+    assert rows.area(0).excused is excused
+
+
+def test_madvise_ends_it_when_it_returns(rows: Rows) -> None:
+    rows.bind(0, 7)
+    rows.state = amend(rows.state, BASE, BASE + PAGE, excused=True)
+    rows.call = 5
+    told(rows, 0, 7, LOCKED | TAG)
+    assert rows.area(0).excused
+    rows.returns(Probe.SYS_MADVISE)
+    assert not rows.area(0).excused
+
+
+# --- whose a tag is that a merge shows first ------------------------------------
+
+
+def test_a_tag_that_a_merge_shows_first_came_by_who_changed_the_flags(
+    rows: Rows,
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 7, flags=READ_ONLY | TAG)
+    rows.row(EventKind.VMA_NEW, 7, 23)
+    rows.call = 9
+    flags = READ_ONLY | TAG
+    rows.row(EventKind.VMA_MERGE, 0, 23, flags=flags, **span(7, 23))
+    event = rows.row(EventKind.FLAGS, 0, 23, flags=flags, before=PLAIN, **span(7, 23))
+    rise = rows.area(0).rise
+    assert rise
+    assert rise.event is event
+    assert rows.area(0).set_by is event
