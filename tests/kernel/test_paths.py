@@ -100,10 +100,10 @@ BY = {
     # swapoff() reads in as a fault does, madvise(COLLAPSE) does khugepaged's work.
     ("arrive", "swapoff"): "swap-in",
     ("arrive", "collapse"): "khugepaged",
-    # A page of a file is mapped by a fault, wherever it has come from.
-    ("arrive", "shmem"): "fault",
-    ("arrive", "shmem-swap"): "fault",
-    ("arrive", "file-read"): "fault",
+    # Of a page of a file no more is known than that it is one, wherever it comes from.
+    ("arrive", "shmem"): "file",
+    ("arrive", "shmem-swap"): "file",
+    ("arrive", "file-read"): "file",
     ("arrive", "readahead"): "swap-in",
     # The model does not ask why a page left. The call in which it did is known, ...
     ("depart", "munmap"): "sys_munmap",
@@ -181,6 +181,7 @@ FOUND = {
     ("CDM002", "move_pages"),
     ("CDM003", "fault"),
     ("CDM005", "mbind"),
+    ("CDM014", "file"),
     ("CDM014", "swap-in"),
 }
 """(rule, cause) of every finding under rfc."""
