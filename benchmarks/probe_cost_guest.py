@@ -25,6 +25,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cdmtrace import recorder, snapshot
 from cdmtrace.events import EVENT_DTYPE
@@ -165,11 +166,10 @@ def load() -> bcc.BccLoader:
     def compiled(numbers: dict[str, int]) -> Any:
         raise Compiled(bcc.BccLoader(numbers))
 
-    recorder.BccLoader = compiled  # type: ignore[assignment, attr-defined]
+    options = recorder.Options(output=Path("none.arrows"), ring_pages=RING_PAGES)
     try:
-        recorder.record(
-            recorder.Options(output=Path("none.arrows"), ring_pages=RING_PAGES)
-        )
+        with mock.patch.object(recorder, "BccLoader", compiled):
+            recorder.record(options)
     except Compiled as caught:
         loader: bcc.BccLoader = caught.args[0]
         return loader
