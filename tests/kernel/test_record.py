@@ -108,6 +108,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(guest: Path, name: str) -> Recording:
     path = guest / f"{name}.arrows"
+    stderr = (guest / f"{name}.stderr").read_text()
+    assert path.exists(), stderr
     with TraceReader(path) as trace:
         batches = [batch.columns for batch in trace]
         columns = {
@@ -122,7 +124,7 @@ def load(guest: Path, name: str) -> Recording:
         path=path,
         status=json.loads((guest / "statuses.json").read_text())[name],
         stdout=(guest / f"{name}.stdout").read_text(),
-        stderr=(guest / f"{name}.stderr").read_text(),
+        stderr=stderr,
     )
 
 
