@@ -89,8 +89,13 @@ def program(bcc: Any) -> Any:
     compiled.cleanup()
 
 
-def test_the_compiler_finds_no_fault(program: Any) -> None:
+@pytest.mark.parametrize("everything", [0, 1])
+@pytest.mark.parametrize("tgid", [0, 71])
+def test_the_compiler_finds_no_fault(bcc: Any, everything: int, tgid: int) -> None:
+    numbers = NUMBERS | {"ALL": everything, "FILTER_TGID": tgid}
+    program = bcc.BPF(text=program_text(numbers), cflags=STRICT)
     assert program["events"].map_fd >= 0
+    program.cleanup()
 
 
 def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) -> None:
