@@ -281,6 +281,7 @@ int call_enter(struct sys_enter *ctx)
 	struct entry entry = {};
 	u32 zero = 0, *id;
 
+	slot_begin(SLOT_CALL);
 	if (!wanted())
 		return 0;
 	entry.probe = call_probe(ctx->nr);
@@ -415,6 +416,7 @@ int alloc_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM3(ctx);
 
+	slot_begin(SLOT_ALLOC);
 	if (!vma || !wanted())
 		return 0;
 	entry_vma(&entry, vma);
@@ -736,8 +738,10 @@ int migrate_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {}, *outer;
 
-	if (!wanted())
+	if (!wanted()) {
+		slot_begin(SLOT_MIGRATE);
 		return 0;
+	}
 	/* Allocating a target may compact memory, which migrates pages, too. */
 	outer = slot_open(SLOT_MIGRATE);
 	if (outer) {
@@ -768,6 +772,7 @@ int copy_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 src = PT_REGS_PARM2(ctx);
 
+	slot_begin(SLOT_COPY);
 	if (!wanted() || !is_watched(VMA_MM(src)))
 		return 0;
 	entry_vma(&entry, src);
@@ -811,6 +816,7 @@ int move_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM1(ctx);
 
+	slot_begin(SLOT_MOVE);
 	if (!wanted() || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
@@ -854,6 +860,7 @@ int mbind_range_entry(struct pt_regs *ctx)
 	struct cdm_event *e;
 	u64 vma = PT_REGS_PARM2(ctx), asked;
 
+	slot_begin(SLOT_MBIND_RANGE);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, vma);
@@ -964,6 +971,7 @@ int rebind_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_REBIND);
 	if (!wanted())
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
@@ -1022,6 +1030,7 @@ int split_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM2(ctx);
 
+	slot_begin(SLOT_SPLIT);
 	if (!wanted() || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
@@ -1057,6 +1066,7 @@ static __always_inline int flags_entry(u64 vma, u64 start, u64 end, u64 kept, u8
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_FLAGS);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, vma);
@@ -1129,6 +1139,7 @@ int merge_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_MERGE);
 	entry.mm = PT_REGS_PARM1(ctx);
 	if (!is_watched(entry.mm) || !wanted())
 		return 0;
@@ -1209,6 +1220,7 @@ int unmap_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {}, *exiting;
 
+	slot_begin(SLOT_UNMAP);
 	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
 	if (!is_watched(entry.mm) || !wanted())
 		return 0;
@@ -1250,6 +1262,7 @@ int ksm_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_KSM_MADVISE);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, PT_REGS_PARM1(ctx));
@@ -1297,6 +1310,7 @@ int exit_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_EXIT_MMAP);
 	/* Whoever lets go of it last ends it, be it the recorder that looked at it. */
 	if (!is_enabled())
 		return 0;
@@ -1353,6 +1367,7 @@ int snapshot_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_SNAPSHOT);
 	if (!is_recorder())
 		return 0;
 	entry_vma(&entry, PT_REGS_PARM2(ctx));

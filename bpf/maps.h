@@ -214,14 +214,25 @@ static __always_inline u64 entry_home(struct entry *entry)
 	return entry->mm;
 }
 
-/* An entry that is there already is one whose return was missed. */
-static __always_inline void slot_put(enum slot slot, struct entry *entry)
+/*
+ * A call of this kind begins, be it told of or not: an entry that is there is of one
+ * whose return was missed, and the return of this one must not find it.
+ */
+static __always_inline void slot_begin(enum slot slot)
 {
 	u64 key = slot_key(slot);
 	struct entry *old = entries.lookup(&key);
 
-	if (old)
-		count_lost_at(old->probe, CDM_LOST_UNPAIRED, entry_home(old), 0, ~0ULL);
+	if (!old)
+		return;
+	count_lost_at(old->probe, CDM_LOST_UNPAIRED, entry_home(old), 0, ~0ULL);
+	entries.delete(&key);
+}
+
+static __always_inline void slot_put(enum slot slot, struct entry *entry)
+{
+	u64 key = slot_key(slot);
+
 	if (entries.update(&key, entry))
 		count_lost_at(entry->probe, CDM_LOST_MAP, entry_home(entry), 0, ~0ULL);
 }
