@@ -430,10 +430,10 @@ int alloc_entry(struct pt_regs *ctx)
 /* shmem_fault(vmf): what is allocated in it, for a VMA on the stack, is for this */
 int shmem_begin(struct pt_regs *ctx)
 {
-	u64 vmf = PT_REGS_PARM1(ctx);
+	u64 vmf = PT_REGS_PARM1(ctx), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
 
 	if (wanted())
-		place_put(PLACE_SHMEM, 0, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
+		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
 			  READ_FIELD(vmf, u64, OFF_vm_fault_address), 0);
 	return 0;
 }
@@ -454,7 +454,10 @@ int shared_policy_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* The fault for which a page is allocated for a VMA that no mm has. */
+/*
+ * The fault for which a page is allocated for a VMA that no mm has. Its return may
+ * have been missed, and what was its VMA then may be another one by now.
+ */
 static __always_inline void event_fault(struct cdm_event *e)
 {
 	u64 key = place_key(PLACE_SHMEM), mm;
@@ -463,6 +466,9 @@ static __always_inline void event_fault(struct cdm_event *e)
 	if (!fault)
 		return;
 	mm = VMA_MM(fault->vma);
+	if (mm != fault->page || fault->addr < VMA_START(fault->vma) ||
+	    fault->addr >= VMA_END(fault->vma))
+		return;
 	e->mm = pointer_id(mm);
 	e->addr = fault->addr & ~(e->size - 1);
 	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);

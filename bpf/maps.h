@@ -89,7 +89,7 @@ enum place_kind {
 	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's */
 	PLACE_DRIVER,		/* a page without a file is about to be mapped */
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
-	PLACE_SHMEM,		/* a fault on a shmem file; page: 0 */
+	PLACE_SHMEM,		/* a fault on a shmem file; page: its mm */
 };
 
 struct place {

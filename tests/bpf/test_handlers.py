@@ -100,13 +100,13 @@ class Machine:
         data = b"".join(word.to_bytes(8, "little") for word in words)
         ctypes.memmove(address, data, len(data))
 
-    def struct(self, name: str, **members: int) -> int:
+    def struct(self, name: str, /, **members: int) -> int:
         """Return the address of a struct with these members; the rest is 0."""
         address = self.words()
         self.set(address, name, **members)
         return address
 
-    def set(self, address: int, name: str, **members: int) -> None:
+    def set(self, address: int, name: str, /, **members: int) -> None:
         for member, value in members.items():
             self.write(address + NUMBERS[f"OFF_{name}_{member}"], value)
 
@@ -315,3 +315,46 @@ def test_so_does_a_system_call_that_is_not_told_of(machine: Machine) -> None:
     machine.call("mmap", 0, PAGE)
     assert machine.waiting == 0
     assert machine.unpaired(Probe.SYS_MMAP) == 1
+
+
+# --- whose page it is -----------------------------------------------------------
+
+
+def allocate_for_file(machine: Machine) -> Any:
+    """A page is allocated for a VMA on the stack; return its row."""
+    machine.enter("alloc_entry", 0, 0, machine.vma(0), 0)
+    machine.leave("alloc_return", machine.page(1))
+    assert machine.rows[-1]["kind"] == EventKind.ALLOC
+    return machine.rows[-1]
+
+
+@pytest.fixture
+def faulting(machine: Machine) -> int:
+    """Return the VMA in which there is a fault on a shmem file."""
+    vma = machine.vma(machine.mm())
+    fault = machine.struct("vm_fault", vma=vma, address=START)
+    machine.enter("shmem_begin", fault)
+    return vma
+
+
+def test_a_page_of_a_file_is_for_the_fault_that_it_is_allocated_in(
+    machine: Machine, faulting: int
+) -> None:
+    row = allocate_for_file(machine)
+    assert (row["mm"], row["addr"]) == (machine.id(machine.vma_mm(faulting)), START)
+    machine.leave("shmem_end")
+    assert allocate_for_file(machine)["mm"] == 0
+
+
+@pytest.mark.parametrize("changed", ["mm", "start", "end"])
+def test_a_fault_whose_return_was_missed_is_not_that_of_another_vma(
+    machine: Machine, faulting: int, changed: str
+) -> None:
+    other = {
+        "mm": {"vm_mm": machine.mm()},
+        "start": {"vm_start": START + PAGE, "vm_end": START + 2 * PAGE},
+        "end": {"vm_start": START - PAGE, "vm_end": START},
+    }
+    machine.set(faulting, "vm_area_struct", **other[changed])
+    row = allocate_for_file(machine)
+    assert (row["mm"], row["addr"]) == (0, 0)
