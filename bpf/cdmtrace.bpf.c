@@ -1331,7 +1331,7 @@ static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
 
-	if (!is_watched(entry->mm) || (ALL && FILTER_TGID && !wanted()))
+	if (!is_told(entry->mm))
 		return;
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);
 	if (e) {

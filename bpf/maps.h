@@ -101,7 +101,10 @@ struct place {
 
 BPF_TABLE("lru_hash", u64, struct place, places, MAP_SIZE);
 
-/* Address spaces that have had anything to do with CDM. */
+/*
+ * Address spaces that have had anything to do with CDM; under ALL with FILTER_TGID,
+ * of which anything was told. Under ALL alone there is nothing to note.
+ */
 BPF_HASH(watched, u64, u8, MAP_SIZE);
 
 struct comm {
@@ -185,11 +188,17 @@ static __always_inline int is_watched(u64 mm)
 	return mm && (ALL || watched.lookup(&mm) != 0);
 }
 
+/* Its end is told, whoever lets go of it last. */
+static __always_inline int is_told(u64 mm)
+{
+	return mm && ((ALL && !FILTER_TGID) || watched.lookup(&mm) != 0);
+}
+
 static __always_inline void watch(u64 mm)
 {
 	u8 one = 1;
 
-	if (mm && !is_watched(mm) && watched.update(&mm, &one))
+	if (mm && !is_told(mm) && watched.update(&mm, &one))
 		count_lost_at(CDM_PROBE_WATCH, CDM_LOST_MAP, mm, 0, ~0ULL);
 }
 

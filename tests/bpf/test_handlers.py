@@ -358,3 +358,43 @@ def test_a_fault_whose_return_was_missed_is_not_that_of_another_vma(
     machine.set(faulting, "vm_area_struct", **other[changed])
     row = allocate_for_file(machine)
     assert (row["mm"], row["addr"]) == (0, 0)
+
+
+# --- the end of an mm -----------------------------------------------------------
+
+
+def ended(machine: Machine, mm: int) -> list[int]:
+    """The mm ends; return the mm of each row that says so."""
+    before = len(machine.rows)
+    machine.enter("exit_entry", mm)
+    machine.enter("exit_unmapped", 0)
+    machine.leave("exit_return")
+    assert machine.waiting == 0
+    return [
+        int(row["mm"])
+        for row in machine.rows[before:]
+        if row["kind"] == EventKind.MM_EXIT
+    ]
+
+
+@pytest.mark.parametrize("everything", [0, 1])
+@pytest.mark.parametrize("only", [0, TASK])
+def test_the_end_of_what_was_told_of_is_told_whoever_it_is_that_ends_it(
+    boot: Callable[..., Machine], everything: int, only: int
+) -> None:
+    machine = boot(ALL=everything, FILTER_TGID=only)
+    mm, other = machine.mm(), machine.mm()
+    machine.enter("rmap_add_new_anon", machine.page(1), machine.vma(mm), START)
+    machine.be(TASK + 1)
+    assert ended(machine, mm) == [machine.id(mm)]
+    # Everything, and of everybody.
+    assert bool(ended(machine, other)) is bool(everything and not only)
+
+
+def test_an_mm_ends_once(boot: Callable[..., Machine]) -> None:
+    machine = boot(ALL=1, FILTER_TGID=TASK)
+    mm = machine.mm()
+    machine.enter("rmap_add_new_anon", machine.page(1), machine.vma(mm), START)
+    assert ended(machine, mm) == [machine.id(mm)]
+    # Another one lies where it lay.
+    assert ended(machine, mm) == []
