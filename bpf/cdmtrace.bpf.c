@@ -1001,7 +1001,7 @@ int rebind_next(struct pt_regs *ctx)
 		return 0;
 	rebind_tell(ctx, entry, 0);
 	vma = looped_vma(PT_REGS_SP(ctx), entry->mm);
-	if (!vma || VMA_MM(vma) != entry->mm || VMA_POLICY(vma) != policy) {
+	if (!vma || VMA_POLICY(vma) != policy) {
 		vma = 0;
 		if (policy)
 			count_lost_at(CDM_PROBE_MPOL_REBIND, CDM_LOST_READ,

@@ -398,3 +398,44 @@ def test_an_mm_ends_once(boot: Callable[..., Machine]) -> None:
     assert ended(machine, mm) == [machine.id(mm)]
     # Another one lies where it lay.
     assert ended(machine, mm) == []
+
+
+# --- a cpuset's loop over VMAs --------------------------------------------------
+
+
+def looping(machine: Machine, mm: int, vma: int, *above: int) -> int:
+    """Return a stack on which a loop has come to a VMA, behind these words."""
+    words = NUMBERS["OFF_maple_range_64_slot"] // 8 + 3
+    node = (machine.words(room=512) + 255) & ~255
+    machine.write(node + 8 * words, vma)
+    state = [0] * 4
+    for member, value in (("tree", mm), ("node", node | 0x1E), ("offset", 3)):
+        state[NUMBERS[f"OFF_ma_state_{member}"] // 8] = value
+    return machine.words(*above, *state)
+
+
+@pytest.mark.parametrize("above", [(), ("mm",), ("mm", "mm", "stray", "mm")])
+def test_the_mm_on_the_stack_is_not_the_loop_s_place(
+    machine: Machine, above: tuple[str, ...]
+) -> None:
+    mm = machine.mm()
+    policy = machine.policy(2, CDM)
+    vma = machine.vma(mm, vm_policy=policy)
+    stray = machine.vma(machine.mm(), vm_policy=policy)
+    words = {"mm": mm, "stray": stray}
+    sp = looping(machine, mm, vma, 23, *(words[name] for name in above), 7)
+    machine.enter("rebind_entry", mm, 0)
+    machine.enter("rebind_next", policy, 0, sp=sp)
+    machine.set(policy, "mempolicy", nodes=1)
+    machine.leave("rebind_return")
+    assert machine.unread(Probe.MPOL_REBIND) == 0
+    (row,) = machine.rows
+    assert (row["start"], row["other"], row["nodes"]) == (START, CDM, 1)
+
+
+def test_a_loop_that_is_not_found_is_told(machine: Machine) -> None:
+    mm, policy = machine.mm(), machine.policy(2, CDM)
+    sp = looping(machine, mm, machine.vma(machine.mm(), vm_policy=policy))
+    machine.enter("rebind_entry", mm, 0)
+    machine.enter("rebind_next", policy, 0, sp=sp)
+    assert machine.unread(Probe.MPOL_REBIND) == 1
