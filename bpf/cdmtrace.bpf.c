@@ -423,6 +423,7 @@ int alloc_entry(struct pt_regs *ctx)
 	entry.probe = CDM_PROBE_ALLOC;
 	entry.arg[0] = PT_REGS_PARM4(ctx);
 	entry.arg[1] = PT_REGS_PARM2(ctx);
+	entry.policy = CDM_POLICY_UNREAD;
 	slot_put(SLOT_ALLOC, &entry);
 	return 0;
 }
@@ -482,7 +483,7 @@ int alloc_return(struct pt_regs *ctx)
 	u64 page = PT_REGS_RC(ctx), flags, task;
 	struct entry entry;
 	struct cdm_event *e;
-	int node = CDM_NO_NODE;
+	int node = CDM_NO_NODE, asked;
 
 	if (!slot_take(SLOT_ALLOC, &entry))
 		return 0;
@@ -503,11 +504,13 @@ int alloc_return(struct pt_regs *ctx)
 	event_stack(e, ctx);
 	if (!entry.mm)
 		event_fault(e);
-	if (entry.policy) {
+	/* A file that is asked and has no policy leaves it to the task, not to the VMA. */
+	asked = entry.policy != CDM_POLICY_UNREAD;
+	if (asked && entry.policy) {
 		e->policy = entry.policy;
 		e->nodes = entry.nodes;
 	}
-	if (!e->policy) {
+	if (!(asked ? entry.policy : e->policy)) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
 		e->other_policy = read_policy(task, &e->other);

@@ -41,7 +41,8 @@ enum cdm_kind {
 	 * it lies (-1: no page). other_policy, other: the task's policy and
 	 * its nodes, CDM_POLICY_UNREAD where the VMA's own one decided. Where
 	 * that of its shmem file did, policy and nodes are that one, with
-	 * CDM_MPOL_F_SHARED. A page for such a file is allocated for a VMA on
+	 * CDM_MPOL_F_SHARED. A file without one leaves it to the task, whatever
+	 * policy the VMA has. A page for such a file is allocated for a VMA on
 	 * the stack (CDM_BIT_UNLINKED); mm, addr and locks are then those of
 	 * the fault that it is for, mm 0 where there was none.
 	 */

@@ -18,13 +18,14 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from cdmtrace.events import EVENT_DTYPE, EventKind, Lost, Probe
+from cdmtrace.events import EVENT_DTYPE, POLICY_UNREAD, EventKind, Lost, MpolFlag, Probe
 from cdmtrace.kernel import layout
 from cdmtrace.loader.bcc import program_text
 
 NATIVE = Path(__file__).with_name("native.c")
 RECORDER, TASK = 1, 71
 PAGE, CDM = 4096, 2
+DEFAULT, PREFERRED, BIND = 0, 1, 2
 START: Final = 0x10000000
 
 
@@ -419,7 +420,7 @@ def test_the_mm_on_the_stack_is_not_the_loop_s_place(
     machine: Machine, above: tuple[str, ...]
 ) -> None:
     mm = machine.mm()
-    policy = machine.policy(2, CDM)
+    policy = machine.policy(BIND, CDM)
     vma = machine.vma(mm, vm_policy=policy)
     stray = machine.vma(machine.mm(), vm_policy=policy)
     words = {"mm": mm, "stray": stray}
@@ -434,8 +435,46 @@ def test_the_mm_on_the_stack_is_not_the_loop_s_place(
 
 
 def test_a_loop_that_is_not_found_is_told(machine: Machine) -> None:
-    mm, policy = machine.mm(), machine.policy(2, CDM)
+    mm, policy = machine.mm(), machine.policy(BIND, CDM)
     sp = looping(machine, mm, machine.vma(machine.mm(), vm_policy=policy))
     machine.enter("rebind_entry", mm, 0)
     machine.enter("rebind_next", policy, 0, sp=sp)
     assert machine.unread(Probe.MPOL_REBIND) == 1
+
+
+# --- whose policy it is ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [DEFAULT, BIND])
+@pytest.mark.parametrize(
+    ("file", "told", "of_task"),
+    [
+        # Without get_policy(), there is nobody to ask.
+        (None, None, False),
+        ((BIND, 1), (BIND | MpolFlag.SHARED, 1), False),
+        ((DEFAULT, 0), None, True),
+    ],
+)
+def test_whose_policy_an_allocation_is_by(
+    machine: Machine,
+    own: int,
+    file: tuple[int, int] | None,
+    told: tuple[int, int] | None,
+    of_task: bool,
+) -> None:
+    mode, nodes = own, CDM if own else 0
+    task = machine.policy(PREFERRED, 1)
+    machine.set(machine.task, "task_struct", mempolicy=task)
+    policy = machine.policy(own, nodes) if own else 0
+    vma = machine.vma(machine.mm(), vm_policy=policy)
+    machine.enter("alloc_entry", 0, 0, vma, START)
+    if file:
+        shared = machine.policy(*file) if file[0] else 0
+        machine.set(shared, "mempolicy", flags=1) if shared else None
+        machine.leave("shared_policy_return", shared)
+    machine.leave("alloc_return", machine.page(1))
+    (row,) = machine.rows
+    assert (row["policy"], row["nodes"]) == (told or (mode, nodes))
+    by_task = of_task or (own == DEFAULT and not told)
+    expected = (PREFERRED, 1) if by_task else (POLICY_UNREAD, 0)
+    assert (row["other_policy"], row["other"]) == expected
