@@ -229,7 +229,8 @@ static __always_inline u8 call_probe(s64 nr)
 	case __NR_mmap:			return CDM_PROBE_SYS_MMAP;
 	case __NR_munmap:		return CDM_PROBE_SYS_MUNMAP;
 	case __NR_mremap:		return CDM_PROBE_SYS_MREMAP;
-	case __NR_mprotect:		return CDM_PROBE_SYS_MPROTECT;
+	case __NR_mprotect:
+	case __NR_pkey_mprotect:	return CDM_PROBE_SYS_MPROTECT;
 	case __NR_brk:			return CDM_PROBE_SYS_BRK;
 	case __NR_mlock:
 	case __NR_mlock2:

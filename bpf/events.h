@@ -225,7 +225,7 @@ enum cdm_probe {
 	CDM_PROBE_SYS_MMAP = 69,
 	CDM_PROBE_SYS_MUNMAP = 70,
 	CDM_PROBE_SYS_MREMAP = 71,
-	CDM_PROBE_SYS_MPROTECT = 72,
+	CDM_PROBE_SYS_MPROTECT = 72,	/* mprotect, pkey_mprotect */
 	CDM_PROBE_SYS_MLOCK = 73,	/* mlock, mlock2, mlockall, munlock, ... */
 	CDM_PROBE_SYS_PRCTL = 74,
 	CDM_PROBE_SYS_FORK = 75,	/* fork, clone, clone3 */

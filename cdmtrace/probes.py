@@ -134,7 +134,11 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
             Attachment(
                 handler=f"call_{end}",
                 kind=Kind.TRACEPOINT,
-                candidates=(f"syscalls:sys_{end}_{call}",),
+                # A call that the kernel has not got is never made: the first will do.
+                candidates=tuple(
+                    f"syscalls:sys_{end}_{name}"
+                    for name in dict.fromkeys((call, calls[0]))
+                ),
             )
             for end in ("exit", "enter")
             for call in calls
@@ -361,7 +365,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _call(Probe.SYS_MMAP, "mmap"),
     _call(Probe.SYS_MUNMAP, "munmap"),
     _call(Probe.SYS_MREMAP, "mremap"),
-    _call(Probe.SYS_MPROTECT, "mprotect"),
+    _call(Probe.SYS_MPROTECT, "mprotect", "pkey_mprotect"),
     _call(
         Probe.SYS_MLOCK,
         *("mlock", "mlock2", "mlockall", "munlock", "munlockall"),

@@ -157,6 +157,8 @@ static const struct {							\
 /* What a test asks and sets */
 
 const s32 nr_mmap = __NR_mmap;
+const s32 nr_mprotect = __NR_mprotect;
+const s32 nr_pkey_mprotect = __NR_pkey_mprotect;
 
 void set_enabled(u32 on)
 {

@@ -149,6 +149,9 @@ class Machine:
         words = self.words(0, number, *arguments)
         self._library.call_enter(ctypes.c_void_p(words))
 
+    def call_ends(self, result: int) -> None:
+        self._library.call_exit(ctypes.c_void_p(self.words(0, 0, result)))
+
     def id(self, pointer: int) -> int:
         return int(self._library.id_of(ctypes.c_uint64(pointer)))
 
@@ -478,3 +481,20 @@ def test_whose_policy_an_allocation_is_by(
     by_task = of_task or (own == DEFAULT and not told)
     expected = (PREFERRED, 1) if by_task else (POLICY_UNREAD, 0)
     assert (row["other_policy"], row["other"]) == expected
+
+
+# --- system calls ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mprotect", "pkey_mprotect"])
+def test_a_protection_s_change_is_told_once(machine: Machine, name: str) -> None:
+    """mprotect_fixup() calls perf_event_mmap(): no VMA is new, or has grown."""
+    mm = machine.mm(watched=True)
+    machine.set(machine.task, "task_struct", mm=mm)
+    machine.call(name, START, PAGE, 1, 5)
+    machine.enter("vma_new", machine.vma(mm))
+    assert machine.rows == []
+    machine.call_ends(0)
+    (row,) = machine.rows
+    assert (row["kind"], row["probe"]) == (EventKind.CALL, Probe.SYS_MPROTECT)
+    assert (row["addr"], row["size"], row["arg"]) == (START, PAGE, 1)

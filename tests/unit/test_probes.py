@@ -71,6 +71,23 @@ def test_a_policy_is_rebound_once() -> None:
     ]
 
 
+def test_a_call_s_like_may_be_missing() -> None:
+    """Without protection keys there is no pkey_mprotect()."""
+    (probe,) = (one for one in PROBES if one.probe is Probe.SYS_MPROTECT)
+    names = {n for a in probe.attachments for n in a.candidates}
+    assert len(names) == 4
+    (found,) = plan(frozenset(), frozenset(names), (probe,))
+    assert set(found.symbols) == names
+    without = {name for name in names if "pkey" not in name}
+    (found,) = plan(frozenset(), frozenset(without), (probe,))
+    assert found.symbols == (
+        "syscalls:sys_exit_mprotect",
+        "syscalls:sys_enter_mprotect",
+    )
+    (found,) = plan(frozenset(), frozenset(names - without), (probe,))
+    assert found.missing == "syscalls:sys_exit_mprotect"
+
+
 def test_half_of_a_probe_is_none() -> None:
     half = one(kprobe("a", "here"), kprobe("b", "gone"))
     (found,) = plan(frozenset({"here"}), frozenset(), (half,))
