@@ -38,6 +38,15 @@ def on_map(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         # The policy of the file has decided, of which only the allocation tells.
         event = replace(event, policy=alloc.policy, nodes=alloc.nodes)
     state = observe_row(state, event, terms)
+    if alloc and alloc.other_policy & 15 != Mpol.UNREAD:
+        # The task's has decided, also where the VMA has one: its file had none.
+        event = replace(
+            event,
+            policy=Mpol.DEFAULT,
+            nodes=0,
+            other_policy=alloc.other_policy,
+            other=alloc.other,
+        )
     pages = state.pages
     there = pages.covering(event.addr)
     if there and there.size > event.size:

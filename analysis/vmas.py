@@ -288,9 +288,7 @@ def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     )
     if not event.bits & Bit.VMA_UNREAD:
         state = observe_row(state, event, terms)
-    deciding = own
-    if own is not None and own.byte & 15 == Mpol.DEFAULT:
-        deciding = Policy.of(event.other_policy, event.other) or own
+    deciding = Policy.of(event.other_policy, event.other) or own
     if deciding and fault_tags(
         deciding.mode, event.node, terms.cdm, huge=event.size > terms.page
     ):

@@ -229,7 +229,8 @@ static __always_inline u8 call_probe(s64 nr)
 	case __NR_mmap:			return CDM_PROBE_SYS_MMAP;
 	case __NR_munmap:		return CDM_PROBE_SYS_MUNMAP;
 	case __NR_mremap:		return CDM_PROBE_SYS_MREMAP;
-	case __NR_mprotect:		return CDM_PROBE_SYS_MPROTECT;
+	case __NR_mprotect:
+	case __NR_pkey_mprotect:	return CDM_PROBE_SYS_MPROTECT;
 	case __NR_brk:			return CDM_PROBE_SYS_BRK;
 	case __NR_mlock:
 	case __NR_mlock2:
@@ -281,6 +282,7 @@ int call_enter(struct sys_enter *ctx)
 	struct entry entry = {};
 	u32 zero = 0, *id;
 
+	slot_begin(SLOT_CALL);
 	if (!wanted())
 		return 0;
 	entry.probe = call_probe(ctx->nr);
@@ -415,12 +417,14 @@ int alloc_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM3(ctx);
 
+	slot_begin(SLOT_ALLOC);
 	if (!vma || !wanted())
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_ALLOC;
 	entry.arg[0] = PT_REGS_PARM4(ctx);
 	entry.arg[1] = PT_REGS_PARM2(ctx);
+	entry.policy = CDM_POLICY_UNREAD;
 	slot_put(SLOT_ALLOC, &entry);
 	return 0;
 }
@@ -428,10 +432,10 @@ int alloc_entry(struct pt_regs *ctx)
 /* shmem_fault(vmf): what is allocated in it, for a VMA on the stack, is for this */
 int shmem_begin(struct pt_regs *ctx)
 {
-	u64 vmf = PT_REGS_PARM1(ctx);
+	u64 vmf = PT_REGS_PARM1(ctx), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
 
 	if (wanted())
-		place_put(PLACE_SHMEM, 0, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
+		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
 			  READ_FIELD(vmf, u64, OFF_vm_fault_address), 0);
 	return 0;
 }
@@ -452,7 +456,10 @@ int shared_policy_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* The fault for which a page is allocated for a VMA that no mm has. */
+/*
+ * The fault for which a page is allocated for a VMA that no mm has. Its return may
+ * have been missed, and what was its VMA then may be another one by now.
+ */
 static __always_inline void event_fault(struct cdm_event *e)
 {
 	u64 key = place_key(PLACE_SHMEM), mm;
@@ -461,6 +468,9 @@ static __always_inline void event_fault(struct cdm_event *e)
 	if (!fault)
 		return;
 	mm = VMA_MM(fault->vma);
+	if (mm != fault->page || fault->addr < VMA_START(fault->vma) ||
+	    fault->addr >= VMA_END(fault->vma))
+		return;
 	e->mm = pointer_id(mm);
 	e->addr = fault->addr & ~(e->size - 1);
 	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
@@ -474,7 +484,7 @@ int alloc_return(struct pt_regs *ctx)
 	u64 page = PT_REGS_RC(ctx), flags, task;
 	struct entry entry;
 	struct cdm_event *e;
-	int node = CDM_NO_NODE;
+	int node = CDM_NO_NODE, asked;
 
 	if (!slot_take(SLOT_ALLOC, &entry))
 		return 0;
@@ -495,11 +505,13 @@ int alloc_return(struct pt_regs *ctx)
 	event_stack(e, ctx);
 	if (!entry.mm)
 		event_fault(e);
-	if (entry.policy) {
+	/* A file that is asked and has no policy leaves it to the task, not to the VMA. */
+	asked = entry.policy != CDM_POLICY_UNREAD;
+	if (asked && entry.policy) {
 		e->policy = entry.policy;
 		e->nodes = entry.nodes;
 	}
-	if (!e->policy) {
+	if (!(asked ? entry.policy : e->policy)) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
 		e->other_policy = read_policy(task, &e->other);
@@ -736,8 +748,10 @@ int migrate_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {}, *outer;
 
-	if (!wanted())
+	if (!wanted()) {
+		slot_begin(SLOT_MIGRATE);
 		return 0;
+	}
 	/* Allocating a target may compact memory, which migrates pages, too. */
 	outer = slot_open(SLOT_MIGRATE);
 	if (outer) {
@@ -768,6 +782,7 @@ int copy_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 src = PT_REGS_PARM2(ctx);
 
+	slot_begin(SLOT_COPY);
 	if (!wanted() || !is_watched(VMA_MM(src)))
 		return 0;
 	entry_vma(&entry, src);
@@ -811,6 +826,7 @@ int move_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM1(ctx);
 
+	slot_begin(SLOT_MOVE);
 	if (!wanted() || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
@@ -854,6 +870,7 @@ int mbind_range_entry(struct pt_regs *ctx)
 	struct cdm_event *e;
 	u64 vma = PT_REGS_PARM2(ctx), asked;
 
+	slot_begin(SLOT_MBIND_RANGE);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, vma);
@@ -964,6 +981,7 @@ int rebind_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_REBIND);
 	if (!wanted())
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
@@ -987,7 +1005,7 @@ int rebind_next(struct pt_regs *ctx)
 		return 0;
 	rebind_tell(ctx, entry, 0);
 	vma = looped_vma(PT_REGS_SP(ctx), entry->mm);
-	if (!vma || VMA_MM(vma) != entry->mm || VMA_POLICY(vma) != policy) {
+	if (!vma || VMA_POLICY(vma) != policy) {
 		vma = 0;
 		if (policy)
 			count_lost_at(CDM_PROBE_MPOL_REBIND, CDM_LOST_READ,
@@ -1022,6 +1040,7 @@ int split_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 	u64 vma = PT_REGS_PARM2(ctx);
 
+	slot_begin(SLOT_SPLIT);
 	if (!wanted() || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
@@ -1057,6 +1076,7 @@ static __always_inline int flags_entry(u64 vma, u64 start, u64 end, u64 kept, u8
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_FLAGS);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, vma);
@@ -1129,6 +1149,7 @@ int merge_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_MERGE);
 	entry.mm = PT_REGS_PARM1(ctx);
 	if (!is_watched(entry.mm) || !wanted())
 		return 0;
@@ -1209,6 +1230,7 @@ int unmap_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {}, *exiting;
 
+	slot_begin(SLOT_UNMAP);
 	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
 	if (!is_watched(entry.mm) || !wanted())
 		return 0;
@@ -1250,6 +1272,7 @@ int ksm_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_KSM_MADVISE);
 	if (!wanted())
 		return 0;
 	entry_vma(&entry, PT_REGS_PARM1(ctx));
@@ -1297,6 +1320,7 @@ int exit_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_EXIT_MMAP);
 	/* Whoever lets go of it last ends it, be it the recorder that looked at it. */
 	if (!is_enabled())
 		return 0;
@@ -1311,7 +1335,7 @@ static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
 
-	if (!is_watched(entry->mm) || (ALL && FILTER_TGID != 0 && !wanted()))
+	if (!is_told(entry->mm))
 		return;
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);
 	if (e) {
@@ -1353,6 +1377,7 @@ int snapshot_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 
+	slot_begin(SLOT_SNAPSHOT);
 	if (!is_recorder())
 		return 0;
 	entry_vma(&entry, PT_REGS_PARM2(ctx));

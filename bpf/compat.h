@@ -91,12 +91,13 @@ static __always_inline u64 page_address_in(u64 page, u64 vma)
  * The VMA to which a for_each_vma() over @mm has come, in a function that has @sp
  * above its frame. Since VMAs are in a maple tree (commit d4af56c5c7c6, 6.1) such a
  * loop's place in it, a struct ma_state, is on the stack: a leaf, and a slot in
- * that. What was found there may be something else, and has to be looked at.
+ * that. It begins with a pointer to the tree, which a pointer to @mm equals where the
+ * tree is its first member: so what follows has to lead to a VMA of @mm.
  */
 static __always_inline u64 looped_vma(u64 sp, u64 mm)
 {
 #ifdef OFF_mm_struct_mm_mt
-	u64 tree = mm + OFF_mm_struct_mm_mt, node, slot;
+	u64 tree = mm + OFF_mm_struct_mm_mt, node, slot, vma;
 	int i;
 
 #pragma unroll
@@ -105,8 +106,10 @@ static __always_inline u64 looped_vma(u64 sp, u64 mm)
 			continue;
 		node = READ_FIELD(sp, u64, OFF_ma_state_node) & ~255ULL;
 		slot = READ_FIELD(sp, u8, OFF_ma_state_offset);
-		return READ_FIELD(node + OFF_maple_range_64_slot +
-				  slot * sizeof(u64), u64, 0);
+		vma = READ_FIELD(node + OFF_maple_range_64_slot +
+				 slot * sizeof(u64), u64, 0);
+		if (VMA_MM(vma) == mm)
+			return vma;
 	}
 #endif
 	return 0;

@@ -41,7 +41,8 @@ enum cdm_kind {
 	 * it lies (-1: no page). other_policy, other: the task's policy and
 	 * its nodes, CDM_POLICY_UNREAD where the VMA's own one decided. Where
 	 * that of its shmem file did, policy and nodes are that one, with
-	 * CDM_MPOL_F_SHARED. A page for such a file is allocated for a VMA on
+	 * CDM_MPOL_F_SHARED. A file without one leaves it to the task, whatever
+	 * policy the VMA has. A page for such a file is allocated for a VMA on
 	 * the stack (CDM_BIT_UNLINKED); mm, addr and locks are then those of
 	 * the fault that it is for, mm 0 where there was none.
 	 */
@@ -224,7 +225,7 @@ enum cdm_probe {
 	CDM_PROBE_SYS_MMAP = 69,
 	CDM_PROBE_SYS_MUNMAP = 70,
 	CDM_PROBE_SYS_MREMAP = 71,
-	CDM_PROBE_SYS_MPROTECT = 72,
+	CDM_PROBE_SYS_MPROTECT = 72,	/* mprotect, pkey_mprotect */
 	CDM_PROBE_SYS_MLOCK = 73,	/* mlock, mlock2, mlockall, munlock, ... */
 	CDM_PROBE_SYS_PRCTL = 74,
 	CDM_PROBE_SYS_FORK = 75,	/* fork, clone, clone3 */

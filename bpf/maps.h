@@ -89,7 +89,7 @@ enum place_kind {
 	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's */
 	PLACE_DRIVER,		/* a page without a file is about to be mapped */
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
-	PLACE_SHMEM,		/* a fault on a shmem file; page: 0 */
+	PLACE_SHMEM,		/* a fault on a shmem file; page: its mm */
 };
 
 struct place {
@@ -101,7 +101,10 @@ struct place {
 
 BPF_TABLE("lru_hash", u64, struct place, places, MAP_SIZE);
 
-/* Address spaces that have had anything to do with CDM. */
+/*
+ * Address spaces that have had anything to do with CDM; under ALL with FILTER_TGID,
+ * of which anything was told. Under ALL alone there is nothing to note.
+ */
 BPF_HASH(watched, u64, u8, MAP_SIZE);
 
 struct comm {
@@ -185,11 +188,17 @@ static __always_inline int is_watched(u64 mm)
 	return mm && (ALL || watched.lookup(&mm) != 0);
 }
 
+/* Its end is told, whoever lets go of it last. */
+static __always_inline int is_told(u64 mm)
+{
+	return mm && ((ALL && !FILTER_TGID) || watched.lookup(&mm) != 0);
+}
+
 static __always_inline void watch(u64 mm)
 {
 	u8 one = 1;
 
-	if (mm && !is_watched(mm) && watched.update(&mm, &one))
+	if (mm && !is_told(mm) && watched.update(&mm, &one))
 		count_lost_at(CDM_PROBE_WATCH, CDM_LOST_MAP, mm, 0, ~0ULL);
 }
 
@@ -214,14 +223,25 @@ static __always_inline u64 entry_home(struct entry *entry)
 	return entry->mm;
 }
 
-/* An entry that is there already is one whose return was missed. */
-static __always_inline void slot_put(enum slot slot, struct entry *entry)
+/*
+ * A call of this kind begins, be it told of or not: an entry that is there is of one
+ * whose return was missed, and the return of this one must not find it.
+ */
+static __always_inline void slot_begin(enum slot slot)
 {
 	u64 key = slot_key(slot);
 	struct entry *old = entries.lookup(&key);
 
-	if (old)
-		count_lost_at(old->probe, CDM_LOST_UNPAIRED, entry_home(old), 0, ~0ULL);
+	if (!old)
+		return;
+	count_lost_at(old->probe, CDM_LOST_UNPAIRED, entry_home(old), 0, ~0ULL);
+	entries.delete(&key);
+}
+
+static __always_inline void slot_put(enum slot slot, struct entry *entry)
+{
+	u64 key = slot_key(slot);
+
 	if (entries.update(&key, entry))
 		count_lost_at(entry->probe, CDM_LOST_MAP, entry_home(entry), 0, ~0ULL);
 }

@@ -65,11 +65,11 @@ class LogicalProbe:
 class Plan:
     """What would be attached on one kernel.
 
-    ``symbols`` has, for each attachment, what it is attached to. ``missing`` names
-    the first attachment for which the kernel has no candidate; such a probe is not
-    attached at all, since half of a pair would say wrong things. ``unseen`` are
-    copies of the function, made by the compiler, whose calls are not seen.
-    ``unwanted``: it was asked to be left out.
+    ``probe`` has no handler twice for the same function. ``symbols`` has, for each
+    attachment, what it is attached to. ``missing`` names the first attachment for
+    which the kernel has no candidate; such a probe is not attached at all, since half
+    of a pair would say wrong things. ``unseen`` are copies of the function, made by
+    the compiler, whose calls are not seen. ``unwanted``: it was asked to be left out.
     """
 
     probe: LogicalProbe
@@ -134,7 +134,11 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
             Attachment(
                 handler=f"call_{end}",
                 kind=Kind.TRACEPOINT,
-                candidates=(f"syscalls:sys_{end}_{call}",),
+                # A call that the kernel has not got is never made: the first will do.
+                candidates=tuple(
+                    f"syscalls:sys_{end}_{name}"
+                    for name in dict.fromkeys((call, calls[0]))
+                ),
             )
             for end in ("exit", "enter")
             for call in calls
@@ -361,7 +365,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _call(Probe.SYS_MMAP, "mmap"),
     _call(Probe.SYS_MUNMAP, "munmap"),
     _call(Probe.SYS_MREMAP, "mremap"),
-    _call(Probe.SYS_MPROTECT, "mprotect"),
+    _call(Probe.SYS_MPROTECT, "mprotect", "pkey_mprotect"),
     _call(
         Probe.SYS_MLOCK,
         *("mlock", "mlock2", "mlockall", "munlock", "munlockall"),
@@ -383,7 +387,8 @@ def plan(
     copies = symbols.twins(functions)
     plans = []
     for probe in probes:
-        chosen: list[str] = []
+        # By what is attached to what: names that differ may be one on this kernel.
+        chosen: dict[tuple[str, Kind, str], Attachment] = {}
         missing = None
         for attachment in probe.attachments:
             known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
@@ -391,15 +396,18 @@ def plan(
             if name is None:
                 missing = missing or attachment.candidates[-1]
             else:
-                chosen.append(name)
+                key = attachment.handler, attachment.kind, name
+                chosen.setdefault(key, attachment)
+        names = tuple(name for _, _, name in chosen)
+        once = replace(probe, attachments=tuple(chosen.values()))
         plans.append(
             Plan(
-                probe=probe,
-                symbols=() if missing else tuple(chosen),
+                probe=probe if missing else once,
+                symbols=() if missing else names,
                 missing=missing,
                 unseen=tuple(
                     twin
-                    for name in dict.fromkeys(chosen)
+                    for name in dict.fromkeys(names)
                     for twin in copies.get(name, ())
                 ),
             )

@@ -243,3 +243,28 @@ def test_a_file_without_a_policy_takes_the_task_s(
     task.policy = BIND, CDM
     file_fault(task, region.start, DEFAULT)
     assert found(kernel) == [("CDM014", "file")]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_policy_of_a_vma_does_not_name_what_its_file_leaves_to_the_task(
+    kernel: SimKernel, task: Task, private: bool
+) -> None:
+    """Another process has set the file's policy to DEFAULT since."""
+    region = task.mmap(7)
+    task.mbind(region.start, 7)
+    task.policy = INTERLEAVE, RAM | CDM
+    task.mm.watched = True
+    vma = task.vma(region.start)
+    page = {"addr": region.start, "size": PAGE, "node": 1}
+    task.lock = Lock.READ
+    by_task = {"other_policy": INTERLEAVE, "other": RAM | CDM}
+    if private:
+        task.vma_row(EventKind.ALLOC, vma, probe=Probe.ALLOC, **page, **by_task)
+    else:
+        task.row(
+            EventKind.ALLOC, probe=Probe.ALLOC, bits=Bit.UNLINKED, **page, **by_task
+        )
+    task.vma_row(EventKind.MAP, vma, probe=Probe.RMAP_ADD, cause=Cause.FAULT, **page)
+    task.mm.pages[region.start] = 1, PAGE
+    task.lock = Lock.NONE
+    assert found(kernel) == [("CDM014", "interleave")]

@@ -46,6 +46,48 @@ def test_the_newest_name_that_the_kernel_has() -> None:
     assert symbols("old", "other") == ("old", "old")
 
 
+def test_a_handler_is_attached_to_a_function_once() -> None:
+    twice = one(kprobe("a", "outer", "inner"), kprobe("a", "inner"), kprobe("b", "old"))
+    for functions, names in (
+        ({"outer", "inner", "old"}, ("outer", "inner", "old")),
+        ({"inner", "old"}, ("inner", "old")),
+    ):
+        (found,) = plan(frozenset(functions), frozenset(), (twice,))
+        assert found.symbols == names
+        handlers = [attachment.handler for attachment in found.probe.attachments]
+        assert handlers == ["a"] * (len(names) - 1) + ["b"]
+
+
+def test_a_policy_is_rebound_once() -> None:
+    """mpol_rebind_policy() may be inlined."""
+    (probe,) = (one for one in PROBES if one.probe is Probe.MPOL_REBIND)
+    names = {n for a in probe.attachments for n in a.candidates}
+    (found,) = plan(frozenset(names - {"mpol_rebind_policy"}), frozenset(), (probe,))
+    handlers = [attachment.handler for attachment in found.probe.attachments]
+    assert list(zip(handlers, found.symbols, strict=True)) == [
+        ("rebind_return", "mpol_rebind_mm"),
+        ("rebind_next", "mpol_rebind_nodemask"),
+        ("rebind_entry", "mpol_rebind_mm"),
+    ]
+
+
+def test_a_call_s_like_may_be_missing() -> None:
+    """Without protection keys there is no pkey_mprotect()."""
+    (probe,) = (one for one in PROBES if one.probe is Probe.SYS_MPROTECT)
+    names = {n for a in probe.attachments for n in a.candidates}
+    assert len(names) == 4
+    (found,) = plan(frozenset(), frozenset(names), (probe,))
+    assert set(found.symbols) == names
+    without = {name for name in names if "pkey" not in name}
+    (found,) = plan(frozenset(), frozenset(without), (probe,))
+    assert found.symbols == (
+        "syscalls:sys_exit_mprotect",
+        "syscalls:sys_enter_mprotect",
+    )
+    (found,) = plan(frozenset(), frozenset(names - without), (probe,))
+    assert found.missing == "syscalls:sys_exit_mprotect"
+
+
 def test_half_of_a_probe_is_none() -> None:
     half = one(kprobe("a", "here"), kprobe("b", "gone"))
     (found,) = plan(frozenset({"here"}), frozenset(), (half,))

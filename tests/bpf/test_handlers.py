@@ -1,0 +1,500 @@
+"""What the handlers make of calls, one after the other, and of returns that are missed.
+
+Here the program is compiled for this process (native.c): no kernel runs it, and no
+right is needed. A test lays out a kernel's structs in its memory, calls handlers as
+probes would, and looks at the rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from cdmtrace.events import EVENT_DTYPE, POLICY_UNREAD, EventKind, Lost, MpolFlag, Probe
+from cdmtrace.kernel import layout
+from cdmtrace.loader.bcc import program_text
+
+NATIVE = Path(__file__).with_name("native.c")
+RECORDER, TASK = 1, 71
+PAGE, CDM = 4096, 2
+DEFAULT, PREFERRED, BIND = 0, 1, 2
+START: Final = 0x10000000
+
+
+def offsets() -> dict[str, int]:
+    """Return the offset of every member; mm_mt is the first of its struct."""
+    members: dict[str, list[str]] = {"mm_struct": ["mm_mt"]}
+    for struct, member in (*layout.MEMBERS, *layout.MAPLE_TREE):
+        names = members.setdefault(struct, [])
+        if member not in names:
+            names.append(member)
+    return {
+        f"OFF_{struct}_{member}": 8 * place
+        for struct, names in members.items()
+        for place, member in enumerate(names)
+    }
+
+
+NUMBERS = {
+    "NODES_PGSHIFT": 58,
+    "NODES_MASK": 63,
+    "NODEMASK_MASK": (1 << 64) - 1,
+    "PG_HEAD": 16,
+    "PG_RESERVED": 12,
+    "SIZEOF_page": 64,
+    "PMD_BYTES": 2 << 20,
+    "CDM_NODES": CDM,
+    "CDM_MASK": 1 << 38,
+    "KEY0": (1 << 64) - 59,
+    "KEY1": 1 << 63,
+    "ALL": 0,
+    "FILTER_TGID": 0,
+    "RECORDER": RECORDER,
+    "MEMORY_NODES": 3,
+    "RING_PAGES": 64,
+    "MAP_SIZE": 64,
+    "LOST_PLACES": 64,
+    **offsets(),
+}
+
+
+class Machine:
+    """A kernel's memory, one task, and the program."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        for name in ("id_of", "count_missing"):
+            getattr(self._library, name).restype = ctypes.c_uint64
+        self._memory = (ctypes.c_uint8 * (1 << 16)).in_dll(self._library, "memory")
+        # Nothing is at the first words of it: no pointer is that low.
+        self._next = ctypes.addressof(self._memory) + 256
+        self.task = self.struct("task_struct")
+        self._u64("current_task").value = self.task
+        self.be(TASK)
+        self.enable(True)
+
+    def _u64(self, name: str) -> ctypes.c_uint64:
+        return ctypes.c_uint64.in_dll(self._library, name)
+
+    def be(self, pid: int) -> None:
+        """The thread goes on as one of another process: its id was given anew."""
+        self._u64("current_pid_tgid").value = pid << 32 | TASK
+
+    def enable(self, on: bool) -> None:
+        self._library.set_enabled(on)
+
+    def words(self, *words: int, room: int = 256) -> int:
+        """Return the address of these words, followed by zeros."""
+        address, self._next = self._next, self._next + room
+        self.write(address, *words)
+        return address
+
+    def write(self, address: int, *words: int) -> None:
+        data = b"".join(word.to_bytes(8, "little") for word in words)
+        ctypes.memmove(address, data, len(data))
+
+    def struct(self, name: str, /, **members: int) -> int:
+        """Return the address of a struct with these members; the rest is 0."""
+        address = self.words()
+        self.set(address, name, **members)
+        return address
+
+    def set(self, address: int, name: str, /, **members: int) -> None:
+        for member, value in members.items():
+            self.write(address + NUMBERS[f"OFF_{name}_{member}"], value)
+
+    def vma(self, mm: int, start: int = START, **members: int) -> int:
+        return self.struct(
+            "vm_area_struct", vm_mm=mm, vm_start=start, vm_end=start + PAGE, **members
+        )
+
+    def mm(self, *, watched: bool = False) -> int:
+        address = self.struct("mm_struct")
+        if watched:
+            self._library.set_watched(ctypes.c_uint64(address))
+        return address
+
+    def vma_mm(self, vma: int) -> int:
+        return ctypes.c_uint64.from_address(
+            vma + NUMBERS["OFF_vm_area_struct_vm_mm"]
+        ).value
+
+    def policy(self, mode: int, nodes: int) -> int:
+        return self.struct("mempolicy", mode=mode, nodes=nodes)
+
+    def page(self, node: int) -> int:
+        return self.struct("page", flags=node << NUMBERS["NODES_PGSHIFT"])
+
+    def enter(self, handler: str, *arguments: int, sp: int = 0) -> None:
+        """A function is called."""
+        words = (*arguments, *[0] * (7 - len(arguments)), sp)
+        getattr(self._library, handler)(ctypes.c_void_p(self.words(*words)))
+
+    def leave(self, handler: str, value: int = 0) -> None:
+        """A function returns a value."""
+        words = (*[0] * 6, value, 0)
+        getattr(self._library, handler)(ctypes.c_void_p(self.words(*words)))
+
+    def call(self, name: str, *arguments: int) -> None:
+        """A system call begins."""
+        number = ctypes.c_int.in_dll(self._library, f"nr_{name}").value
+        words = self.words(0, number, *arguments)
+        self._library.call_enter(ctypes.c_void_p(words))
+
+    def call_ends(self, result: int) -> None:
+        self._library.call_exit(ctypes.c_void_p(self.words(0, 0, result)))
+
+    def id(self, pointer: int) -> int:
+        return int(self._library.id_of(ctypes.c_uint64(pointer)))
+
+    @property
+    def waiting(self) -> int:
+        """How many entries wait for their return."""
+        return int(self._library.count_waiting())
+
+    def unpaired(self, probe: Probe) -> int:
+        return int(self._library.count_missing(int(probe), int(Lost.UNPAIRED)))
+
+    def unread(self, probe: Probe) -> int:
+        return int(self._library.count_missing(int(probe), int(Lost.READ)))
+
+    @property
+    def rows(self) -> list[Any]:
+        """What is in the ring, but for names of tasks."""
+        used = ctypes.c_uint32.in_dll(self._library, "ring_used").value
+        ring = (ctypes.c_uint8 * used).in_dll(self._library, "ring")
+        events = np.frombuffer(bytes(ring), EVENT_DTYPE)
+        return [row for row in events if row["kind"] != EventKind.COMM]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return what compiles the program, once for each set of numbers."""
+
+    @functools.cache
+    def compiled(**numbers: int) -> Path:
+        folder = tmp_path_factory.mktemp("native")
+        program, library = folder / "program.c", folder / "native.so"
+        program.write_text(program_text(NUMBERS | numbers))
+        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        assert compiler, "no C compiler: apt-get install gcc"
+        flags = ["-O1", "-shared", "-fPIC", f'-DPROGRAM="{program}"']
+        subprocess.run([compiler, *flags, "-o", library, NATIVE], check=True)
+        return library
+
+    return compiled
+
+
+@pytest.fixture
+def boot(build: Callable[..., Path], tmp_path: Path) -> Callable[..., Machine]:
+    """Return what makes a machine, each with variables of its own."""
+
+    def booted(**numbers: int) -> Machine:
+        return Machine(Path(shutil.copy(build(**numbers), tmp_path)))
+
+    return booted
+
+
+@pytest.fixture
+def machine(boot: Callable[..., Machine]) -> Machine:
+    return boot()
+
+
+# --- returns that are missed ----------------------------------------------------
+
+
+def called(machine: Machine, mm: int) -> dict[str, tuple[Probe, tuple[int, ...]]]:
+    """Return handler -> its probe, and arguments about a VMA of this mm."""
+    vma, end = machine.vma(mm), START + PAGE
+    kept, flags, seq = machine.words(vma), machine.words(0), machine.words(0)
+    return {
+        "alloc": (Probe.ALLOC, (0, 0, vma, START)),
+        "copy": (Probe.COPY_PAGE_RANGE, (vma, vma)),
+        "exit": (Probe.EXIT_MMAP, (mm,)),
+        "ksm": (Probe.KSM_MADVISE, (vma, START, end, 12, flags)),
+        "mbind_range": (Probe.MBIND_RANGE, (0, vma, kept, START, end, 0)),
+        "merge": (Probe.VMA_MERGE, (mm, 0, START, end, 0)),
+        "migrate": (Probe.MIGRATE_PAGES, (0, 0, 0, 0, 0, 3)),
+        "mlock": (Probe.MLOCK_FIXUP, (vma, kept, START, end, 0)),
+        "move": (Probe.MOVE_PAGE_TABLES, (vma, START, vma, START, PAGE)),
+        "mprotect": (Probe.MPROTECT_FIXUP, (0, vma, kept, START, end, 0)),
+        "rebind": (Probe.MPOL_REBIND, (mm, 0)),
+        "snapshot": (Probe.SNAPSHOT, (seq, vma)),
+        "split": (Probe.VMA_SPLIT, (mm, vma, START, 0)),
+        "unmap": (Probe.VMA_FREE, (0, 0, vma, START, end)),
+    }
+
+
+HANDLERS = (
+    *("alloc", "copy", "exit", "ksm", "mbind_range", "merge", "migrate"),
+    *("mlock", "move", "mprotect", "rebind", "snapshot", "split", "unmap"),
+)
+OF_WATCHED = ("copy", "merge", "mlock", "move", "mprotect", "split", "unmap")
+
+
+def begin(machine: Machine, handler: str) -> tuple[Probe, tuple[int, ...]]:
+    """A function is called and told of; return its probe and its arguments."""
+    machine.be(RECORDER if handler == "snapshot" else TASK)
+    probe, arguments = called(machine, machine.mm(watched=True))[handler]
+    machine.enter(f"{handler}_entry", *arguments)
+    assert machine.waiting == 1
+    return probe, arguments
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_a_return_ends_what_waits_for_it(machine: Machine, handler: str) -> None:
+    probe, _ = begin(machine, handler)
+    machine.leave(f"{handler}_return")
+    assert machine.waiting == 0
+    assert machine.unpaired(probe) == 0
+
+
+@pytest.mark.parametrize("handler", [one for one in HANDLERS if one != "migrate"])
+def test_the_next_call_takes_the_place_of_one_whose_return_was_missed(
+    machine: Machine, handler: str
+) -> None:
+    probe, arguments = begin(machine, handler)
+    machine.enter(f"{handler}_entry", *arguments)
+    assert machine.waiting == 1
+    assert machine.unpaired(probe) == 1
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+def test_so_does_one_of_a_task_that_is_not_told_of(
+    machine: Machine, handler: str
+) -> None:
+    probe, arguments = begin(machine, handler)
+    if handler == "exit":
+        # Of an mm, whoever ends it is told of.
+        machine.enable(False)
+    machine.be(TASK if handler == "snapshot" else RECORDER)
+    machine.enter(f"{handler}_entry", *arguments)
+    assert machine.waiting == 0
+    assert machine.unpaired(probe) == 1
+
+
+@pytest.mark.parametrize("handler", OF_WATCHED)
+def test_so_does_one_of_an_mm_that_is_not_told_of(
+    machine: Machine, handler: str
+) -> None:
+    probe, _ = begin(machine, handler)
+    machine.enter(f"{handler}_entry", *called(machine, machine.mm())[handler][1])
+    assert machine.waiting == 0
+    assert machine.unpaired(probe) == 1
+    machine.leave(f"{handler}_return")
+    assert machine.rows == []
+
+
+def test_so_does_an_allocation_for_no_vma(machine: Machine) -> None:
+    begin(machine, "alloc")
+    machine.enter("alloc_entry", 0, 0, 0, START)
+    assert machine.waiting == 0
+    assert machine.unpaired(Probe.ALLOC) == 1
+    machine.leave("alloc_return", machine.page(1))
+    assert machine.rows == []
+
+
+def test_so_does_the_unmapping_of_an_mm_that_ends(machine: Machine) -> None:
+    _, arguments = begin(machine, "unmap")
+    machine.enter("exit_entry", machine.vma_mm(arguments[2]))
+    machine.enter("unmap_entry", *arguments)
+    assert machine.waiting == 1
+    assert machine.unpaired(Probe.VMA_FREE) == 1
+
+
+def test_so_does_a_system_call_that_is_not_told_of(machine: Machine) -> None:
+    mm = machine.mm(watched=True)
+    machine.set(machine.task, "task_struct", mm=mm)
+    machine.call("mmap", 0, PAGE)
+    assert machine.waiting == 1
+    machine.set(machine.task, "task_struct", mm=machine.mm())
+    machine.call("mmap", 0, PAGE)
+    assert machine.waiting == 0
+    assert machine.unpaired(Probe.SYS_MMAP) == 1
+
+
+# --- whose page it is -----------------------------------------------------------
+
+
+def allocate_for_file(machine: Machine) -> Any:
+    """A page is allocated for a VMA on the stack; return its row."""
+    machine.enter("alloc_entry", 0, 0, machine.vma(0), 0)
+    machine.leave("alloc_return", machine.page(1))
+    assert machine.rows[-1]["kind"] == EventKind.ALLOC
+    return machine.rows[-1]
+
+
+@pytest.fixture
+def faulting(machine: Machine) -> int:
+    """Return the VMA in which there is a fault on a shmem file."""
+    vma = machine.vma(machine.mm())
+    fault = machine.struct("vm_fault", vma=vma, address=START)
+    machine.enter("shmem_begin", fault)
+    return vma
+
+
+def test_a_page_of_a_file_is_for_the_fault_that_it_is_allocated_in(
+    machine: Machine, faulting: int
+) -> None:
+    row = allocate_for_file(machine)
+    assert (row["mm"], row["addr"]) == (machine.id(machine.vma_mm(faulting)), START)
+    machine.leave("shmem_end")
+    assert allocate_for_file(machine)["mm"] == 0
+
+
+@pytest.mark.parametrize("changed", ["mm", "start", "end"])
+def test_a_fault_whose_return_was_missed_is_not_that_of_another_vma(
+    machine: Machine, faulting: int, changed: str
+) -> None:
+    other = {
+        "mm": {"vm_mm": machine.mm()},
+        "start": {"vm_start": START + PAGE, "vm_end": START + 2 * PAGE},
+        "end": {"vm_start": START - PAGE, "vm_end": START},
+    }
+    machine.set(faulting, "vm_area_struct", **other[changed])
+    row = allocate_for_file(machine)
+    assert (row["mm"], row["addr"]) == (0, 0)
+
+
+# --- the end of an mm -----------------------------------------------------------
+
+
+def ended(machine: Machine, mm: int) -> list[int]:
+    """The mm ends; return the mm of each row that says so."""
+    before = len(machine.rows)
+    machine.enter("exit_entry", mm)
+    machine.enter("exit_unmapped", 0)
+    machine.leave("exit_return")
+    assert machine.waiting == 0
+    return [
+        int(row["mm"])
+        for row in machine.rows[before:]
+        if row["kind"] == EventKind.MM_EXIT
+    ]
+
+
+@pytest.mark.parametrize("everything", [0, 1])
+@pytest.mark.parametrize("only", [0, TASK])
+def test_the_end_of_what_was_told_of_is_told_whoever_it_is_that_ends_it(
+    boot: Callable[..., Machine], everything: int, only: int
+) -> None:
+    machine = boot(ALL=everything, FILTER_TGID=only)
+    mm, other = machine.mm(), machine.mm()
+    machine.enter("rmap_add_new_anon", machine.page(1), machine.vma(mm), START)
+    machine.be(TASK + 1)
+    assert ended(machine, mm) == [machine.id(mm)]
+    # Everything, and of everybody.
+    assert bool(ended(machine, other)) is bool(everything and not only)
+
+
+def test_an_mm_ends_once(boot: Callable[..., Machine]) -> None:
+    machine = boot(ALL=1, FILTER_TGID=TASK)
+    mm = machine.mm()
+    machine.enter("rmap_add_new_anon", machine.page(1), machine.vma(mm), START)
+    assert ended(machine, mm) == [machine.id(mm)]
+    # Another one lies where it lay.
+    assert ended(machine, mm) == []
+
+
+# --- a cpuset's loop over VMAs --------------------------------------------------
+
+
+def looping(machine: Machine, mm: int, vma: int, *above: int) -> int:
+    """Return a stack on which a loop has come to a VMA, behind these words."""
+    words = NUMBERS["OFF_maple_range_64_slot"] // 8 + 3
+    node = (machine.words(room=512) + 255) & ~255
+    machine.write(node + 8 * words, vma)
+    state = [0] * 4
+    for member, value in (("tree", mm), ("node", node | 0x1E), ("offset", 3)):
+        state[NUMBERS[f"OFF_ma_state_{member}"] // 8] = value
+    return machine.words(*above, *state)
+
+
+@pytest.mark.parametrize("above", [(), ("mm",), ("mm", "mm", "stray", "mm")])
+def test_the_mm_on_the_stack_is_not_the_loop_s_place(
+    machine: Machine, above: tuple[str, ...]
+) -> None:
+    mm = machine.mm()
+    policy = machine.policy(BIND, CDM)
+    vma = machine.vma(mm, vm_policy=policy)
+    stray = machine.vma(machine.mm(), vm_policy=policy)
+    words = {"mm": mm, "stray": stray}
+    sp = looping(machine, mm, vma, 23, *(words[name] for name in above), 7)
+    machine.enter("rebind_entry", mm, 0)
+    machine.enter("rebind_next", policy, 0, sp=sp)
+    machine.set(policy, "mempolicy", nodes=1)
+    machine.leave("rebind_return")
+    assert machine.unread(Probe.MPOL_REBIND) == 0
+    (row,) = machine.rows
+    assert (row["start"], row["other"], row["nodes"]) == (START, CDM, 1)
+
+
+def test_a_loop_that_is_not_found_is_told(machine: Machine) -> None:
+    mm, policy = machine.mm(), machine.policy(BIND, CDM)
+    sp = looping(machine, mm, machine.vma(machine.mm(), vm_policy=policy))
+    machine.enter("rebind_entry", mm, 0)
+    machine.enter("rebind_next", policy, 0, sp=sp)
+    assert machine.unread(Probe.MPOL_REBIND) == 1
+
+
+# --- whose policy it is ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("own", [DEFAULT, BIND])
+@pytest.mark.parametrize(
+    ("file", "told", "of_task"),
+    [
+        # Without get_policy(), there is nobody to ask.
+        (None, None, False),
+        ((BIND, 1), (BIND | MpolFlag.SHARED, 1), False),
+        ((DEFAULT, 0), None, True),
+    ],
+)
+def test_whose_policy_an_allocation_is_by(
+    machine: Machine,
+    own: int,
+    file: tuple[int, int] | None,
+    told: tuple[int, int] | None,
+    of_task: bool,
+) -> None:
+    mode, nodes = own, CDM if own else 0
+    task = machine.policy(PREFERRED, 1)
+    machine.set(machine.task, "task_struct", mempolicy=task)
+    policy = machine.policy(own, nodes) if own else 0
+    vma = machine.vma(machine.mm(), vm_policy=policy)
+    machine.enter("alloc_entry", 0, 0, vma, START)
+    if file:
+        shared = machine.policy(*file) if file[0] else 0
+        machine.set(shared, "mempolicy", flags=1) if shared else None
+        machine.leave("shared_policy_return", shared)
+    machine.leave("alloc_return", machine.page(1))
+    (row,) = machine.rows
+    assert (row["policy"], row["nodes"]) == (told or (mode, nodes))
+    by_task = of_task or (own == DEFAULT and not told)
+    expected = (PREFERRED, 1) if by_task else (POLICY_UNREAD, 0)
+    assert (row["other_policy"], row["other"]) == expected
+
+
+# --- system calls ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mprotect", "pkey_mprotect"])
+def test_a_protection_s_change_is_told_once(machine: Machine, name: str) -> None:
+    """mprotect_fixup() calls perf_event_mmap(): no VMA is new, or has grown."""
+    mm = machine.mm(watched=True)
+    machine.set(machine.task, "task_struct", mm=mm)
+    machine.call(name, START, PAGE, 1, 5)
+    machine.enter("vma_new", machine.vma(mm))
+    assert machine.rows == []
+    machine.call_ends(0)
+    (row,) = machine.rows
+    assert (row["kind"], row["probe"]) == (EventKind.CALL, Probe.SYS_MPROTECT)
+    assert (row["addr"], row["size"], row["arg"]) == (START, PAGE, 1)
