@@ -47,10 +47,10 @@ kernel: dev
 
 # No kernel test may skip: that would look like one that has passed. An emulated guest
 # keeps one core busy and takes 4 GiB, so a file of tests at a time goes to each of
-# four cores at most.
+# four cores at most: in the order of tests/conftest.py, not of their number of tests.
 test: lint kernel
 	CDMTRACE_KERNEL_TESTS=1 $(BIN)/python -m pytest \
-		--numprocesses auto --maxprocesses 4 --dist loadfile
+		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check-host: dev
 	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel'

@@ -9,6 +9,14 @@ import pytest
 
 FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 
+LONGEST_FIRST = (
+    *("test_quirks", "test_record", "test_story", "test_audit", "test_driver"),
+    *("test_blind", "test_paths", "test_vmas", "test_policies", "test_counts"),
+    "test_lab",
+)
+"""Files of kernel tests by the time they take. A file is not parted among workers
+(``--dist loadfile``), so one that is begun last has the others wait for it."""
+
 
 def _cannot_boot() -> str:
     """Return why no guest can be booted here, or an empty string."""
@@ -46,11 +54,20 @@ def lab_reason() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their directory, and skip (or fail) what cannot run here."""
+    """Mark tests by their directory; those that boot guests come first."""
     here = Path(__file__).parent
     for item in items:
         if (here / "kernel") in item.path.parents:
             item.add_marker(pytest.mark.kernel)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return when an item's file has its turn; a new kernel test goes before all."""
+    if item.get_closest_marker("kernel") is None:
+        return len(LONGEST_FIRST)
+    name = item.path.stem
+    return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else -1
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

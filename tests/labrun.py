@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+BY_QUIRKS = Path(__file__).parent / "kernel" / "by_quirks.py"
 
 
 def lab_run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -18,3 +24,34 @@ def lab_run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         check=False,
     )
+
+
+def bcc_in_memory(*words: str) -> tuple[str, ...]:
+    """Return the command, to be run in a guest with copies of bcc's libraries.
+
+    A guest's root is on 9p without a cache: of a library that is mapped from there, and
+    LLVM's has 100 MiB, each page is asked for by itself. A copy reads 500 KiB at once.
+    """
+    (bcc,) = Path("/usr/lib").glob("*/libbcc.so.0")
+    needed = subprocess.run(["ldd", bcc], text=True, capture_output=True, check=True)
+    files = [str(bcc), *re.findall(r"=> (/\S+)", needed.stdout)]
+    script = f'mkdir /tmp/lib && cp {shlex.join(files)} /tmp/lib && exec "$@"'
+    path = "LD_LIBRARY_PATH=/tmp/lib"
+    return ("sh", "-c", script, "sh", "env", path, *words)
+
+
+def lab_record(
+    tmp_path: Path, recordings: Mapping[str, Sequence[str]], *options: str
+) -> tuple[Path, dict[str, int]]:
+    """Make a recording under each set of quirks, in one boot.
+
+    recordings: quirks -> arguments of ``record``. Returns the directory, with an
+    .arrows, a .stdout and a .stderr of each, and quirks -> exit status.
+    """
+    file = tmp_path / "recordings.json"
+    file.write_text(json.dumps(recordings))
+    words = bcc_in_memory(sys.executable, str(BY_QUIRKS), str(file))
+    result = lab_run(tmp_path, *options, "--timeout", "1800", "--", *words)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run = tmp_path / "run"
+    return run, json.loads((run / "statuses.json").read_text())

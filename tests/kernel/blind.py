@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from recordings import LIBC, bound, finish, start
+from recordings import LIBC, bound, finish, prepared, start
 
 MOVE_PAGES, MOVE_ALL = 279, 4
 PAIRS = 7
@@ -59,13 +59,11 @@ def load(driver: str, quirks: str) -> int:
 
 def main(driver: str, quirks: str, *probes: str) -> int:
     """Make the recordings; return how many of them failed."""
-    from cdmtrace.loader.bcc import import_bcc
-
-    import_bcc()
     command = ("--", "/usr/bin/python3", __file__, "--load", driver, quirks)
-    return sum(
-        finish(start(probe, "--no-probe", probe, *command)) != 0 for probe in probes
-    )
+    with prepared():
+        return sum(
+            finish(start(probe, "--no-probe", probe, *command)) != 0 for probe in probes
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Runs in the guest: several recordings, by one process that has imported bcc once.
 
-Importing it takes 20 s in an emulated guest, so each recording is made by a child
-of this process. What comes out is left in the working directory, for
-test_record.py to look at: for each recording its trace, its stdout and stderr, and
-its exit status in ``statuses.json``.
+Importing it takes 20 s in an emulated guest, and unpacking the kernel's headers as
+long, so each recording is made by a child of this process, which has both. What comes
+out is left in the working directory, for test_record.py to look at: for each recording
+its trace, its stdout and stderr, and its exit status in ``statuses.json``.
 
 The programs are compiled with -Werror here.
 
@@ -26,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def fault(pages: int, pause: float = 0.0) -> None:
         region[page * mmap.PAGESIZE] = 1
         if pause:
             time.sleep(pause)
+
+
+@contextlib.contextmanager
+def prepared() -> Iterator[Any]:
+    """Import bcc and unpack the headers, for all recordings that start() begins."""
+    from cdmtrace.kernel import headers
+    from cdmtrace.loader.bcc import import_bcc
+
+    bcc = import_bcc()
+    with headers.available():
+        yield bcc
 
 
 def start(
@@ -277,10 +289,6 @@ def ask(verb: str, *words: str) -> None:
 
 def run(gates: str, story: list[str]) -> None:
     """Make all recordings."""
-    from cdmtrace.loader.bcc import import_bcc
-
-    bcc = import_bcc()
-    bcc.BPF = strict(bcc.BPF)
     makers = {
         "story": lambda: record_the_story(story),
         "gates": lambda: record_the_gates(gates, story),
@@ -292,10 +300,12 @@ def run(gates: str, story: list[str]) -> None:
         "open": record_an_open_call,
     }
     statuses = {}
-    for name, make in makers.items():
-        statuses[name] = make()
-        Path("statuses.json").write_text(json.dumps(statuses))
-        shutil.copy("/sys/kernel/tracing/kprobe_events", f"{name}.kprobe_events")
+    with prepared() as bcc:
+        bcc.BPF = strict(bcc.BPF)
+        for name, make in makers.items():
+            statuses[name] = make()
+            Path("statuses.json").write_text(json.dumps(statuses))
+            shutil.copy("/sys/kernel/tracing/kprobe_events", f"{name}.kprobe_events")
     ask("doctor", "--format", "json")
     ask("probes", "--format", "json")
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import bcc_in_memory, lab_run
 
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.analysis.frames import Event
@@ -82,11 +82,11 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     directory = tmp_path_factory.mktemp("blind")
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    words = ["env", f"PYTHONPATH={path}", sys.executable, str(HERE / "blind.py")]
+    words += [str(program), quirks.as_argument(quirks.resolve(quirks.RFC)), *NEEDED_BY]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "1800", "--"),
-        *("env", f"PYTHONPATH={path}", sys.executable, str(HERE / "blind.py")),
-        *(str(program), quirks.as_argument(quirks.resolve(quirks.RFC)), *NEEDED_BY),
+        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *bcc_in_memory(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return directory / "run"

@@ -6,12 +6,10 @@ judged there. The slow step, which fills the device, is left out.
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections import Counter
 
 import pytest
-from labrun import lab_run
+from labrun import lab_record
 
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.analysis.notes import Arrived, Note
@@ -47,17 +45,13 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
     """The scenario as recorded under each set of quirks, in one boot."""
     scenario = scenarios.find_scenario("driver")
     program = scenarios.compile_scenario(scenario, Layout.default())
-    directory = tmp_path_factory.mktemp("driver")
-    script = []
-    for name in SETS:
-        record = [sys.executable, "-m", "cdmtrace", "record", "--audit", "5"]
-        record += ["-o", f"{name}.arrows", "--", "sh", "-c", HELD, "sh", str(program)]
-        record += ["--quirks", quirks.as_argument(quirks.resolve(name))]
-        script += [f"echo {name} > {quirks.DEBUGFS_FILE}", shlex.join(record)]
-    words = ("--timeout", "1800", "--", "sh", "-ec", "; ".join(script))
-    result = lab_run(directory, *words)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return {name: load(directory / "run" / f"{name}.arrows") for name in SETS}
+    words = ("--audit", "5", "--", "sh", "-c", HELD, "sh", str(program), "--quirks")
+    directory, statuses = lab_record(
+        tmp_path_factory.mktemp("driver"),
+        {name: (*words, quirks.as_argument(quirks.resolve(name))) for name in SETS},
+    )
+    assert statuses == dict.fromkeys(SETS, 0)
+    return {name: load(directory / f"{name}.arrows") for name in SETS}
 
 
 @pytest.fixture(scope="module")

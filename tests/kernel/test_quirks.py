@@ -8,7 +8,6 @@ does a scenario that is told something else.
 from __future__ import annotations
 
 import random
-import shlex
 
 import pytest
 from labrun import lab_run
@@ -18,9 +17,19 @@ from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
 
-SCENARIOS = ("story", "gates", "paths", "unasked", "driver", "vmas")
+SCENARIOS = ("story", "paths", "driver", "vmas", "unasked", "policies", "gates")
+"""The quickest first."""
 NAMES = tuple(quirk.name for quirk in quirks.QUIRKS)
 RANDOM_SETS = 5
+RUN = """\
+run() {
+	$1 --quirks $3 >tap
+	status=$?
+	echo "$2 $3 $4 $status $(grep -c '# SKIP' tap) $(grep -cE '^(not )?ok' tap)"
+	grep -A1 '^not ok' tap
+	true
+}"""
+"""Runs a program: prints quirks, told quirks, name, status, skips, and checks made."""
 
 
 def some_sets() -> list[tuple[str, ...]]:
@@ -42,23 +51,22 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
         )
         for name in SCENARIOS
     }
-    told = [(chosen, chosen) for chosen in some_sets()]
-    told += [(quirks.resolve(name), ()) for name in NAMES]
+    # Told the truth, all must hold; told nothing, one that sees the quirk is enough.
+    told = [(on, on, "true") for on in some_sets()]
+    told += [(quirks.resolve(name), (), '[ "$status" = 0 ]') for name in NAMES]
     lines = []
-    for on, believed in told:
-        lines.append(f"echo {quirks.as_argument(on)} > {quirks.DEBUGFS_FILE}")
-        for name, program in programs.items():
-            words = [str(program), "--quirks", quirks.as_argument(believed)]
-            key = f"{quirks.as_argument(on)} {quirks.as_argument(believed)} {name}"
-            count = '$(grep -c "# SKIP" tap) $(grep -cE "^(not )?ok" tap)'
-            lines.append(
-                f'{shlex.join(words)} > tap; echo "{key} $? {count}"; '
-                "grep -A1 '^not ok' tap"
-            )
+    for on, believed, go_on in told:
+        kernel, text = quirks.as_argument(on), quirks.as_argument(believed)
+        runs = " && ".join(
+            f"run {program} {kernel} {text} {name} && {go_on}"
+            for name, program in programs.items()
+        )
+        lines.append(f"echo {kernel} > {quirks.DEBUGFS_FILE}; {runs}")
     directory = tmp_path_factory.mktemp("quirks")
     script = directory / "all.sh"
-    script.write_text("\n".join(lines) + "\n")
+    script.write_text("\n".join([RUN, *lines, "true\n"]))
     result = lab_run(directory, "--timeout", "1800", "--", "sh", str(script))
+    assert result.returncode == 0, result.stdout + result.stderr
     found: dict[tuple[str, ...], str] = {}
     for line in result.stdout.splitlines():
         words = line.split()
@@ -69,7 +77,6 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
         else:
             # What failed, for whoever reads the assertion
             found[last] += f"\n{line}"
-    assert len(found) == len({*told}) * len(SCENARIOS), result.stdout + result.stderr
     return found
 
 
@@ -87,8 +94,10 @@ def test_a_quirk_that_nobody_told_of_is_seen(
     verdicts: dict[tuple[str, ...], str], name: str
 ) -> None:
     on = quirks.as_argument(quirks.resolve(name))
-    status = {
-        verdicts[(on, quirks.NONE, scenario)].split()[0] for scenario in SCENARIOS
-    }
-    assert "1" in status
-    assert status <= {"0", "1"}
+    told = [
+        verdicts[key].split()[0]
+        for key in ((on, quirks.NONE, scenario) for scenario in SCENARIOS)
+        if key in verdicts
+    ]
+    # The last to run has seen it, and whoever ran before it is as sound.
+    assert told == ["0"] * (len(told) - 1) + ["1"]

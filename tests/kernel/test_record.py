@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from labrun import bcc_in_memory
 
 from cdmtrace import analysis
 from cdmtrace.analysis import check, describe
@@ -95,7 +96,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             *(*cdmtrace, "run", "--quirks", "rfc", "--run-dir", str(run_dir)),
             *("--timeout", "1800", "--scenario", "story", "--"),
-            *(sys.executable, str(HERE / "recordings.py"), str(gates)),
+            *bcc_in_memory(sys.executable, str(HERE / "recordings.py"), str(gates)),
         ],
         text=True,
         capture_output=True,
