@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import bcc_in_memory, lab_run
 
 from cdmtrace.analysis import Trace, load
 from cdmtrace.analysis.frames import Event
@@ -184,11 +184,11 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
         scenarios.find_scenario("paths"), Layout.default()
     )
     directory = tmp_path_factory.mktemp("counts")
+    words = ["sh", str(HERE / "counts.sh"), quirks.as_argument(quirks.resolve("rfc"))]
+    words += [str(program), sys.executable, "-m", "cdmtrace", "record"]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "1800", "--"),
-        *("sh", str(HERE / "counts.sh"), quirks.as_argument(quirks.resolve("rfc"))),
-        *(str(program), sys.executable, "-m", "cdmtrace", "record"),
+        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *bcc_in_memory(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     run = directory / "run"

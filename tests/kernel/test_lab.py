@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,42 +22,83 @@ def _kernel() -> None:
 pytestmark = pytest.mark.timeout(3600)
 
 
-def test_nodes_streams_and_status(tmp_path: Path) -> None:
-    script = (
-        "cat /sys/devices/system/node/has_cpu /sys/devices/system/node/has_memory;"
-        "cat /sys/kernel/debug/cdm/quirks; pwd; echo to-stderr >&2;"
-        "echo trace > x.arrows; exit 42"
-    )
-    result = lab_run(tmp_path, "--", "sh", "-c", script)
+ASKED = "thp-untagged,ksm-merge"
+SCRIPT = f"""\
+cat /sys/devices/system/node/has_cpu /sys/devices/system/node/has_memory
+pwd
+echo to-stderr >&2
+cat {quirks.DEBUGFS_FILE} >asked
+echo trace >x.arrows
+story=$1
+try() {{
+	echo $1 >{quirks.DEBUGFS_FILE}
+	cat {quirks.DEBUGFS_FILE} >$1.quirks
+	"$story" --quirks $2 >$1.tap
+	echo $? >$1.status
+}}
+try none none
+try rfc {quirks.as_argument(quirks.resolve(quirks.RFC))}
+exit 42
+"""
+
+
+def states(text: str) -> list[tuple[str, bool]]:
+    """Return (quirk, on) as the kernel lists them."""
+    lines = [line.split() for line in text.splitlines()]
+    return [(words[0], {"on": True, "off": False}[words[1]]) for words in lines]
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest that has run a command: what came of it, and what it left."""
+
+    result: subprocess.CompletedProcess[str]
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Guest:
+    """Run all that needs no guest of its own."""
+    directory = tmp_path_factory.mktemp("lab")
+    words = ("--quirks", ASKED, "--scenario", "story", "--", "sh", "-c", SCRIPT, "sh")
+    return Guest(lab_run(directory, *words), directory / "run")
+
+
+def test_nodes_streams_and_status(guest: Guest) -> None:
+    result = guest.result
     assert result.returncode == 42, result.stderr
-    cpus, memory, *rest = result.stdout.splitlines()
-    assert cpus == "0"
-    assert memory == "0-1"
-    assert rest[-1] == str(tmp_path / "run")
-    names = [line.split()[:2] for line in rest[:-1]]
-    assert names == [[quirk.name, "off"] for quirk in quirks.QUIRKS]
+    assert result.stdout.splitlines() == ["0", "0-1", str(guest.run)]
     assert "to-stderr" in result.stderr.splitlines()
     assert "x.arrows" in result.stderr
-    assert "Linux version" in (tmp_path / "run" / "console.log").read_text()
+    assert "Linux version" in (guest.run / "console.log").read_text()
 
 
-def test_kernel_and_host_agree_on_what_quirks_need(tmp_path: Path) -> None:
-    result = lab_run(
-        tmp_path,
-        *("--quirks", "thp-untagged,ksm-merge"),
-        *("--", "cat", quirks.DEBUGFS_FILE),
-    )
-    assert result.returncode == 0, result.stderr
-    on = [line.split()[0] for line in result.stdout.splitlines() if " on " in line]
-    assert tuple(on) == quirks.resolve("thp-untagged,ksm-merge")
+def test_kernel_and_host_agree_on_what_quirks_need(guest: Guest) -> None:
+    listed = states((guest.run / "asked").read_text())
+    assert tuple(name for name, on in listed if on) == quirks.resolve(ASKED)
+
+
+@pytest.mark.parametrize("names", ["none", "rfc"])
+def test_kernel_and_host_know_the_same_quirks(guest: Guest, names: str) -> None:
+    expected = [(quirk.name, names == "rfc") for quirk in quirks.QUIRKS]
+    assert states((guest.run / f"{names}.quirks").read_text()) == expected
+
+
+@pytest.mark.parametrize("names", ["none", "rfc"])
+def test_the_story_holds(guest: Guest, names: str) -> None:
+    tap = (guest.run / f"{names}.tap").read_text()
+    assert (guest.run / f"{names}.status").read_text() == "0\n", tap
+    assert "not ok" not in tap
+    assert "\nok " in tap
 
 
 def test_a_panic_is_told_from_the_command_s_status(tmp_path: Path) -> None:
-    result = lab_run(
-        tmp_path, "--", "sh", "-c", "echo c > /proc/sysrq-trigger; sleep 100"
-    )
+    script = f"cat {quirks.DEBUGFS_FILE}; echo c > /proc/sysrq-trigger; sleep 100"
+    result = lab_run(tmp_path, "--", "sh", "-c", script)
     assert result.returncode == 134
     assert "sysrq triggered crash" in result.stderr
+    # What was said before is passed on; nobody has asked for quirks.
+    assert states(result.stdout) == [(quirk.name, False) for quirk in quirks.QUIRKS]
 
 
 def test_time_out(tmp_path: Path) -> None:
@@ -66,11 +108,3 @@ def test_time_out(tmp_path: Path) -> None:
 
 def test_a_command_that_is_not_there(tmp_path: Path) -> None:
     assert lab_run(tmp_path, "--", "/no/such/command").returncode == 127
-
-
-@pytest.mark.parametrize("names", ["none", "rfc"])
-def test_the_story_holds(tmp_path: Path, names: str) -> None:
-    result = lab_run(tmp_path, "--quirks", names, "--scenario", "story")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "not ok" not in result.stdout
-    assert "\nok " in result.stdout

@@ -15,14 +15,13 @@ from __future__ import annotations
 import functools
 import re
 import shlex
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import lab_record
 
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
@@ -294,23 +293,12 @@ class Run:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """The programs under no quirk and under all of them, in one boot."""
-    directory = tmp_path_factory.mktemp("paths")
-    script = []
-    for name in NAMES:
-        words = [sys.executable, "-m", "cdmtrace", "record", "--audit", "1"]
-        words += ["-o", f"{name}.arrows", "--", "sh", "-c", both(name)]
-        # Held at its end, until the recorder has looked at all processes once more.
-        lines = f"echo; until [ -e {name}.{LAST}.maps ]; do sleep 1; done"
-        lines += f"; sleep {LOOKS}; echo"
-        script += [
-            f"echo {name} > {quirks.DEBUGFS_FILE}",
-            f"{{ {lines}; }} | {shlex.join(words)}",
-        ]
-    result = lab_run(
-        directory, "--timeout", "1800", "--", "sh", "-c", "; ".join(script)
+    directory, statuses = lab_record(
+        tmp_path_factory.mktemp("paths"),
+        {name: ("--audit", "1", "--", "sh", "-c", both(name)) for name in NAMES},
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return {name: read_run(directory / "run", name) for name in NAMES}
+    assert statuses == dict.fromkeys(NAMES, 0)
+    return {name: read_run(directory, name) for name in NAMES}
 
 
 def both(name: str) -> str:
@@ -329,12 +317,15 @@ def both(name: str) -> str:
         commands[program] = f"{shlex.join(words)} > {name}.{program}.tap"
     ready = f"until grep -q 'READY.*%s' {name}.{FIRST}.tap || ! kill -0 $first"
     ready += "; do sleep 1; done"
+    # Held at its end, until the recorder has looked at all processes once more.
+    lines = f"echo; until [ -e {name}.{LAST}.maps ]; do sleep 1; done"
+    lines += f"; sleep {LOOKS}; echo"
     script = [
         f"{commands[FIRST]} & first=$!",
         ready % "before",
         "kill -USR1 $first",
         ready % "after",
-        commands[LAST],
+        f"{{ {lines}; }} | {commands[LAST]}",
         f"echo $? > {name}.{LAST}.status",
         "kill -USR1 $first",
         "wait $first",

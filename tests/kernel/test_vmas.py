@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import functools
 import re
-import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import lab_record
 
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
@@ -112,11 +110,11 @@ class Run:
         return check(self.trace)
 
 
-def read_run(directory: Path, name: str) -> Run:
+def read_run(directory: Path, name: str, status: int) -> Run:
     """Return what one run has left behind."""
     return Run(
-        status=int((directory / f"{name}.status").read_text()),
-        tap=tuple((directory / f"{name}.tap").read_text().splitlines()),
+        status=status,
+        tap=tuple((directory / f"{name}.stdout").read_text().splitlines()),
         trace=load(directory / f"{name}.arrows"),
     )
 
@@ -127,22 +125,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     program = scenarios.compile_scenario(
         scenarios.find_scenario("vmas"), Layout.default()
     )
-    directory = tmp_path_factory.mktemp("vmas")
-    script = []
-    for name in NAMES:
-        words = [sys.executable, "-m", "cdmtrace", "record"]
-        words += ["-o", f"{name}.arrows", "--", str(program), "--quirks"]
-        words += [quirks.as_argument(quirks.resolve(name))]
-        script += [
-            f"echo {name} > {quirks.DEBUGFS_FILE}",
-            f"{shlex.join(words)} > {name}.tap",
-            f"echo $? > {name}.status",
-        ]
-    result = lab_run(
-        directory, "--timeout", "1800", "--", "sh", "-c", "; ".join(script)
+    words = ("--", str(program), "--quirks")
+    directory, statuses = lab_record(
+        tmp_path_factory.mktemp("vmas"),
+        {name: (*words, quirks.as_argument(quirks.resolve(name))) for name in NAMES},
     )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return {name: read_run(directory / "run", name) for name in NAMES}
+    return {name: read_run(directory, name, statuses[name]) for name in NAMES}
 
 
 # --- what the model holds -----------------------------------------------------
