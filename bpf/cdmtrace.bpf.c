@@ -746,18 +746,20 @@ int rmap_remove(struct pt_regs *ctx)
 /* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
 int migrate_entry(struct pt_regs *ctx)
 {
-	struct entry entry = {}, *outer;
+	struct entry entry = {}, *outer = slot_open(SLOT_MIGRATE);
 
-	if (!wanted()) {
-		slot_begin(SLOT_MIGRATE);
-		return 0;
-	}
-	/* Allocating a target may compact memory, which migrates pages, too. */
-	outer = slot_open(SLOT_MIGRATE);
-	if (outer) {
+	/*
+	 * Allocating a target may compact memory, which migrates pages, too: further
+	 * down the stack. From anywhere else, the return of the outer was missed.
+	 */
+	entry.sp = PT_REGS_SP(ctx);
+	if (outer && entry.sp < outer->sp) {
 		outer->depth++;
 		return 0;
 	}
+	slot_begin(SLOT_MIGRATE);
+	if (!wanted())
+		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MIGRATE_PAGES;
 	entry.arg[0] = PT_REGS_PARM6(ctx);
@@ -1331,6 +1333,16 @@ int exit_entry(struct pt_regs *ctx)
 	return 0;
 }
 
+/* unmap_vmas(tlb, mt, vma, ...): in exit_mmap(), with the gather that it finishes. */
+int exit_unmaps(struct pt_regs *ctx)
+{
+	struct entry *entry = slot_open(SLOT_EXIT_MMAP);
+
+	if (entry && entry->mm == VMA_MM(PT_REGS_PARM3(ctx)))
+		entry->arg[0] = PT_REGS_PARM1(ctx);
+	return 0;
+}
+
 static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
@@ -1345,12 +1357,16 @@ static __always_inline void exit_tell(struct entry *entry)
 	watched.delete(&entry->mm);
 }
 
-/* tlb_finish_mmu(): in exit_mmap(), all is unmapped. Its return can be missed. */
+/*
+ * tlb_finish_mmu(tlb): of the gather of unmap_vmas(), all is unmapped; before that,
+ * the tables of an LDT have one of their own. exit_mmap()'s return can be missed.
+ */
 int exit_unmapped(struct pt_regs *ctx)
 {
-	struct entry entry;
+	struct entry entry, *exiting = slot_open(SLOT_EXIT_MMAP);
 
-	if (slot_take(SLOT_EXIT_MMAP, &entry))
+	if (exiting && exiting->arg[0] == PT_REGS_PARM1(ctx) &&
+	    slot_take(SLOT_EXIT_MMAP, &entry))
 		exit_tell(&entry);
 	return 0;
 }

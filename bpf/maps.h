@@ -38,7 +38,10 @@ BPF_PERCPU_ARRAY(lost, struct lost_counts, 1);
 /* 0: nothing is recorded; 1: everything. Set last, cleared first. */
 BPF_ARRAY(enabled, u32, 1);
 
-/* What a task is in the middle of: the outermost of each kind. */
+/*
+ * What a task is in the middle of: the last of each kind, of migrations within
+ * migrations the outermost.
+ */
 enum slot {
 	SLOT_CALL,
 	SLOT_ALLOC,
@@ -67,6 +70,7 @@ struct entry {
 	u64 nodes;
 	u64 start;	/* of migrate_pages(2): the old nodes */
 	u64 end;
+	u64 sp;		/* of migrations: where the stack was */
 	u32 id;		/* of a call; unique together with the task */
 	u32 pid;	/* of a call, too */
 	u16 depth;	/* of migrations within migrations */

@@ -331,6 +331,9 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 candidates=("tlb_finish_mmu",),
             ),
             Attachment(
+                handler="exit_unmaps", kind=Kind.KPROBE, candidates=("unmap_vmas",)
+            ),
+            Attachment(
                 handler="exit_entry", kind=Kind.KPROBE, candidates=("exit_mmap",)
             ),
         ),

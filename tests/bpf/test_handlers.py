@@ -11,6 +11,7 @@ import ctypes
 import functools
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -198,7 +199,8 @@ def boot(build: Callable[..., Path], tmp_path: Path) -> Callable[..., Machine]:
     """Return what makes a machine, each with variables of its own."""
 
     def booted(**numbers: int) -> Machine:
-        return Machine(Path(shutil.copy(build(**numbers), tmp_path)))
+        folder = tempfile.mkdtemp(dir=tmp_path)
+        return Machine(Path(shutil.copy(build(**numbers), folder)))
 
     return booted
 
@@ -257,7 +259,7 @@ def test_a_return_ends_what_waits_for_it(machine: Machine, handler: str) -> None
     assert machine.unpaired(probe) == 0
 
 
-@pytest.mark.parametrize("handler", [one for one in HANDLERS if one != "migrate"])
+@pytest.mark.parametrize("handler", HANDLERS)
 def test_the_next_call_takes_the_place_of_one_whose_return_was_missed(
     machine: Machine, handler: str
 ) -> None:
@@ -300,6 +302,19 @@ def test_so_does_an_allocation_for_no_vma(machine: Machine) -> None:
     assert machine.unpaired(Probe.ALLOC) == 1
     machine.leave("alloc_return", machine.page(1))
     assert machine.rows == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_migration_within_one_ends_before_it(machine: Machine, told: bool) -> None:
+    """Also where recording stops meanwhile."""
+    machine.enter("migrate_entry", 0, 0, 0, 0, 0, 3, sp=0x2000)
+    machine.enable(told)
+    machine.enter("migrate_entry", 0, 0, 0, 0, 0, 0, sp=0x1000)
+    machine.leave("migrate_return")
+    assert machine.waiting == 1
+    machine.leave("migrate_return")
+    assert machine.waiting == 0
+    assert machine.unpaired(Probe.MIGRATE_PAGES) == 0
 
 
 def test_so_does_the_unmapping_of_an_mm_that_ends(machine: Machine) -> None:
@@ -370,10 +385,15 @@ def test_a_fault_whose_return_was_missed_is_not_that_of_another_vma(
 def ended(machine: Machine, mm: int) -> list[int]:
     """The mm ends; return the mm of each row that says so."""
     before = len(machine.rows)
+    gather, other = machine.words(), machine.words()
     machine.enter("exit_entry", mm)
-    machine.enter("exit_unmapped", 0)
-    machine.leave("exit_return")
+    machine.enter("exit_unmapped", other)
+    machine.enter("exit_unmaps", gather, 0, machine.vma(mm))
+    machine.enter("exit_unmapped", other)
+    assert machine.waiting == 1
+    machine.enter("exit_unmapped", gather)
     assert machine.waiting == 0
+    machine.leave("exit_return")
     return [
         int(row["mm"])
         for row in machine.rows[before:]
@@ -393,6 +413,22 @@ def test_the_end_of_what_was_told_of_is_told_whoever_it_is_that_ends_it(
     assert ended(machine, mm) == [machine.id(mm)]
     # Everything, and of everybody.
     assert bool(ended(machine, other)) is bool(everything and not only)
+
+
+def test_an_mm_without_a_vma_ends_when_the_function_returns(machine: Machine) -> None:
+    mm = machine.mm(watched=True)
+    machine.enter("exit_entry", mm)
+    machine.leave("exit_return")
+    assert [row["kind"] for row in machine.rows] == [EventKind.MM_EXIT]
+
+
+def test_if_that_return_is_missed_no_other_unmapping_ends_it(machine: Machine) -> None:
+    machine.enter("exit_entry", machine.mm(watched=True))
+    gather = machine.words()
+    machine.enter("exit_unmaps", gather, 0, machine.vma(machine.mm(watched=True)))
+    machine.enter("exit_unmapped", gather)
+    assert machine.waiting == 1
+    assert machine.rows == []
 
 
 def test_an_mm_ends_once(boot: Callable[..., Machine]) -> None:
