@@ -16,16 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import bpfnumbers
 import numpy as np
 import pytest
+from bpfnumbers import CDM_NODES as CDM
+from bpfnumbers import RECORDER
 
 from cdmtrace.events import EVENT_DTYPE, POLICY_UNREAD, EventKind, Lost, MpolFlag, Probe
 from cdmtrace.kernel import layout
 from cdmtrace.loader.bcc import program_text
 
 NATIVE = Path(__file__).with_name("native.c")
-RECORDER, TASK = 1, 71
-PAGE, CDM = 4096, 2
+TASK = 71
+PAGE = 4096
 DEFAULT, PREFERRED, BIND = 0, 1, 2
 START: Final = 0x10000000
 
@@ -44,27 +47,7 @@ def offsets() -> dict[str, int]:
     }
 
 
-NUMBERS = {
-    "NODES_PGSHIFT": 58,
-    "NODES_MASK": 63,
-    "NODEMASK_MASK": (1 << 64) - 1,
-    "PG_HEAD": 16,
-    "PG_RESERVED": 12,
-    "SIZEOF_page": 64,
-    "PMD_BYTES": 2 << 20,
-    "CDM_NODES": CDM,
-    "CDM_MASK": 1 << 38,
-    "KEY0": (1 << 64) - 59,
-    "KEY1": 1 << 63,
-    "ALL": 0,
-    "FILTER_TGID": 0,
-    "RECORDER": RECORDER,
-    "MEMORY_NODES": 3,
-    "RING_PAGES": 64,
-    "MAP_SIZE": 64,
-    "LOST_PLACES": 64,
-    **offsets(),
-}
+NUMBERS = bpfnumbers.NUMBERS | offsets()
 
 
 class Machine:

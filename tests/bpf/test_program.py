@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import bpfnumbers
 import pytest
 
 from cdmtrace.kernel import bpf, headers, layout
@@ -26,29 +27,8 @@ pytestmark = [
 ]
 
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-NUMBERS = {
-    "NODES_PGSHIFT": 58,
-    "NODES_MASK": 63,
-    "NODEMASK_MASK": (1 << 64) - 1,
-    "PG_HEAD": 16,
-    "PG_RESERVED": 12,
-    "SIZEOF_page": 64,
-    "PMD_BYTES": 2 << 20,
-    "CDM_NODES": 2,
-    "CDM_MASK": 1 << 38,
-    "KEY0": (1 << 64) - 59,
-    "KEY1": 1 << 63,
-    "ALL": 0,
-    "FILTER_TGID": 0,
-    "RECORDER": 1,
-    "MEMORY_NODES": 3,
-    "RING_PAGES": 64,
-    "MAP_SIZE": 64,
-    "LOST_PLACES": 64,
-    **{
-        f"OFF_{struct}_{name}": 8
-        for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
-    },
+NUMBERS = bpfnumbers.NUMBERS | {
+    f"OFF_{struct}_{name}": 8 for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
 }
 
 # Before a fixture puts an empty cache in its place.

@@ -1,0 +1,26 @@
+"""What the BPF program is compiled with in tests, but for the offsets of members."""
+
+from __future__ import annotations
+
+RECORDER, CDM_NODES = 1, 1 << 1
+
+NUMBERS = {
+    "NODES_PGSHIFT": 58,
+    "NODES_MASK": 63,
+    "NODEMASK_MASK": (1 << 64) - 1,
+    "PG_HEAD": 16,
+    "PG_RESERVED": 12,
+    "SIZEOF_page": 64,
+    "PMD_BYTES": 2 << 20,
+    "CDM_NODES": CDM_NODES,
+    "CDM_MASK": 1 << 38,
+    "KEY0": (1 << 64) - 59,
+    "KEY1": 1 << 63,
+    "ALL": 0,
+    "FILTER_TGID": 0,
+    "RECORDER": RECORDER,
+    "MEMORY_NODES": 3,
+    "RING_PAGES": 64,
+    "MAP_SIZE": 64,
+    "LOST_PLACES": 64,
+}
