@@ -1,0 +1,70 @@
+"""The rules, one object each: what is held against a kernel, and why.
+
+A rule looks at one note of the model at a time and says: no business of mine
+(None), all is well, violated, or cannot be known. It leans on nothing that only
+one kernel has: no symbol of the tagging code, no debug switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from cdmtrace.analysis.rules import ksm, locking, pages, tag, tagging
+from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
+
+__all__ = [
+    "BY_ID",
+    "PART_OF",
+    "RULES",
+    "Judgement",
+    "Rule",
+    "Severity",
+    "Violation",
+    "find",
+    "served_by",
+    "uncheckable",
+]
+
+PART_OF: Final = {
+    "remove_migration_pte": "migrate_pages",
+    "move_page_tables": "sys_mremap",
+    "vma_policy": "mbind_range",
+}
+"""Names under which losses may be counted -> the probe that they are part of, or
+whose part they share: without either, the same may be wrong."""
+
+RULES: Final[tuple[Rule, ...]] = (
+    tag.STALE_TAG,
+    tag.MISSING_TAG,
+    locking.UNLOCKED_WRITE,
+    ksm.KSM_LEFT_ON,
+    tagging.IMPLICIT_TAG,
+    tagging.OVER_TAG,
+    pages.IMPLICIT_ALLOCATION,
+)
+"""All rules of this version, by number."""
+
+BY_ID: Final[dict[str, Rule]] = {rule.id: rule for rule in RULES}
+
+
+def find(name: str) -> Rule | None:
+    """Return the rule of this id or name, whatever its case."""
+    for rule in RULES:
+        if name.lower() in (rule.id.lower(), rule.name):
+            return rule
+    return None
+
+
+def served_by(probe: str) -> tuple[str, ...]:
+    """Return the ids of the rules that look at what a probe records."""
+    return tuple(rule.id for rule in RULES if probe in rule.probes)
+
+
+def uncheckable(missing: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return rule -> the missing probes without which it cannot be checked."""
+    return {
+        rule.id: tuple(name for name in missing if name in rule.needs)
+        for rule in RULES
+        if not rule.needs.isdisjoint(missing)
+    }

@@ -1,0 +1,89 @@
+"""Who writes vm_flags, and under what lock: CDM003."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cdmtrace.analysis import names
+from cdmtrace.analysis.frames import Terms
+from cdmtrace.analysis.notes import FlagsChanged, Note
+from cdmtrace.analysis.rules.common import chain, writer
+from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
+from cdmtrace.events import Cause, EventKind, Lock, VmaLock
+
+
+def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    if not isinstance(note, FlagsChanged):
+        return None
+    event = note.event
+    tag_only = event.flags_before ^ event.flags_after == terms.tag
+    if profile == "rfc-v2" and event.kind == EventKind.ALLOC and tag_only:
+        # 11/12 writes VM_CDM in the fault: so the patches say.
+        return None
+    states = {event.lock_entry & 15, event.lock_exit & 15}
+    if Lock.WRITE_OTHER in states or note.explained:
+        # Whoever holds it for write may have written, or another row has told it.
+        return None
+    if Lock.UNKNOWN in states:
+        if event.cause == Cause.CPUSET and Lock.WRITE_SELF in states:
+            # The last VMA of a rebinding can be told when the lock is given back only.
+            return None
+        return Judgement(
+            since=None, until=event.ts, unknown="the state of a lock was not read"
+        )
+    inner = {event.lock_entry >> 4, event.lock_exit >> 4} - {VmaLock.UNKNOWN}
+    held = states == {Lock.WRITE_SELF} and inner <= {VmaLock.WRITE}
+    violation = None
+    if not held:
+        before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
+        lock = names.locks(event.lock_entry, event.lock_exit)
+        symbol = terms.probes.get(names.probe(event.probe)) or names.probe(event.probe)
+        violation = Violation(
+            cause=writer(event),
+            start=event.start,
+            end=event.end,
+            expected="mmap lock held for write by the task that writes vm_flags",
+            observed=f"mmap lock: {lock}; {before} -> {after} inside {symbol}(), "
+            "writer not seen",
+            witness=chain(event),
+            shape=(lock, before, after),
+        )
+    return Judgement(since=None, until=event.ts, violation=violation)
+
+
+UNLOCKED_WRITE: Final = Rule(
+    id="CDM003",
+    name="unlocked-write",
+    severity=Severity.ERROR,
+    statement="vm_flags of an attached VMA changed while the mmap lock of its mm "
+    "was not held for write by the writer (from 6.4 on: and the VMA's own lock).",
+    premise="a change of vm_flags of an attached VMA that was seen",
+    source="Dave Hansen on [RFC V2 11/12], 30 Jan 2017; the lock rule of "
+    "vm_flags in include/linux/mm.h, enforced by vm_flags_set() since 6.4",
+    sentence='"This is happening with mmap_sem held for read. Correct? Is it OK '
+    "that you're modifying the VMA? That vm_flags manipulation is non-atomic, so "
+    'how can that even be safe?"',
+    events=("ALLOC", "POLICY", "FLAGS"),
+    needs=frozenset({"alloc"}),
+    leans=frozenset({"mbind_range", "mlock_fixup", "mprotect_fixup"}),
+    threats=(
+        (
+            "held for read, a lock may be another's, or only tried: certain is "
+            "that the task itself did not hold it for write"
+        ),
+        (
+            "a change under a lock that another task holds for write is for "
+            "that task to answer, and not judged"
+        ),
+        "VMAs that are not attached (new, or being freed) may be written freely",
+        "from 6.19 on a few bits may be set atomically under the read lock",
+    ),
+    limits=(
+        (
+            "a change is seen between entry and return of a function; the very "
+            "instruction is not"
+        ),
+    ),
+    judge=_unlocked,
+    profiles=frozenset({"intended", "rfc-v2"}),
+)

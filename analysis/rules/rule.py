@@ -1,0 +1,87 @@
+"""What a rule is, and what it says of one note of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.notes import Note
+
+
+class Severity(Enum):
+    """How bad it is; info never sets an exit status."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Violation:
+    """A rule is broken in [start, end).
+
+    expected, observed: what the model requires, what the kernel had, in words.
+    witness: the shortest chain of rows that shows it, in order. shape: what makes
+    two violations the same one across reboots; no address, pid or time. breaks:
+    the sentence of the review, where it is not the rule's own.
+    """
+
+    cause: str
+    start: int
+    end: int
+    expected: str
+    observed: str
+    witness: tuple[Event, ...]
+    shape: tuple[str, ...]
+    breaks: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """One premise of a rule that held.
+
+    since, until: the time that the answer rests on, ns; a loss in it makes the
+    answer worthless. None where the rows at hand say it all. unknown: why it
+    cannot be told. violation: None if all is well.
+    """
+
+    since: int | None
+    until: int
+    violation: Violation | None = None
+    unknown: str | None = None
+
+
+Judge = Callable[[Note, Terms, str], Judgement | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A rule and everything that ``explain`` says of it.
+
+    needs: probes without which the premise cannot be seen. leans: probes without
+    which the answer may be wrong. once: one finding for a VMA and a cause, and not
+    one for each event. sentence: the one of the review that a violation breaks.
+    """
+
+    id: str
+    name: str
+    severity: Severity
+    statement: str
+    premise: str
+    source: str
+    sentence: str
+    events: tuple[str, ...]
+    needs: frozenset[str]
+    leans: frozenset[str]
+    threats: tuple[str, ...]
+    limits: tuple[str, ...]
+    judge: Judge
+    profiles: frozenset[str] = frozenset({"intended"})
+    once: bool = False
+
+    @property
+    def probes(self) -> frozenset[str]:
+        """Every probe whose losses matter."""
+        return self.needs | self.leans
