@@ -10,6 +10,7 @@ from cdmtrace.analysis.account import on_move
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Arrived, MbindEnded, Note, Notes, OverTag
 from cdmtrace.analysis.pages import PageMap
+from cdmtrace.analysis.profiles import mbind_tags
 from cdmtrace.analysis.state import (
     Area,
     Open,
@@ -20,7 +21,7 @@ from cdmtrace.analysis.state import (
     put,
     trim,
 )
-from cdmtrace.analysis.vmas import flags_given
+from cdmtrace.analysis.vmas import amend_whole, flags_given
 from cdmtrace.events import Probe
 
 _MREMAP_DONTUNMAP: Final = 4
@@ -67,6 +68,8 @@ def close(
             area = state.area(taken.addr)
             if area and not area.excused:
                 state = amend(state, area.start, area.end, excused=True)
+    for row in call.failed:
+        state = _policy_failed(state, call, row, event, terms)
     if event is not None and event.probe == Probe.SYS_MBIND:
         state, ended = _close_mbind(state, call, event, terms)
         notes += ended
@@ -114,6 +117,19 @@ def _close_mbind(
                     over.append(OverTag(area=area, before=before))
                     state = amend(state, area.start, area.end, over=True)
     return state, (MbindEnded(event=event, over=tuple(over)),)
+
+
+def _policy_failed(
+    state: State, call: Open, row: Event, event: Event | None, terms: Terms
+) -> State:
+    """RFC V2 tags before mbind() can fail; what for, the call's own row says."""
+    tags: bool | None = None
+    if event is not None:
+        asked = Policy.of(event.other_policy, event.other)
+        tags = bool(asked and mbind_tags(asked.mode, terms.cdm))
+    if tags is False:
+        return state
+    return amend_whole(state, call, row.addr, row.addr + row.size, patched=tags)
 
 
 def _reason(state: State, area: Area, terms: Terms) -> bool:

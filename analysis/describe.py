@@ -17,6 +17,8 @@ def what(event: Event, terms: Terms) -> str:
     match event.kind:
         case EventKind.CALL | EventKind.CALL_OPEN:
             return _call(event, terms)
+        case EventKind.POLICY if event.ret:
+            return f"the policy could not be set: {names.errno(event.ret)}"
         case EventKind.POLICY:
             before = names.policy(event.other_policy, event.other)
             after = names.policy(event.policy, event.nodes)
@@ -49,6 +51,17 @@ def what(event: Event, terms: Terms) -> str:
             return f"page migrated, node {event.src_node} -> {event.node}"
         case EventKind.UNMAP | EventKind.ZAP:
             return f"page of node {event.src_node} leaves"
+        case EventKind.NUMA_SCAN:
+            size = names.size(event.size, terms.page)
+            return f"NUMA balancing scans {size}"
+        case EventKind.NUMA_MOVE:
+            way = f"node {event.src_node} -> {event.node}"
+            if event.ret:
+                return f"page moved by NUMA balancing, {way}"
+            return f"page not moved by NUMA balancing, {way}"
+        case EventKind.KSM_PAGE:
+            what = "KSM page" if event.bits & Bit.KSM else "page of zeros"
+            return f"{what} of node {event.node} for one of node {event.src_node}"
         case EventKind.COPY:
             return f"fork copies {names.size(event.end - event.start, terms.page)}"
         case EventKind.MOVE:

@@ -60,6 +60,11 @@ from cdmtrace.analysis.vmas import (
 )
 from cdmtrace.events import Bit, EventKind
 
+_UNUSED: Final = frozenset(
+    {EventKind.NUMA_SCAN, EventKind.NUMA_MOVE, EventKind.KSM_PAGE}
+)
+"""Rows of which the model needs nothing: what they do to pages, other rows tell."""
+
 _SNAPSHOT: Final = frozenset(
     {
         EventKind.SNAP_VMA,
@@ -86,6 +91,8 @@ def step(
     """
     if event.kind in _SNAPSHOT:
         return on_snapshot(state, event, terms), ()
+    if event.kind in _UNUSED:
+        return state, ()
     event, replaced, state = _follow(state, event, terms)
     if is_ram(event, terms):
         return on_ram(state, event, terms, replaced), ()

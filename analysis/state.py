@@ -111,7 +111,7 @@ class Open:
     migrated to CDM nodes. limbo: pages that it unmapped; unlocked: those of them
     that it took without the write lock. alloc: the last page it allocated. told:
     rows of flags that it is about to give to a VMA, and may fail to, each with the
-    flags that the VMA had then.
+    flags that the VMA had then. failed: rows of policies that it could not set.
     """
 
     since: int
@@ -121,6 +121,7 @@ class Open:
     limbo: PageMap = field(default_factory=PageMap)
     alloc: Event | None = None
     told: tuple[tuple[Event, int | None], ...] = ()
+    failed: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

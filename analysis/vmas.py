@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import FlagsChanged, Notes
 from cdmtrace.analysis.profiles import fault_tags, mbind_tags
 from cdmtrace.analysis.state import (
     Area,
+    Open,
     Policy,
     Rise,
     State,
@@ -21,10 +22,13 @@ from cdmtrace.analysis.state import (
     trim,
     within,
 )
-from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol
+from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, Probe
 
 _NO_CHANGE: Final = frozenset({EventKind.VMA_SEEN, EventKind.VMA_MERGE})
 """Rows that show a VMA, and not who has written its flags."""
+
+_OF_PAGES: Final = frozenset({EventKind.MAP, EventKind.MIGRATE, EventKind.UNMAP})
+"""Rows that show a VMA in passing, whoever has written its flags."""
 
 
 def _observe(
@@ -149,7 +153,8 @@ def shown_policy(area: Area | None, told: Policy | None) -> Policy | None:
 
 def by_mbind(event: Event) -> bool:
     """Return whether a row tells of a policy that the VMA's owner has set."""
-    return event.kind == EventKind.POLICY and event.cause != Cause.CPUSET
+    by_owner = event.kind == EventKind.POLICY and event.cause != Cause.CPUSET
+    return by_owner and not event.ret
 
 
 def observe_row(state: State, event: Event, terms: Terms) -> State:
@@ -205,6 +210,10 @@ def on_seen(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
 def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     """mbind() has given [addr, addr + size) a policy, or failed to; or a cpuset has."""
     start, end = event.addr, event.addr + event.size
+    if event.ret:
+        call = state.open.get((event.tid, event.call))
+        failed = (*(call.failed if call else ()), event)
+        state = within(state, event, failed=failed)
     if event.bits & Bit.VMA_UNREAD:
         # Which VMA holds what is not known: neither flags nor policy are.
         return dirty(
@@ -223,6 +232,8 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         a.policy and a.policy.names(terms.cdm) for a in known
     )
     state = observe_row(state, event, terms)
+    if event.ret:
+        return dirty(state, start), _flags_changed(event, explained)
     now = Policy.of(event.policy, event.nodes)
     change: dict[str, object] = {"policy_by": event}
     locks = {event.lock_exit & 15}
@@ -238,17 +249,24 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     if by_mbind(event) and now and mbind_tags(now.mode, terms.cdm):
         state = amend(state, event.start, event.end, patched=True)
         call = state.open.get((event.tid, event.call))
-        for area in call.before if call else ():
-            if area.start < end and start < area.end:
-                state = amend(state, area.start, area.end, patched=True)
-    if event.ret == 0:
-        superseded = [
-            replace(page, explicit=False)
-            for page in state.pages.within(start, end)
-            if page.explicit
-        ]
-        state = replace(state, pages=state.pages.put_all(superseded))
+        state = amend_whole(state, call, start, end, patched=True)
+    superseded = [
+        replace(page, explicit=False)
+        for page in state.pages.within(start, end)
+        if page.explicit
+    ]
+    state = replace(state, pages=state.pages.put_all(superseded))
     return dirty(state, start), _flags_changed(event, explained)
+
+
+def amend_whole(
+    state: State, call: Open | None, start: int, end: int, **change: Any
+) -> State:
+    """Change what was one VMA with a part of [start, end) when the call came to it."""
+    for area in call.before if call else ():
+        if area.start < end and start < area.end:
+            state = amend(state, area.start, area.end, **change)
+    return state
 
 
 def on_split(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
@@ -321,7 +339,28 @@ def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         # It was merged with what had the tag because it was given these flags.
         rise = replace(rise, event=event)
         state = amend(state, event.start, event.end, rise=rise, set_by=event)
-    return dirty(state, event.start), _flags_changed(event, False)
+    explained = event.probe == Probe.REMOVE_MIGRATION_PTE and _by_others(
+        area, event, terms
+    )
+    return dirty(state, event.start), _flags_changed(event, explained)
+
+
+def _by_others(area: Area | None, event: Event, terms: Terms) -> bool:
+    """Return whether a change that was seen without a lock can be that of others.
+
+    Whoever sets or clears the tag has a row of it, and comes before this one unless
+    he has the lock still. Of other flags, madvise() tells when it returns.
+    """
+    if not (event.flags_before ^ event.flags_after) & terms.tag:
+        return True
+    rows = (area.set_by, area.cleared, area.policy_by) if area else ()
+    return any(
+        row is not None
+        and row is not event
+        and row.ts > event.ts_entry
+        and row.kind not in _OF_PAGES
+        for row in rows
+    )
 
 
 def _same_call(one: Event, other: Event) -> bool:

@@ -436,7 +436,7 @@ int shmem_begin(struct pt_regs *ctx)
 
 	if (wanted())
 		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
-			  READ_FIELD(vmf, u64, OFF_vm_fault_address), 0);
+			  READ_FIELD(vmf, u64, OFF_vm_fault_address));
 	return 0;
 }
 
@@ -620,7 +620,7 @@ int rmap_add_file(struct pt_regs *ctx)
 static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
 {
 	if (IS_FOLLOWED(page_node(page)) && !page_mapping(page) && wanted())
-		place_put(PLACE_DRIVER, page, vma, addr & ~(PAGE_SIZE - 1ULL), 0);
+		place_put(PLACE_DRIVER, page, vma, addr & ~(PAGE_SIZE - 1ULL));
 	return 0;
 }
 
@@ -645,7 +645,7 @@ int walk_entry(struct pt_regs *ctx)
 	u64 folio = PT_REGS_PARM1(ctx);
 
 	if (IS_FOLLOWED(page_node(folio)) && wanted_page(PT_REGS_PARM2(ctx)))
-		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), 0);
+		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
 	return 0;
 }
 
@@ -658,18 +658,57 @@ int walk_return(struct pt_regs *ctx)
 /* remove_migration_pte(folio, vma, address, old) */
 int remigrate_entry(struct pt_regs *ctx)
 {
-	u64 folio = PT_REGS_PARM1(ctx);
-	int node = page_node(PT_REGS_PARM4(ctx));
+	u64 folio = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 key = place_key(PLACE_REMIGRATE);
+	struct place place = {};
 
-	if ((IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(node)) &&
-	    wanted_page(PT_REGS_PARM2(ctx)))
-		place_put(PLACE_REMIGRATE, folio, PT_REGS_PARM2(ctx), 0, node);
+	place.node = page_node(PT_REGS_PARM4(ctx));
+	if (!(IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(place.node)) ||
+	    !wanted_page(vma)) {
+		/* Of one whose return was missed, the VMA may be gone. */
+		places.delete(&key);
+		return 0;
+	}
+	place.page = folio;
+	place.vma = vma;
+	place.ts = bpf_ktime_get_ns();
+	place.lock = CDM_LOCK(mmap_lock_state(VMA_MM(vma)), 0);
+	place.flags = VMA_FLAGS(vma);
+	places.update(&key, &place);
 	return 0;
 }
 
+/*
+ * The reverse map holds the VMA, and nobody the mmap lock: whoever has changed the
+ * flags meanwhile holds it still, or has put his row into the ring before this one.
+ * So the lock is read when the flags are, and room is taken after it.
+ */
 int remigrate_return(struct pt_regs *ctx)
 {
-	place_drop(PLACE_REMIGRATE);
+	u64 key = place_key(PLACE_REMIGRATE);
+	struct place place = {}, *kept = places.lookup(&key);
+	struct cdm_event *e;
+	u8 lock;
+
+	if (!kept)
+		return 0;
+	place = *kept;
+	places.delete(&key);
+	if (VMA_FLAGS(place.vma) == place.flags)
+		return 0;
+	lock = CDM_LOCK(mmap_lock_state(VMA_MM(place.vma)), 0);
+	e = event_new(CDM_EV_FLAGS, CDM_PROBE_REMOVE_MIGRATION_PTE, place.ts,
+		      place.vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, place.vma);
+	e->flags_before = place.flags;
+	e->lock_entry = place.lock;
+	e->lock_exit = lock;
+	e->addr = e->start;
+	e->size = e->end - e->start;
+	event_stack(e, ctx);
+	event_submit(e);
 	return 0;
 }
 
@@ -679,7 +718,7 @@ int gather_begin(struct pt_regs *ctx)
 	u64 mm = PT_REGS_PARM2(ctx);
 
 	if (is_watched(mm) && wanted())
-		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0, 0);
+		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0);
 	return 0;
 }
 
@@ -701,7 +740,6 @@ static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
 {
 	struct place *walk = place_of(PLACE_WALK, page_head(page), vma), *gather;
 	u64 key = place_key(PLACE_GATHER), end;
-	int indexed = page_mapping(page) && !page_is_ksm(page);
 
 	if (size == PAGE_SIZE && !walk) {
 		gather = places.lookup(&key);
@@ -711,7 +749,7 @@ static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
 				return end - PAGE_SIZE;
 		}
 	}
-	if (indexed)
+	if (page_is_indexed(page))
 		return page_address_in(page, vma);
 	return walk ? walk->addr : 0;
 }
@@ -775,6 +813,124 @@ int migrate_return(struct pt_regs *ctx)
 		outer->depth--;
 	else
 		slot_take(SLOT_MIGRATE, &entry);
+	return 0;
+}
+
+/* change_prot_numa(vma, addr, end): the scanner's work, or that of a lazy mbind() */
+int numa_scan(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_PARM1(ctx);
+	struct cdm_event *e;
+
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted())
+		return 0;
+	e = event_new(CDM_EV_NUMA_SCAN, CDM_PROBE_NUMA_SCAN, 0, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->addr = PT_REGS_PARM2(ctx);
+	e->size = PT_REGS_PARM3(ctx) - e->addr;
+	if (!e->call)
+		e->cause = CDM_CAUSE_NUMA_BALANCING;
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * migrate_misplaced_page(page, vma, node), in a fault, which holds the mmap lock for
+ * read until it has returned. The page may be freed in it: what is told is of before.
+ */
+int numa_move_entry(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	struct entry entry = {};
+	int node = PT_REGS_PARM3(ctx);
+
+	slot_begin(SLOT_NUMA_MOVE);
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
+	      IS_CDM_NODE(node)) || !wanted_page(vma))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_NUMA_MIGRATE;
+	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
+	entry.arg[1] = page_is_compound(page) ? PMD_BYTES : PAGE_SIZE;
+	entry.arg[2] = page_node(page);
+	entry.arg[3] = node;
+	slot_put(SLOT_NUMA_MOVE, &entry);
+	return 0;
+}
+
+/* A page of @entry has another node now, or should have. */
+static __always_inline void moved_fill(struct cdm_event *e, struct entry *entry)
+{
+	event_vma(e, entry->vma);
+	event_entry(e, entry);
+	e->addr = entry->arg[0];
+	e->size = entry->arg[1];
+	e->src_node = entry->arg[2];
+	e->node = entry->arg[3];
+}
+
+int numa_move_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_NUMA_MOVE, &entry))
+		return 0;
+	e = event_new(CDM_EV_NUMA_MOVE, CDM_PROBE_NUMA_MIGRATE, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	moved_fill(e, &entry);
+	e->cause = CDM_CAUSE_NUMA_BALANCING;
+	e->ret = PT_REGS_RC(ctx);
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * try_to_merge_one_page(vma, page, kpage): ksmd, with the mmap lock of another's mm
+ * for read. Without a kpage the page itself becomes KSM's, and it stays where it is.
+ */
+int ksm_merge_entry(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_PARM1(ctx), page = PT_REGS_PARM2(ctx);
+	u64 kpage = PT_REGS_PARM3(ctx);
+	struct entry entry = {};
+	int from = page_node(page), to = page_node(kpage);
+
+	slot_begin(SLOT_KSM_MERGE);
+	if (!kpage || kpage == page || !wanted())
+		return 0;
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
+	      IS_FOLLOWED(from) || IS_FOLLOWED(to)))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_KSM_MERGE;
+	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
+	entry.arg[1] = PAGE_SIZE;
+	entry.arg[2] = from;
+	entry.arg[3] = to;
+	entry.arg[4] = page_is_ksm(kpage);
+	slot_put(SLOT_KSM_MERGE, &entry);
+	return 0;
+}
+
+int ksm_merge_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_KSM_MERGE, &entry) || (int)PT_REGS_RC(ctx))
+		return 0;
+	e = event_new(CDM_EV_KSM_PAGE, CDM_PROBE_KSM_MERGE, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	moved_fill(e, &entry);
+	e->cause = CDM_CAUSE_KSM;
+	if (entry.arg[4])
+		e->bits |= CDM_BIT_KSM;
+	event_submit(e);
 	return 0;
 }
 
@@ -864,7 +1020,9 @@ int move_return(struct pt_regs *ctx)
 
 /*
  * mbind_range(vmi, vma, prev, start, end, new_pol), once for every VMA of the
- * range. What it leaves behind is in *prev; vma itself may have been freed.
+ * range. What it leaves behind is in *prev; vma itself may have been freed, by
+ * vma_merge() and nobody else: it splits off what lies beside the range, and has the
+ * mm locked for write all the time.
  */
 int mbind_range_entry(struct pt_regs *ctx)
 {
@@ -911,7 +1069,10 @@ int mbind_range_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_MBIND_RANGE, &entry))
 		return 0;
-	vma = PT_REGS_RC(ctx) ? 0 : READ_FIELD(entry.arg[0], u64, 0);
+	if (!PT_REGS_RC(ctx))
+		vma = READ_FIELD(entry.arg[0], u64, 0);
+	else
+		vma = entry.merge == MERGE_NONE ? entry.vma : 0;
 	/* A kernel that tags for a policy of RAM nodes must not go unseen. */
 	if (vma && VMA_FLAGS(vma) & CDM_MASK)
 		watch(entry.mm);
@@ -922,7 +1083,7 @@ int mbind_range_return(struct pt_regs *ctx)
 		return 0;
 	e->ret = PT_REGS_RC(ctx);
 	if (!vma) {
-		/* It failed on the way: which VMA holds what is not known. */
+		/* It failed when it had merged, or nobody saw whether it had. */
 		e->bits |= CDM_BIT_VMA_UNREAD;
 		e->mm = pointer_id(entry.mm);
 		e->vma = pointer_id(entry.vma) >> 32;
@@ -1173,9 +1334,12 @@ int merge_entry(struct pt_regs *ctx)
 int merge_return(struct pt_regs *ctx)
 {
 	u64 vma = PT_REGS_RC(ctx);
-	struct entry entry, *call;
+	struct entry entry, *call, *range = slot_open(SLOT_MBIND_RANGE);
 	struct cdm_event *e;
 
+	/* Also where the merge is not told: the VMA may prove to be tagged later. */
+	if (range)
+		range->merge |= vma ? MERGE_DONE : MERGE_NONE;
 	if (!slot_take(SLOT_MERGE, &entry))
 		return 0;
 	call = slot_open(SLOT_CALL);

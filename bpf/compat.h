@@ -65,6 +65,15 @@ static __always_inline int page_is_ksm(u64 page)
 	return (page_mapping(page) & 3) == 3;
 }
 
+/*
+ * Whether its index tells where in a VMA it is: KSM's pages are in many places, and
+ * a driver's have none.
+ */
+static __always_inline int page_is_indexed(u64 page)
+{
+	return page_mapping(page) && !page_is_ksm(page);
+}
+
 static __always_inline int vma_is_hugetlb(u64 vma)
 {
 	return !!(VMA_FLAGS(vma) & 0x00400000 /* VM_HUGETLB */);

@@ -74,12 +74,24 @@ enum cdm_kind {
 	 * moved to the address in other, which lies in [start, end).
 	 */
 	CDM_EV_MOVE = 7,
-	/* KSM put another page at addr. src_node: of the old one; node: new. */
+	/*
+	 * KSM put another page at addr. src_node: of the old one; node: new. It
+	 * is a KSM page (CDM_BIT_KSM), or else the page of zeros.
+	 */
 	CDM_EV_KSM_PAGE = 8,
-	/* NUMA balancing's scanner worked on [addr, addr + size). */
+	/*
+	 * NUMA balancing's scanner came to [addr, addr + size): the next access
+	 * to a page there faults, and may move it.
+	 */
 	CDM_EV_NUMA_SCAN = 9,
 	/* khugepaged put a huge page at addr. node. */
 	CDM_EV_COLLAPSE = 10,
+	/*
+	 * NUMA balancing would have the page at addr on another node. node: that
+	 * one; src_node: where it was; ret: 0 if it stayed there. addr is 0 where
+	 * its index does not tell. What was moved has a MIGRATE as well.
+	 */
+	CDM_EV_NUMA_MOVE = 11,
 
 	/* VMAs. */
 
@@ -88,12 +100,16 @@ enum cdm_kind {
 	 * the part that was to be changed. CDM_BIT_VMA_UNREAD: no function has the
 	 * VMA (madvise); [addr, addr + size) gets flags_after, which the call's
 	 * result confirms; what it had is not known, and flags_before the same.
+	 * CDM_PROBE_REMOVE_MIGRATION_PTE holds no mmap lock of its own: the change
+	 * may be another task's, and the part is the VMA.
 	 */
 	CDM_EV_FLAGS = 16,
 	/*
 	 * The VMA's own policy was set, also to what it was before. policy,
 	 * nodes: now; other_policy, other: before. A cpuset (CDM_CAUSE_CPUSET)
-	 * is told of only where it changed the policy or the flags.
+	 * is told of only where it changed the policy or the flags. ret not 0: it
+	 * was not set, and the VMA is as the attempt has left it, or, where that
+	 * is not known, CDM_BIT_VMA_UNREAD.
 	 */
 	CDM_EV_POLICY = 17,
 	/*
@@ -201,7 +217,7 @@ enum cdm_probe {
 	CDM_PROBE_EXIT_MMAP = 17,
 	CDM_PROBE_NUMA_SCAN = 18,	/* change_prot_numa */
 	CDM_PROBE_NUMA_MIGRATE = 19,	/* migrate_misplaced_page */
-	CDM_PROBE_KSM_MERGE = 20,	/* replace_page */
+	CDM_PROBE_KSM_MERGE = 20,	/* try_to_merge_one_page */
 	CDM_PROBE_COLLAPSE = 21,	/* collapse_huge_page */
 	CDM_PROBE_MPOL_REBIND = 22,	/* mpol_rebind_mm */
 	CDM_PROBE_MMAP_LOCK = 23,

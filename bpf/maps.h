@@ -57,7 +57,15 @@ enum slot {
 	SLOT_UNMAP,
 	SLOT_SNAPSHOT,
 	SLOT_REBIND,
+	SLOT_NUMA_MOVE,
+	SLOT_KSM_MERGE,
 	SLOT_MAX,
+};
+
+/* What vma_merge() has said within an mbind_range(): bits, none if not seen. */
+enum merge_said {
+	MERGE_NONE = 1,
+	MERGE_DONE = 2,
 };
 
 struct entry {
@@ -79,18 +87,21 @@ struct entry {
 	u8 lock;
 	u8 touched;	/* a call: something to do with CDM happened in it */
 	u8 unread;	/* migrate_pages(2): the old nodes were not there yet */
+	u8 merge;	/* of mbind_range(): enum merge_said */
 };
 
 BPF_HASH(entries, u64, struct entry, MAP_SIZE);
 
 /*
  * What a task was told of one page or one gather, for the function inside that
- * is not told. To lose one costs an address, where page->index has none: so the
- * oldest may go, and none needs a return that may be missed.
+ * is not told. To lose one costs an address, where page->index has none, or that a
+ * migration has changed vm_flags: so the oldest may go. What is kept of one whose
+ * return was missed must not be taken for the next one's.
  */
 enum place_kind {
 	PLACE_WALK,		/* the reverse map is walked, and this is the entry */
-	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's */
+	PLACE_REMIGRATE,	/* an entry gets its page back; node: the old page's;
+				 * ts, flags and lock: as it was then */
 	PLACE_DRIVER,		/* a page without a file is about to be mapped */
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
 	PLACE_SHMEM,		/* a fault on a shmem file; page: its mm */
@@ -100,7 +111,10 @@ struct place {
 	u64 page;
 	u64 vma;
 	u64 addr;
-	s64 node;
+	u64 ts;
+	u64 flags;
+	s32 node;
+	u32 lock;
 };
 
 BPF_TABLE("lru_hash", u64, struct place, places, MAP_SIZE);
@@ -268,9 +282,9 @@ static __always_inline u64 place_key(enum place_kind kind)
 }
 
 static __always_inline void place_put(enum place_kind kind, u64 page, u64 vma,
-				      u64 addr, int node)
+				      u64 addr)
 {
-	struct place place = { .page = page, .vma = vma, .addr = addr, .node = node };
+	struct place place = { .page = page, .vma = vma, .addr = addr };
 	u64 key = place_key(kind);
 
 	places.update(&key, &place);

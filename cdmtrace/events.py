@@ -101,6 +101,7 @@ class EventKind(IntEnum):
     KSM_PAGE = 8
     NUMA_SCAN = 9
     COLLAPSE = 10
+    NUMA_MOVE = 11
     FLAGS = 16
     POLICY = 17
     KSM_ADVICE = 18

@@ -221,7 +221,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     ),
     _pair(
         Probe.REMOVE_MIGRATION_PTE,
-        "an entry gets its page back after a migration; whence it came",
+        "an entry gets its page back after a migration; whence it came; vm_flags",
         "remigrate",
         "remove_migration_pte",
     ),
@@ -315,6 +315,23 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "madvise() or mbind() turns KSM on or off for a VMA",
         "ksm",
         "ksm_madvise",
+    ),
+    _entries(
+        Probe.NUMA_SCAN,
+        "NUMA balancing's scanner comes to a range",
+        ("numa_scan", "change_prot_numa"),
+    ),
+    _pair(
+        Probe.NUMA_MIGRATE,
+        "NUMA balancing moves a page, or fails to",
+        "numa_move",
+        "migrate_misplaced_page",
+    ),
+    _pair(
+        Probe.KSM_MERGE,
+        "KSM puts another page in the place of one",
+        "ksm_merge",
+        "try_to_merge_one_page",
     ),
     LogicalProbe(
         probe=Probe.EXIT_MMAP,

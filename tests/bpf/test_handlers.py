@@ -22,13 +22,25 @@ import pytest
 from bpfnumbers import CDM_NODES as CDM
 from bpfnumbers import RECORDER
 
-from cdmtrace.events import EVENT_DTYPE, POLICY_UNREAD, EventKind, Lost, MpolFlag, Probe
+from cdmtrace.events import (
+    EVENT_DTYPE,
+    POLICY_UNREAD,
+    Bit,
+    Cause,
+    EventKind,
+    Lock,
+    Lost,
+    MpolFlag,
+    Probe,
+)
 from cdmtrace.kernel import layout
 from cdmtrace.loader.bcc import program_text
 
 NATIVE = Path(__file__).with_name("native.c")
 TASK = 71
-PAGE = 4096
+PAGE, HUGE = 4096, bpfnumbers.NUMBERS["PMD_BYTES"]
+TAG = bpfnumbers.NUMBERS["CDM_MASK"]
+ENOMEM, EFAULT = 12, 14
 DEFAULT, PREFERRED, BIND = 0, 1, 2
 START: Final = 0x10000000
 
@@ -114,8 +126,9 @@ class Machine:
     def policy(self, mode: int, nodes: int) -> int:
         return self.struct("mempolicy", mode=mode, nodes=nodes)
 
-    def page(self, node: int) -> int:
-        return self.struct("page", flags=node << NUMBERS["NODES_PGSHIFT"])
+    def page(self, node: int, *, flags: int = 0, **members: int) -> int:
+        flags |= node << NUMBERS["NODES_PGSHIFT"]
+        return self.struct("page", flags=flags, **members)
 
     def enter(self, handler: str, *arguments: int, sp: int = 0) -> None:
         """A function is called."""
@@ -200,17 +213,20 @@ def called(machine: Machine, mm: int) -> dict[str, tuple[Probe, tuple[int, ...]]
     """Return handler -> its probe, and arguments about a VMA of this mm."""
     vma, end = machine.vma(mm), START + PAGE
     kept, flags, seq = machine.words(vma), machine.words(0), machine.words(0)
+    page, other = machine.page(0), machine.page(0)
     return {
         "alloc": (Probe.ALLOC, (0, 0, vma, START)),
         "copy": (Probe.COPY_PAGE_RANGE, (vma, vma)),
         "exit": (Probe.EXIT_MMAP, (mm,)),
         "ksm": (Probe.KSM_MADVISE, (vma, START, end, 12, flags)),
+        "ksm_merge": (Probe.KSM_MERGE, (vma, page, other)),
         "mbind_range": (Probe.MBIND_RANGE, (0, vma, kept, START, end, 0)),
         "merge": (Probe.VMA_MERGE, (mm, 0, START, end, 0)),
         "migrate": (Probe.MIGRATE_PAGES, (0, 0, 0, 0, 0, 3)),
         "mlock": (Probe.MLOCK_FIXUP, (vma, kept, START, end, 0)),
         "move": (Probe.MOVE_PAGE_TABLES, (vma, START, vma, START, PAGE)),
         "mprotect": (Probe.MPROTECT_FIXUP, (0, vma, kept, START, end, 0)),
+        "numa_move": (Probe.NUMA_MIGRATE, (page, vma, 0)),
         "rebind": (Probe.MPOL_REBIND, (mm, 0)),
         "snapshot": (Probe.SNAPSHOT, (seq, vma)),
         "split": (Probe.VMA_SPLIT, (mm, vma, START, 0)),
@@ -219,10 +235,14 @@ def called(machine: Machine, mm: int) -> dict[str, tuple[Probe, tuple[int, ...]]
 
 
 HANDLERS = (
-    *("alloc", "copy", "exit", "ksm", "mbind_range", "merge", "migrate"),
-    *("mlock", "move", "mprotect", "rebind", "snapshot", "split", "unmap"),
+    *("alloc", "copy", "exit", "ksm", "ksm_merge", "mbind_range", "merge", "migrate"),
+    *("mlock", "move", "mprotect", "numa_move", "rebind", "snapshot", "split"),
+    "unmap",
 )
-OF_WATCHED = ("copy", "merge", "mlock", "move", "mprotect", "split", "unmap")
+OF_WATCHED = (
+    *("copy", "ksm_merge", "merge", "mlock", "move", "mprotect", "numa_move"),
+    *("split", "unmap"),
+)
 
 
 def begin(machine: Machine, handler: str) -> tuple[Probe, tuple[int, ...]]:
@@ -260,6 +280,9 @@ def test_so_does_one_of_a_task_that_is_not_told_of(
     if handler == "exit":
         # Of an mm, whoever ends it is told of.
         machine.enable(False)
+    if handler == "numa_move":
+        # Of the recorder's own memory, nothing is told.
+        machine.set(machine.task, "task_struct", mm=machine.vma_mm(arguments[1]))
     machine.be(TASK if handler == "snapshot" else RECORDER)
     machine.enter(f"{handler}_entry", *arguments)
     assert machine.waiting == 0
@@ -360,6 +383,288 @@ def test_a_fault_whose_return_was_missed_is_not_that_of_another_vma(
     machine.set(faulting, "vm_area_struct", **other[changed])
     row = allocate_for_file(machine)
     assert (row["mm"], row["addr"]) == (0, 0)
+
+
+# --- pages that the kernel moves of its own accord -----------------------------
+
+
+def mapped(machine: Machine, node: int, place: int = 0, **members: int) -> int:
+    """Return an anonymous page that is the place-th of its VMA."""
+    return machine.page(node, mapping=0x1001, index=place, **members)
+
+
+def moving(machine: Machine, vma: int, page: int, node: int, ret: int = 1) -> list[Any]:
+    """NUMA balancing would move a page; return the rows of that."""
+    before = len(machine.rows)
+    machine.enter("numa_move_entry", page, vma, node)
+    # It may be freed when it has been moved.
+    machine.set(page, "page", flags=0, mapping=0, index=99)
+    machine.leave("numa_move_return", ret)
+    return machine.rows[before:]
+
+
+def scanned(machine: Machine, vma: int) -> list[Any]:
+    before = len(machine.rows)
+    machine.enter("numa_scan", vma, START, START + 3 * PAGE)
+    return machine.rows[before:]
+
+
+@pytest.mark.parametrize(
+    ("watched", "flags"), [(True, 0), (False, TAG), (False, 0), (True, TAG)]
+)
+def test_what_has_to_do_with_cdm_is_told_of_numa_balancing(
+    machine: Machine, watched: bool, flags: int
+) -> None:
+    vma = machine.vma(machine.mm(watched=watched), vm_flags=flags)
+    told = int(watched or bool(flags))
+    assert len(moving(machine, vma, mapped(machine, 0), 0)) == told
+    assert len(scanned(machine, vma)) == told
+
+
+def test_a_range_that_is_scanned(machine: Machine) -> None:
+    vma = machine.vma(machine.mm(watched=True))
+    (row,) = scanned(machine, vma)
+    assert (row["kind"], row["probe"]) == (EventKind.NUMA_SCAN, Probe.NUMA_SCAN)
+    assert (row["addr"], row["size"]) == (START, 3 * PAGE)
+    assert (row["start"], row["cause"]) == (START, Cause.NUMA_BALANCING)
+    machine.be(RECORDER)
+    assert scanned(machine, vma) == []
+
+
+def test_a_lazy_mbind_scans_as_well(machine: Machine) -> None:
+    mm = machine.mm(watched=True)
+    machine.set(machine.task, "task_struct", mm=mm)
+    machine.call("mprotect", START, PAGE)
+    (row,) = scanned(machine, machine.vma(mm))
+    assert row["cause"] == Cause.CALL
+
+
+@pytest.mark.parametrize("ret", [0, 1])
+def test_a_page_that_is_to_be_moved(machine: Machine, ret: int) -> None:
+    vma = machine.vma(machine.mm(), vm_flags=TAG)
+    machine.enter("numa_move_entry", mapped(machine, 1, 2), vma, 0)
+    machine.set(vma, "vm_area_struct", vm_flags=0)
+    machine.leave("numa_move_return", ret)
+    (row,) = machine.rows
+    assert (row["kind"], row["probe"]) == (EventKind.NUMA_MOVE, Probe.NUMA_MIGRATE)
+    assert (row["src_node"], row["node"], row["ret"]) == (1, 0, ret)
+    assert (row["addr"], row["size"]) == (START + 2 * PAGE, PAGE)
+    assert (row["flags_before"], row["flags_after"]) == (TAG, 0)
+    assert row["ts_entry"] < row["ts"]
+    assert row["cause"] == Cause.NUMA_BALANCING
+
+
+def test_a_page_that_is_to_go_to_a_cdm_node_is_told_of_anybody(
+    machine: Machine,
+) -> None:
+    (row,) = moving(machine, machine.vma(machine.mm()), mapped(machine, 0), 1)
+    assert (row["src_node"], row["node"]) == (0, 1)
+
+
+def test_a_huge_page_is_one_move(machine: Machine) -> None:
+    vma = machine.vma(machine.mm(watched=True))
+    page = mapped(machine, 0, flags=1 << NUMBERS["PG_HEAD"])
+    (row,) = moving(machine, vma, page, 1)
+    assert (row["addr"], row["size"]) == (START, HUGE)
+
+
+@pytest.mark.parametrize("mapping", [0, 0x1003])
+def test_of_a_page_whose_index_does_not_tell_the_address_is_not_known(
+    machine: Machine, mapping: int
+) -> None:
+    vma = machine.vma(machine.mm(watched=True))
+    (row,) = moving(machine, vma, machine.page(0, mapping=mapping, index=2), 1)
+    assert row["addr"] == 0
+
+
+def test_the_recorder_can_have_the_page_of_another_moved(machine: Machine) -> None:
+    vma = machine.vma(machine.mm(watched=True))
+    machine.be(RECORDER)
+    assert len(moving(machine, vma, mapped(machine, 1), 0)) == 1
+    machine.set(machine.task, "task_struct", mm=machine.vma_mm(vma))
+    assert moving(machine, vma, mapped(machine, 1), 0) == []
+
+
+def merged(
+    machine: Machine, vma: int, page: int, kpage: int, ret: int = 0
+) -> list[Any]:
+    """KSM tries to put kpage in the place of a page; return the rows of that."""
+    before = len(machine.rows)
+    machine.enter("ksm_merge_entry", vma, page, kpage)
+    machine.set(page, "page", flags=0, mapping=0, index=99)
+    machine.leave("ksm_merge_return", ret)
+    return machine.rows[before:]
+
+
+@pytest.mark.parametrize(
+    ("watched", "flags", "nodes", "told"),
+    [
+        (True, 0, (0, 0), True),
+        (False, TAG, (0, 0), True),
+        (False, 0, (1, 0), True),
+        (False, 0, (0, 1), True),
+        (False, 0, (0, 0), False),
+    ],
+)
+def test_what_has_to_do_with_cdm_is_told_of_ksm(
+    machine: Machine, watched: bool, flags: int, nodes: tuple[int, int], told: bool
+) -> None:
+    vma = machine.vma(machine.mm(watched=watched), vm_flags=flags)
+    old, new = (mapped(machine, node) for node in nodes)
+    assert len(merged(machine, vma, old, new)) == told
+
+
+@pytest.mark.parametrize(("mapping", "bit"), [(0x1003, Bit.KSM), (0, 0)])
+def test_a_page_that_ksm_has_replaced(machine: Machine, mapping: int, bit: int) -> None:
+    """By another, or by the page of zeros."""
+    vma = machine.vma(machine.mm())
+    kpage = machine.page(1, mapping=mapping)
+    (row,) = merged(machine, vma, mapped(machine, 0, 2), kpage)
+    assert (row["kind"], row["probe"]) == (EventKind.KSM_PAGE, Probe.KSM_MERGE)
+    assert (row["src_node"], row["node"]) == (0, 1)
+    assert (row["addr"], row["size"]) == (START + 2 * PAGE, PAGE)
+    assert (row["cause"], row["bits"]) == (Cause.KSM, bit | Bit.FOREIGN)
+
+
+def test_what_ksm_has_not_replaced_is_not_told(machine: Machine) -> None:
+    vma = machine.vma(machine.mm(watched=True))
+    page, other = mapped(machine, 1), mapped(machine, 1)
+    assert merged(machine, vma, page, 0) == []
+    assert merged(machine, vma, page, page) == []
+    assert merged(machine, vma, page, other, ret=(1 << 64) - EFAULT) == []
+    machine.be(RECORDER)
+    assert merged(machine, vma, page, other) == []
+
+
+# --- what a migration does to flags ---------------------------------------------
+
+
+def remigrating(machine: Machine, vma: int, old: int, new: int) -> None:
+    """An entry gets its page back: it was on node old, and is on node new."""
+    pages = machine.page(new), machine.page(old)
+    machine.enter("remigrate_entry", pages[0], vma, START, pages[1])
+
+
+@pytest.mark.parametrize(("old", "new"), [(0, 1), (1, 0), (1, 1)])
+def test_flags_that_a_migration_has_changed(
+    machine: Machine, old: int, new: int
+) -> None:
+    vma = machine.vma(machine.mm(), vm_flags=TAG | 3)
+    remigrating(machine, vma, old, new)
+    machine.set(vma, "vm_area_struct", vm_flags=3)
+    machine.leave("remigrate_return")
+    (row,) = machine.rows
+    assert (row["kind"], row["probe"]) == (EventKind.FLAGS, Probe.REMOVE_MIGRATION_PTE)
+    assert (row["flags_before"], row["flags_after"]) == (TAG | 3, 3)
+    assert (row["addr"], row["size"]) == (START, PAGE)
+    assert (row["start"], row["end"]) == (START, START + PAGE)
+    assert row["lock_entry"] == row["lock_exit"] == Lock.NONE
+    assert row["ts_entry"] < row["ts"]
+
+
+def test_locks_of_a_migration_are_those_of_its_ends(machine: Machine) -> None:
+    mm = machine.mm()
+    vma = machine.vma(mm, vm_flags=TAG)
+    sem = NUMBERS["OFF_mm_struct_mmap_lock"]
+    count, owner = (NUMBERS[f"OFF_rw_semaphore_{x}"] for x in ("count", "owner"))
+    remigrating(machine, vma, 1, 0)
+    machine.write(mm + sem + count, 1)
+    machine.write(mm + sem + owner, machine.words())
+    machine.set(vma, "vm_area_struct", vm_flags=0)
+    machine.leave("remigrate_return")
+    (row,) = machine.rows
+    assert (row["lock_entry"], row["lock_exit"]) == (Lock.NONE, Lock.WRITE_OTHER)
+
+
+def test_of_a_migration_that_changes_no_flags_nothing_is_told(machine: Machine) -> None:
+    remigrating(machine, machine.vma(machine.mm(), vm_flags=TAG), 1, 0)
+    machine.leave("remigrate_return")
+    assert machine.rows == []
+
+
+def test_pages_that_are_not_followed_tell_of_no_flags(machine: Machine) -> None:
+    vma = machine.vma(machine.mm(watched=True), vm_flags=TAG)
+    remigrating(machine, vma, 0, 0)
+    machine.set(vma, "vm_area_struct", vm_flags=0)
+    machine.leave("remigrate_return")
+    assert machine.rows == []
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_migration_whose_return_was_missed_is_not_the_next_one(
+    machine: Machine, told: bool
+) -> None:
+    """Its VMA may be gone, and another one where it was."""
+    vma = machine.vma(machine.mm(), vm_flags=TAG)
+    remigrating(machine, vma, 1, 0)
+    machine.set(vma, "vm_area_struct", vm_flags=0)
+    remigrating(machine, machine.vma(machine.mm()), int(told), 0)
+    machine.leave("remigrate_return")
+    assert machine.rows == []
+
+
+# --- an mbind() that fails ------------------------------------------------------
+
+
+class Range:
+    """One VMA of a range that mbind() is called for, in an address space of its own."""
+
+    def __init__(self, machine: Machine, asked: int = CDM) -> None:
+        self.machine = machine
+        self.mm = machine.mm()
+        self.vma = machine.vma(self.mm)
+        machine.set(self.vma, "vm_area_struct", vm_end=START + 3 * PAGE)
+        arguments = START + PAGE, START + 2 * PAGE, machine.policy(BIND, asked)
+        kept = machine.words()
+        machine.enter("mbind_range_entry", 0, self.vma, kept, *arguments)
+
+    def merge(self, found: int, *, seen: bool = True) -> None:
+        """It asks for a merge; found: what it has become part of, or 0."""
+        ends = START + PAGE, START + 2 * PAGE
+        self.machine.enter("merge_entry", self.mm, 0, *ends, 0)
+        if seen:
+            self.machine.leave("merge_return", found)
+
+    def fail(self) -> Any:
+        """It fails when it has split off what lies before; return its row."""
+        start = {"vm_start": START + PAGE}
+        self.machine.set(self.vma, "vm_area_struct", vm_flags=TAG, **start)
+        self.machine.leave("mbind_range_return", (1 << 64) - ENOMEM)
+        row = self.machine.rows[-1]
+        assert (row["kind"], row["ret"]) == (EventKind.POLICY, -ENOMEM)
+        assert (row["addr"], row["size"]) == (START + PAGE, PAGE)
+        return row
+
+
+@pytest.mark.parametrize("asked", [CDM, 1])
+def test_what_has_not_merged_is_told_as_a_failure_leaves_it(
+    machine: Machine, asked: int
+) -> None:
+    """Also where nobody knew that the mm is worth watching when it tried to merge."""
+    attempt = Range(machine, asked)
+    attempt.merge(0)
+    row = attempt.fail()
+    assert not row["bits"] & Bit.VMA_UNREAD
+    assert row["vma"] == machine.id(attempt.vma) >> 32
+    assert (row["start"], row["end"]) == (START + PAGE, START + 3 * PAGE)
+    assert (row["flags_before"], row["flags_after"]) == (0, TAG)
+    assert (row["policy"], row["other_policy"]) == (DEFAULT, DEFAULT)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_may_have_merged_is_not_read(machine: Machine, seen: bool) -> None:
+    attempt = Range(machine)
+    attempt.merge(machine.vma(attempt.mm), seen=seen)
+    row = attempt.fail()
+    assert row["bits"] & Bit.VMA_UNREAD
+    assert row["policy"] == POLICY_UNREAD
+
+
+def test_a_merge_in_an_mbind_before_is_not_that_of_the_next(machine: Machine) -> None:
+    """The return of the one before was missed."""
+    Range(machine).merge(0)
+    row = Range(machine).fail()
+    assert row["bits"] & Bit.VMA_UNREAD
 
 
 # --- the end of an mm -----------------------------------------------------------

@@ -165,6 +165,7 @@ FUNCTIONS = (
     *("move_page_tables", "show_numa_map", "proc_map_release"),
     *("mpol_rebind_mm", "mpol_rebind_policy", "mpol_rebind_nodemask"),
     *("mpol_shared_policy_lookup", "shmem_fault"),
+    *("change_prot_numa", "migrate_misplaced_page", "try_to_merge_one_page"),
 )
 
 
@@ -178,7 +179,7 @@ def test_symbols(tmp_path: Path) -> None:
     def check(*functions: str, directory: Path | None = None) -> Check:
         return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
 
-    said(check(*FUNCTIONS), State.OK, "all 22 probes")
+    said(check(*FUNCTIONS), State.OK, "all 25 probes")
     required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
     said(
         check(*required),

@@ -367,6 +367,36 @@ def test_a_policy_that_could_not_be_read_is_unknown(
     assert (area.flags, area.policy) == (None, None)
 
 
+@pytest.mark.parametrize(
+    "kind", [EventKind.NUMA_SCAN, EventKind.NUMA_MOVE, EventKind.KSM_PAGE]
+)
+@pytest.mark.parametrize("call", [0, 7])
+def test_rows_that_the_model_has_no_use_for_change_nothing(
+    kernel: SimKernel, task: Task, kind: EventKind, call: int
+) -> None:
+    """Not even of a page that KSM has just mapped, and is going to unmap."""
+    vma = task.mmap(2)
+    task.mbind(vma.start, 2)
+    task.faults(vma)
+    before = life(kernel).state
+    last = kernel.events[-1]
+    row = replace(
+        last,
+        seq=last.seq + 1,
+        ts=last.ts + 1,
+        ts_entry=last.ts,
+        kind=kind,
+        call=call,
+        node=0,
+        src_node=1,
+        flags_before=0,
+        flags_after=0,
+    )
+    state, told = step(before, row, TERMS, PROFILES["intended"])
+    assert state is before
+    assert told == ()
+
+
 # --- whose it is ---------------------------------------------------------------
 
 

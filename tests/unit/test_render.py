@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import simstory
 from simfile import save
-from simkernel import BIND, RAM, SimKernel
+from simkernel import BIND, CDM, PAGE, RAM, TAG, SimKernel
 
-from cdmtrace.analysis import aggregate, check, document, names
+from cdmtrace.analysis import aggregate, check, describe, document, names
+from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.cli import main
+from cdmtrace.events import Bit, EventKind
 from cdmtrace.render import divergence, tables
 
 STALE = """\
@@ -49,6 +52,41 @@ def test_a_divergence_reads_like_this() -> None:
     (one,) = stale()["findings"]
     text = divergence.finding(one)
     assert text + "\n" == STALE.format(fingerprint=one["fingerprint"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "words"),
+    [
+        (EventKind.NUMA_SCAN, {"size": 3 * PAGE}, "NUMA balancing scans 3 pages"),
+        (
+            EventKind.NUMA_MOVE,
+            {"src_node": 1, "node": 0, "ret": 1},
+            "page moved by NUMA balancing, node 1 -> 0",
+        ),
+        (
+            EventKind.NUMA_MOVE,
+            {"src_node": 0, "node": 1},
+            "page not moved by NUMA balancing, node 0 -> 1",
+        ),
+        (
+            EventKind.KSM_PAGE,
+            {"src_node": 1, "node": 0, "bits": Bit.KSM},
+            "KSM page of node 0 for one of node 1",
+        ),
+        (
+            EventKind.KSM_PAGE,
+            {"src_node": 1, "node": 0},
+            "page of zeros of node 0 for one of node 1",
+        ),
+        (EventKind.POLICY, {"ret": -12}, "the policy could not be set: ENOMEM"),
+    ],
+)
+def test_an_event_in_words(
+    kind: EventKind, columns: dict[str, int], words: str
+) -> None:
+    event = Event(seq=1, ts=1, ts_entry=1, kind=kind)
+    told = describe.what(replace(event, **columns), Terms(cdm=CDM, tag=TAG))
+    assert told == words
 
 
 def test_the_story_fits_into_a_mail() -> None:

@@ -232,6 +232,219 @@ def test_a_hole_in_the_range_stops_nothing(rows: Rows) -> None:
     assert rows.areas == [(0, 7, READ_ONLY)]
 
 
+# --- flags that change in a migration, where nobody has the mmap lock -------------
+
+
+def remigrated(
+    rows: Rows,
+    before: int,
+    after: int,
+    *,
+    lock: Lock = Lock.NONE,
+    took: int = 1,
+    **more: int,
+) -> FlagsChanged:
+    """An entry of pages [0, 23) gets its page back; return what is noted of it."""
+    row = rows.row(
+        EventKind.FLAGS,
+        *(0, 23),
+        flags=after,
+        before=before,
+        bound=True,
+        probe=Probe.REMOVE_MIGRATION_PTE,
+        lock=lock,
+        took=took,
+        **{**span(0, 23), **more},
+    )
+    (*_, note) = (note for note in rows.notes if isinstance(note, FlagsChanged))
+    assert note.event is row
+    return note
+
+
+def unlocked(rows: Rows) -> list[str]:
+    """Return the causes of CDM003 in these rows."""
+    names = {name for rule in RULES for name in rule.probes}
+    trace = Trace(
+        path="",
+        terms=replace(TERMS, probes={name: name for name in names}),
+        events=rows.events,
+        count=len(rows.events),
+    )
+    return [one.cause for one in check(trace, rules={"CDM003"}).findings]
+
+
+def test_a_tag_that_a_migration_has_cleared(rows: Rows) -> None:
+    """The VMA stays one, whichever of its pages it was."""
+    rows.bind(0, 23)
+    note = remigrated(rows, PLAIN | TAG, PLAIN)
+    assert not note.explained
+    assert rows.areas == [(0, 23, PLAIN)]
+    assert rows.area(0).cleared is note.event
+    assert unlocked(rows) == ["unknown"]
+
+
+def test_a_tag_that_a_migration_has_set(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    note = remigrated(rows, PLAIN, PLAIN | TAG)
+    assert not note.explained
+    assert rows.area(0).set_by is note.event
+
+
+def page_row(rows: Rows, flags: int) -> None:
+    """The page's own row, before its function returns."""
+    rows.row(
+        EventKind.MIGRATE,
+        *(0, 23),
+        flags=flags,
+        bound=True,
+        lock=Lock.NONE,
+        node=1,
+        src_node=0,
+        **span(3, 4),
+    )
+
+
+def test_the_row_of_its_page_does_not_explain_it(rows: Rows) -> None:
+    rows.bind(0, 23)
+    page_row(rows, PLAIN)
+    note = remigrated(rows, PLAIN | TAG, PLAIN, took=1500)
+    assert not note.explained
+    assert rows.areas == [(0, 23, PLAIN)]
+    assert unlocked(rows) == ["unknown"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_row_of_who_has_set_the_tag_meanwhile_does(rows: Rows, first: bool) -> None:
+    """Also where a page's row has shown it first."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    if first:
+        page_row(rows, PLAIN | TAG)
+    policy = {"tid": 8, "call": 3, "bound": True}
+    other(rows, EventKind.POLICY, 0, 23, flags=PLAIN | TAG, **policy, **span(0, 23))
+    note = remigrated(rows, PLAIN, PLAIN | TAG, took=2900)
+    assert note.explained
+    assert unlocked(rows) == []
+
+
+def test_one_from_before_does_not(rows: Rows) -> None:
+    rows.bind(0, 23)
+    assert not remigrated(rows, PLAIN | TAG, PLAIN, took=500).explained
+
+
+def test_who_has_the_lock_may_have_changed_it(rows: Rows) -> None:
+    rows.bind(0, 23)
+    remigrated(rows, PLAIN | TAG, PLAIN, lock=Lock.WRITE_OTHER)
+    assert unlocked(rows) == []
+
+
+def test_of_other_flags_a_migration_says_nothing(rows: Rows) -> None:
+    """madvise() has no row before it returns."""
+    rows.bind(0, 23)
+    note = remigrated(rows, PLAIN | TAG, LOCKED | TAG)
+    assert note.explained
+    assert rows.areas == [(0, 23, LOCKED | TAG)]
+    assert unlocked(rows) == []
+
+
+# --- an mbind() that fails ------------------------------------------------------
+
+
+def fails(rows: Rows, flags: int, *, unread: bool = False, **more: int) -> Event:
+    """mbind() of pages [7, 12) fails when it has split off what lies before."""
+    rows.call = 5
+    before = rows.area(7)
+    rows.row(
+        EventKind.VMA_SEEN,
+        *(0, 23),
+        flags=before.flags or 0,
+        bound=bool(before.policy and before.policy.nodes & CDM),
+        **span(7, 12),
+    )
+    shown = {"bits": int(Bit.VMA_UNREAD), "policy": Mpol.UNREAD} if unread else {}
+    return rows.row(
+        EventKind.POLICY,
+        *((7, 12) if unread else (7, 23)),
+        flags=flags,
+        before=before.flags,
+        ret=-ENOMEM,
+        **{**span(7, 12), **shown, **more},
+    )
+
+
+def mbind_ends(rows: Rows, mode: Mpol, nodes: int) -> None:
+    rows.returns(
+        Probe.SYS_MBIND, -ENOMEM, other_policy=mode, other=nodes, **span(7, 12)
+    )
+
+
+def test_a_policy_that_could_not_be_set_shows_the_vma(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    row = fails(rows, PLAIN | TAG)
+    area = rows.area(7)
+    assert rows.areas == [(0, 7, PLAIN), (7, 23, PLAIN | TAG)]
+    assert (area.seen, area.set_by) == (row, row)
+    assert area.policy
+    assert area.policy.byte == Mpol.DEFAULT
+    assert area.policy_by is None
+
+
+def test_a_policy_that_could_not_be_set_takes_none_away(rows: Rows) -> None:
+    bound = rows.bind(0, 23)
+    rows.state = amend(rows.state, BASE, BASE + PAGE, excused=True)
+    fails(rows, PLAIN | TAG, policy=Mpol.BIND, nodes=CDM)
+    area = rows.area(7)
+    assert (area.policy_by, area.ended, area.excused) == (bound, None, True)
+    assert area.policy
+    assert area.policy.names(CDM)
+
+
+def test_the_policy_of_a_file_stays_where_it_could_not_be_set(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23, policy=Mpol.BIND | 16, nodes=CDM)
+    fails(rows, PLAIN)
+    policy = rows.area(7).policy
+    assert policy
+    assert policy.shared
+
+
+def test_a_policy_that_could_not_be_set_supersedes_no_request(rows: Rows) -> None:
+    rows.bind(0, 23)
+    rows.call = 4
+    page_row(rows, PLAIN | TAG)
+    rows.returns(Probe.SYS_MOVE_PAGES)
+    fails(rows, PLAIN | TAG, policy=Mpol.BIND, nodes=CDM, **span(3, 12))
+    page = rows.state.pages.get(BASE + 3 * PAGE)
+    assert page
+    assert page.explicit
+
+
+@pytest.mark.parametrize("unread", [True, False])
+@pytest.mark.parametrize(
+    ("mode", "nodes", "tags"),
+    [
+        (Mpol.BIND, CDM, True),
+        (Mpol.BIND, 1, False),
+        (Mpol.PREFERRED, CDM, False),
+    ],
+)
+def test_rfc_v2_tags_before_an_mbind_can_fail(
+    rows: Rows, mode: Mpol, nodes: int, tags: bool, unread: bool
+) -> None:
+    """All of what was one VMA, and what it was asked for the call's row says."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    fails(rows, PLAIN | TAG, unread=unread)
+    mbind_ends(rows, mode, nodes)
+    assert [area.patched for area in rows.state.areas] == [tags] * len(rows.areas)
+
+
+def test_without_that_row_nobody_knows(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    fails(rows, PLAIN | TAG)
+    rows.call = 6
+    rows.row(EventKind.VMA_NEW, 50, 51)
+    assert rows.area(7).patched is None
+    assert rows.area(50).patched is False
+
+
 # --- ends ---------------------------------------------------------------------
 
 
