@@ -239,7 +239,7 @@ def on_copy(
         seen_ts=event.ts,
         rise=None,
         inherited=tag,
-        over=False,
+        cleared=event if model.tagged(terms) and not tag else model.cleared,
         excused=False,
         patched=tag if model.patched is None else model.patched,
     )

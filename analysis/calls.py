@@ -8,7 +8,14 @@ from typing import Final
 from cdmtrace.analysis import names
 from cdmtrace.analysis.account import on_move
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Arrived, MbindEnded, Note, Notes, OverTag
+from cdmtrace.analysis.notes import (
+    Arrived,
+    CallFailed,
+    MbindEnded,
+    Note,
+    Notes,
+    OverTag,
+)
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import mbind_tags
 from cdmtrace.analysis.state import (
@@ -70,7 +77,10 @@ def close(
                 state = amend(state, area.start, area.end, excused=True)
     for row in call.failed:
         state = _policy_failed(state, call, row, event, terms)
-    if event is not None and event.probe == Probe.SYS_MBIND:
+    if event is not None and event.ret < 0 and call.before:
+        state, note = _close_failed(state, call, event, terms)
+        notes.append(note)
+    elif event is not None and event.probe == Probe.SYS_MBIND:
         state, ended = _close_mbind(state, call, event, terms)
         notes += ended
     for told, had in call.told:
@@ -92,6 +102,24 @@ def _asks(event: Event | None, node: int) -> bool:
     if event is None or event.probe != Probe.SYS_MIGRATE_PAGES:
         return True
     return bool(event.other >> node & 1)
+
+
+def _close_failed(
+    state: State, call: Open, event: Event, terms: Terms
+) -> tuple[State, CallFailed]:
+    """What has another tag since a call that failed, and the same policy."""
+    retagged = []
+    for before in call.before:
+        had = before.tagged(terms)
+        for area in state.overlapping(before.start, before.end):
+            if None in (had, area.tagged(terms)) or area.tagged(terms) is had:
+                continue
+            if area.policy is None or area.policy != before.policy:
+                continue
+            retagged.append((before, area))
+            # It is told here, and not once more as a tag without a reason.
+            state = amend(state, area.start, area.end, over=not had)
+    return state, CallFailed(event=event, retagged=tuple(retagged))
 
 
 def _close_mbind(

@@ -99,7 +99,8 @@ class Terms:
     cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
     base page. probes: logical name -> symbol it was attached to, None where it
     was not; so is a name that is absent. all: pages of every node were told of, not
-    only those of CDM nodes.
+    only those of CDM nodes. taken_by: the flag that has VM_CDM's bit on the kernel of
+    the recording, None if no other has.
     """
 
     cdm: int
@@ -110,6 +111,7 @@ class Terms:
     started: int = 0
     utc_offset: int = 0
     all: bool = False
+    taken_by: str | None = None
 
     def is_cdm(self, node: int) -> bool:
         """Return whether a node, -1 for none, is a CDM node."""
@@ -173,6 +175,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
             started=header.started,
             utc_offset=header.utc_offset,
             all=bool(header.filters.get("all")),
+            taken_by=header.extra.get("vm_cdm_taken_by"),
         ),
         events=events,
         count=len(events),

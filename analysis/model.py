@@ -43,8 +43,9 @@ from cdmtrace.analysis.account import (
     on_zap,
 )
 from cdmtrace.analysis.calls import close, on_call
+from cdmtrace.analysis.faults import all_over, go_on
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Note, Notes
+from cdmtrace.analysis.notes import FaultEnded, Note, Notes, Serviced
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
@@ -57,13 +58,14 @@ from cdmtrace.analysis.vmas import (
     on_policy,
     on_seen,
     on_split,
+    sets_tag,
 )
 from cdmtrace.events import Bit, EventKind
 
-_UNUSED: Final = frozenset(
+_SERVICES: Final = frozenset(
     {EventKind.NUMA_SCAN, EventKind.NUMA_MOVE, EventKind.KSM_PAGE}
 )
-"""Rows of which the model needs nothing: what they do to pages, other rows tell."""
+"""Rows of which the model keeps nothing: what they do to pages, other rows tell."""
 
 _SNAPSHOT: Final = frozenset(
     {
@@ -91,12 +93,13 @@ def step(
     """
     if event.kind in _SNAPSHOT:
         return on_snapshot(state, event, terms), ()
-    if event.kind in _UNUSED:
-        return state, ()
+    if event.kind in _SERVICES:
+        return state, (_serviced(state, event, terms),)
     event, replaced, state = _follow(state, event, terms)
+    state, over = go_on(state, event, terms)
     if is_ram(event, terms):
-        return on_ram(state, event, terms, replaced), ()
-    notes: list[Note] = []
+        return on_ram(state, event, terms, replaced), over
+    notes: list[Note] = [*over]
     # A task does one thing at a time: what it was doing before has returned, even
     # where the row that says so was lost.
     for key in [k for k in state.open if k[0] == event.tid]:
@@ -129,6 +132,8 @@ def step(
         case EventKind.ALLOC:
             # For a file, in a fault: which VMA it is for, the next row says.
             state = within(state, event, alloc=event)
+            if sets_tag(event, terms):
+                more = (FaultEnded(event=event, alloc=event, mapped=False),)
         case EventKind.FLAGS | EventKind.WRITE if not event.bits & Bit.UNLINKED:
             state, more = on_flags(state, event, terms)
         case EventKind.MAP | EventKind.COLLAPSE:
@@ -143,7 +148,10 @@ def step(
             state, more = on_copy(state, event, terms, parent)
         case EventKind.MOVE:
             state = on_move(state, event, terms, event.addr, event.size, event.other)
+        case EventKind.KSM_ADVICE:
+            more = (_serviced(state, event, terms),)
         case EventKind.MM_EXIT:
+            state, more = all_over(state, event)
             state = replace(
                 state, ended=True, open={k: v for k, v in state.open.items() if k[1]}
             )
@@ -178,6 +186,11 @@ def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, Stat
         event = replace(event, addr=last[0])
     on_cdm = terms.is_cdm(event.src_node)
     return event, last == (event.addr, event.call, on_cdm, True), state
+
+
+def _serviced(state: State, event: Event, terms: Terms) -> Serviced:
+    near = any(area.tagged(terms) for area in state.areas)
+    return Serviced(event=event, near=near)
 
 
 def _settle_if(

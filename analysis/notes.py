@@ -14,11 +14,16 @@ from cdmtrace.analysis.state import Area
 class FlagsChanged:
     """vm_flags of an attached VMA differ between entry and return of a row.
 
-    explained: an overlapping row has shown the same change before.
+    explained: an overlapping row has shown the same change before. raced: another
+    task's change of the same VMA, the last that was under way at the same time. lost:
+    a change of another task that was under way meanwhile, and bits that it had set and
+    that this row shows to be gone, though no row has cleared them.
     """
 
     event: Event
     explained: bool
+    raced: Event | None = None
+    lost: tuple[Event, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +59,7 @@ class Settled:
     area: as it was found, its rise and standing those before the judgement.
     standing: the new one. page: the page that the demand leans on, or the one
     that is there without a tag. event: the row at which it settled.
+    beside: its neighbours of the same policy, where both are anonymous memory.
     """
 
     event: Event
@@ -63,6 +69,7 @@ class Settled:
     standing: str
     page: Page | None
     since: int
+    beside: tuple[Area, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,5 +88,59 @@ class MbindEnded:
     over: tuple[OverTag, ...]
 
 
-Note = FlagsChanged | Arrived | Left | Settled | MbindEnded
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallFailed:
+    """A system call that was to change VMAs failed.
+
+    retagged: VMAs as they were before and are now, of which the tag is another and the
+    policy is not.
+    """
+
+    event: Event
+    retagged: tuple[tuple[Area, Area], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FaultEnded:
+    """A fault is over in which an allocation set a tag, or an allocation has set one
+    that was for no VMA of an address space.
+
+    alloc: that allocation. mapped: a page of a CDM node was mapped for it in the VMA.
+    event: the row that shows that it is over.
+    """
+
+    event: Event
+    alloc: Event
+    mapped: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serviced:
+    """KSM or NUMA balancing worked on a VMA, or a page of it, or was asked to.
+
+    near: a tagged VMA is in the same address space.
+    """
+
+    event: Event
+    near: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Began:
+    """The recording began. event: its first row."""
+
+    event: Event
+
+
+Note = (
+    FlagsChanged
+    | Arrived
+    | Left
+    | Settled
+    | MbindEnded
+    | CallFailed
+    | FaultEnded
+    | Serviced
+    | Began
+)
 Notes = tuple[Note, ...]

@@ -11,7 +11,7 @@ from typing import Final
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.frames import FOLLOWED, Event, Gap, Terms, Trace
-from cdmtrace.analysis.notes import Note, Notes
+from cdmtrace.analysis.notes import Began, Note, Notes
 from cdmtrace.analysis.profiles import PROFILES, Profile
 from cdmtrace.analysis.rules import (
     PART_OF,
@@ -255,9 +255,12 @@ class _Run:
         self._auditor = Auditor(trace.events, trace.terms)
         self._blind = [gap for gap in trace.gaps if gap.probe in {FOLLOWED, *_ACCOUNT}]
         self._looked = False
+        self._begun = False
 
     def take(self, event: Event) -> None:
         """Give one row to the mms that it is about."""
+        if not self._begun:
+            self._begin(event)
         if event.kind == EventKind.COMM:
             comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
             self._comms[event.tid] = comm
@@ -303,6 +306,13 @@ class _Run:
             self._judge(mm, event, notes)
             if event.kind == EventKind.MM_EXIT:
                 self._done.append(self._lives.pop(mm))
+
+    def _begin(self, event: Event) -> None:
+        """Judge what concerns the recording as a whole, and no mm."""
+        self._begun = True
+        self._lives[0] = _Life(0, 0, State())
+        self._judge(0, event, (Began(event=event),))
+        del self._lives[0]
 
     def _look_done(self, event: Event) -> None:
         """Take it that whatever was there before the recording is told now.

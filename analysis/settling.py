@@ -9,6 +9,7 @@ from cdmtrace.analysis.notes import Note, Notes, Settled
 from cdmtrace.analysis.pages import Page
 from cdmtrace.analysis.profiles import Facts, Profile, Want
 from cdmtrace.analysis.state import Area, State, put
+from cdmtrace.events import Bit
 
 
 def facts_of(state: State, area: Area, terms: Terms) -> Facts:
@@ -77,6 +78,7 @@ def settle(
                 standing=standing,
                 page=page,
                 since=area.since,
+                beside=_beside(state, area),
             )
         )
         state = replace(
@@ -98,6 +100,25 @@ def settle(
             ),
         )
     return replace(state, dirty=tuple(later)), tuple(notes)
+
+
+def _beside(state: State, area: Area) -> tuple[Area, ...]:
+    """Return the neighbours that differ in nothing that is known but their flags."""
+    near = (state.area(area.start - 1), state.area(area.end))
+    return tuple(
+        other
+        for other in near
+        if other
+        and other.flags is not None
+        and area.policy is not None
+        and other.policy == area.policy
+        and _is_anonymous(area)
+        and _is_anonymous(other)
+    )
+
+
+def _is_anonymous(area: Area) -> bool:
+    return area.seen is not None and not area.seen.bits & Bit.FILE
 
 
 def _evidence(state: State, area: Area, facts: Facts) -> Page | None:

@@ -46,6 +46,8 @@ _CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
         Cause.USERFAULTFD,
         frozenset({"mfill_atomic_install_pte", "mcopy_atomic_pte", "mfill_zeropage"}),
     ),
+    # mm/swap_state.c: neighbours in swap are read in by the policy of the fault's VMA
+    (Cause.READAHEAD, frozenset({"__read_swap_cache_async"})),
     # mm/memory.c. Reading a page in may copy it at once: it came by swap-in.
     (
         Cause.SWAP_IN,

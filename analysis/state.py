@@ -133,7 +133,8 @@ class State:
     how it was at an earlier time. last: by tid, what a task has just mapped: address,
     call, whether on a CDM node, and whether a page may have been there. whole: its
     pages are known from the start; its life lies within the recording, or it was
-    looked at when that began.
+    looked at when that began. writes: the last rows that show a change of flags.
+    tagging: by tid, the allocation by which a fault that goes on has set a tag.
     """
 
     areas: tuple[Area, ...] = ()
@@ -147,6 +148,8 @@ class State:
     dirty: tuple[int, ...] = ()
     whole: bool = False
     ended: bool = False
+    writes: tuple[Event, ...] = ()
+    tagging: Mapping[int, Event] = field(default_factory=dict)
 
     def area(self, addr: int) -> Area | None:
         """Return the area in which the address lies."""

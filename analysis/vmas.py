@@ -26,6 +26,9 @@ from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, Probe
 
 _NO_CHANGE: Final = frozenset({EventKind.VMA_SEEN, EventKind.VMA_MERGE})
 """Rows that show a VMA, and not who has written its flags."""
+_WRITES: Final = 64
+"""How many changes of flags are held against those that overlap them: more than
+threads can be in the middle of one."""
 
 _OF_PAGES: Final = frozenset({EventKind.MAP, EventKind.MIGRATE, EventKind.UNMAP})
 """Rows that show a VMA in passing, whoever has written its flags."""
@@ -233,7 +236,7 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     )
     state = observe_row(state, event, terms)
     if event.ret:
-        return dirty(state, start), _flags_changed(event, explained)
+        return _flags_changed(dirty(state, start), event, explained, terms)
     now = Policy.of(event.policy, event.nodes)
     change: dict[str, object] = {"policy_by": event}
     locks = {event.lock_exit & 15}
@@ -256,7 +259,7 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         if page.explicit
     ]
     state = replace(state, pages=state.pages.put_all(superseded))
-    return dirty(state, start), _flags_changed(event, explained)
+    return _flags_changed(dirty(state, start), event, explained, terms)
 
 
 def amend_whole(
@@ -312,7 +315,10 @@ def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     ):
         state = amend(state, event.start, event.end, patched=True)
     state = within(state, event, alloc=event)
-    return dirty(state, event.addr), _flags_changed(event, explained)
+    if not (event.call or explained) and sets_tag(event, terms):
+        # Readahead allocates several in one fault: the first has set it.
+        state = replace(state, tagging={event.tid: event, **state.tagging})
+    return _flags_changed(dirty(state, event.addr), event, explained, terms)
 
 
 def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
@@ -342,7 +348,7 @@ def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     explained = event.probe == Probe.REMOVE_MIGRATION_PTE and _by_others(
         area, event, terms
     )
-    return dirty(state, event.start), _flags_changed(event, explained)
+    return _flags_changed(dirty(state, event.start), event, explained, terms)
 
 
 def _by_others(area: Area | None, event: Event, terms: Terms) -> bool:
@@ -412,7 +418,64 @@ def on_free(state: State, event: Event) -> State:
     return replace(state, areas=put(state.areas, event.addr, end, ()))
 
 
-def _flags_changed(event: Event, explained: bool) -> Notes:
+def sets_tag(event: Event, terms: Terms) -> bool:
+    """Return whether the tag went 0 -> 1 between entry and return of a row."""
+    return bool(event.flags_after & ~event.flags_before & terms.tag)
+
+
+def _flags_changed(
+    state: State, event: Event, explained: bool, terms: Terms
+) -> tuple[State, Notes]:
     if event.flags_before == event.flags_after:
-        return ()
-    return (FlagsChanged(event=event, explained=explained),)
+        return state, ()
+    meanwhile = [
+        other
+        for other in state.writes
+        if other.ts > event.ts_entry
+        and other.tid != event.tid
+        and other.start < event.end
+        and event.start < other.end
+    ]
+    wrote = _wrote(event, meanwhile, terms)
+    rivals = [
+        other
+        for other in meanwhile
+        if wrote and _wrote(other, [event, *meanwhile], terms)
+    ]
+    note = FlagsChanged(
+        event=event,
+        explained=explained,
+        raced=rivals[-1] if rivals else None,
+        lost=_lost(event, meanwhile) if wrote else None,
+    )
+    return replace(state, writes=(*state.writes[1 - _WRITES :], event)), (note,)
+
+
+def _wrote(event: Event, meanwhile: Sequence[Event], terms: Terms) -> bool:
+    """Return whether a row that shows a change has made it.
+
+    A migration gives pages back without any lock, and may see what others do: its own
+    can only be a change of the tag that none of them shows.
+    """
+    if event.probe != Probe.REMOVE_MIGRATION_PTE:
+        return True
+    mine = (event.flags_before ^ event.flags_after) & terms.tag
+    for other in meanwhile:
+        if other is not event:
+            mine &= ~(other.flags_before ^ other.flags_after)
+    return bool(mine)
+
+
+def _lost(event: Event, meanwhile: Sequence[Event]) -> tuple[Event, int] | None:
+    """Return who has set bits meanwhile that are gone with the row, and the bits.
+
+    The row cannot have meant to clear what was not there when it began.
+    """
+    gone = ~event.flags_before & ~event.flags_after
+    for at, other in enumerate(meanwhile):
+        bits = other.flags_after & ~other.flags_before & gone
+        for later in meanwhile[at + 1 :]:
+            bits &= ~(later.flags_before & ~later.flags_after)
+        if bits:
+            return other, bits
+    return None

@@ -270,6 +270,7 @@ enum cdm_cause {
 	CDM_CAUSE_FILE = 13,		/* a fault found the page in a file */
 	CDM_CAUSE_USERFAULTFD = 14,
 	CDM_CAUSE_CPUSET = 15,
+	CDM_CAUSE_READAHEAD = 16,	/* swap's: for whom is not known yet */
 };
 
 /*

@@ -201,6 +201,7 @@ class Cause(IntEnum):
     FILE = 13
     USERFAULTFD = 14
     CPUSET = 15
+    READAHEAD = 16
 
 
 @unique

@@ -30,6 +30,7 @@ ANON = 0x100073
 READ_ONLY = 0x100071
 DEFAULT, PREFERRED, BIND, INTERLEAVE = 0, 1, 2, 3
 EPERM, EACCES, EINVAL = 1, 13, 22
+MR_MEMPOLICY_MBIND = 4
 RECORDER = 100
 
 RFC = frozenset(
@@ -59,6 +60,7 @@ PROBES = {
         "mpol_rebind",
         "shared_policy",
         "migrate_pages",
+        "remove_migration_pte",
         "rmap_add",
         "rmap_remove",
         "copy_page_range",
@@ -70,6 +72,9 @@ PROBES = {
         "mlock_fixup",
         "mprotect_fixup",
         "ksm_madvise",
+        "ksm_merge",
+        "numa_migrate",
+        "numa_scan",
         "exit_mmap",
         "sys_mbind",
         "sys_set_mempolicy",
@@ -461,7 +466,7 @@ class Task:
         if move:
             for addr in sorted(a for a in self.mm.pages if start <= a < end):
                 if not nodes >> self.mm.pages[addr][0] & 1:
-                    self.migrate(addr, 0 if nodes & RAM else 1)
+                    self.migrate(addr, 0 if nodes & RAM else 1, arg=MR_MEMPOLICY_MBIND)
         if not names_cdm(policy):
             for vma in self.overlapping(start, end):
                 left = any(

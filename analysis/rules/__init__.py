@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from cdmtrace.analysis.rules import ksm, locking, pages, tag, tagging
+from cdmtrace.analysis.rules import balancing, ksm, locking, pages, setup, tag, tagging
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 
 __all__ = [
@@ -38,10 +38,23 @@ RULES: Final[tuple[Rule, ...]] = (
     tag.STALE_TAG,
     tag.MISSING_TAG,
     locking.UNLOCKED_WRITE,
+    locking.LOST_UPDATE,
     ksm.KSM_LEFT_ON,
+    ksm.KSM_MERGED,
+    ksm.MERGEABLE_HONOURED,
+    balancing.NUMA_SCANNED,
+    balancing.NUMA_MIGRATED,
     tagging.IMPLICIT_TAG,
     tagging.OVER_TAG,
+    tagging.TAG_AFTER_FAILURE,
+    tagging.TAG_WITHOUT_PAGE,
     pages.IMPLICIT_ALLOCATION,
+    tagging.WRONG_VMA,
+    tag.BORN_STALE,
+    tag.MERGE_BLOCKED,
+    locking.RACING_WRITERS,
+    balancing.LYING_REASON,
+    setup.BIT_TAKEN,
 )
 """All rules of this version, by number."""
 

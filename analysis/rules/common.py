@@ -33,6 +33,7 @@ POLICIES: Final = frozenset({"mpol_rebind", "shared_policy"})
 _FIXUPS: Final = {
     int(Probe.MPROTECT_FIXUP): "mprotect",
     int(Probe.MLOCK_FIXUP): "mlock",
+    int(Probe.REMOVE_MIGRATION_PTE): "migration",
 }
 """Probe of a change of flags -> who changed them."""
 

@@ -1,15 +1,20 @@
-"""Who writes vm_flags, and under what lock: CDM003."""
+"""Who writes vm_flags, and under what lock: CDM003, CDM004, CDM018."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from cdmtrace.analysis import names
-from cdmtrace.analysis.frames import Terms
+from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import FlagsChanged, Note
 from cdmtrace.analysis.rules.common import chain, writer
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 from cdmtrace.events import Cause, EventKind, Lock, VmaLock
+
+_BRACKETS: Final = frozenset(
+    {"mbind_range", "mlock_fixup", "mprotect_fixup", "remove_migration_pte"}
+)
+"""Besides the allocation: probes in which vm_flags may be written."""
 
 
 def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
@@ -65,7 +70,7 @@ UNLOCKED_WRITE: Final = Rule(
     'how can that even be safe?"',
     events=("ALLOC", "POLICY", "FLAGS"),
     needs=frozenset({"alloc"}),
-    leans=frozenset({"mbind_range", "mlock_fixup", "mprotect_fixup"}),
+    leans=_BRACKETS,
     threats=(
         (
             "held for read, a lock may be another's, or only tried: certain is "
@@ -86,4 +91,114 @@ UNLOCKED_WRITE: Final = Rule(
     ),
     judge=_unlocked,
     profiles=frozenset({"intended", "rfc-v2"}),
+)
+
+
+# --- CDM004 -------------------------------------------------------------------
+
+
+def _lost_update(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, FlagsChanged):
+        return None
+    event = note.event
+    violation = None
+    if note.lost is not None:
+        other, bits = note.lost
+        gone = " ".join(names.flags(bits, terms.tag))
+        violation = Violation(
+            cause=writer(event),
+            start=event.start,
+            end=event.end,
+            expected=f"{gone} is set: {_told(other)} has set it, and nobody cleared it",
+            observed=f"{gone} is gone when {_told(event)} returns, which began before "
+            "it was set",
+            witness=chain(other, event),
+            shape=(gone, names.probe(other.probe)),
+        )
+    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+
+
+def _told(event: Event) -> str:
+    return f"{names.probe(event.probe)} (tid {event.tid})"
+
+
+LOST_UPDATE: Final = Rule(
+    id="CDM004",
+    name="lost-update",
+    severity=Severity.ERROR,
+    statement="A bit of vm_flags that one task has set vanished by another task's "
+    "read-modify-write, though nobody cleared it.",
+    premise="a change of vm_flags, held against what others set meanwhile",
+    source="Dave Hansen on [RFC V2 11/12], 30 Jan 2017; vm_flags are written as a "
+    "whole word",
+    sentence='"That vm_flags manipulation is non-atomic, so how can that even be '
+    'safe?"',
+    events=("ALLOC", "POLICY", "FLAGS"),
+    needs=frozenset({"alloc"}),
+    leans=_BRACKETS,
+    threats=(
+        (
+            "a bit that a function without a row clears (userfaultfd, clear_refs) "
+            "between two rows that overlap would look the same"
+        ),
+    ),
+    limits=(
+        (
+            "both writes must be bracketed by rows; what a bit was overwritten by "
+            "between two rows is not seen"
+        ),
+    ),
+    judge=_lost_update,
+)
+
+# --- CDM018 -------------------------------------------------------------------
+
+
+def _racing(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile, terms
+    if not isinstance(note, FlagsChanged):
+        return None
+    event, other = note.event, note.raced
+    violation = None
+    if other is not None:
+        violation = Violation(
+            cause=writer(event),
+            start=event.start,
+            end=event.end,
+            expected="one writer of vm_flags at a time",
+            observed=f"{_told(other)} and {_told(event)} overlap by "
+            f"{(other.ts - max(event.ts_entry, other.ts_entry)) / 1000:.0f} us",
+            witness=chain(other, event),
+            shape=tuple(sorted(names.probe(e.probe) for e in (event, other))),
+        )
+    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+
+
+RACING_WRITERS: Final = Rule(
+    id="CDM018",
+    name="racing-writers",
+    severity=Severity.ERROR,
+    statement="Two read-modify-writes of the same vm_flags overlapped in time, and "
+    "both show a change.",
+    premise="a change of vm_flags, held against those that were under way meanwhile",
+    source="Dave Hansen on [RFC V2 11/12], 30 Jan 2017; ASSERT_EXCLUSIVE_WRITER() in "
+    "vm_area_dup(), since 5.9",
+    sentence='"This is happening with mmap_sem held for read. Correct? Is it OK that '
+    "you're modifying the VMA? That vm_flags manipulation is non-atomic, so how can "
+    'that even be safe?"',
+    events=("ALLOC", "POLICY", "FLAGS"),
+    needs=frozenset({"alloc"}),
+    leans=_BRACKETS,
+    threats=(
+        (
+            "a row is as long as its function: that both were in it at once does not "
+            "say that their loads and stores were interleaved. CDM004 does"
+        ),
+    ),
+    limits=(
+        "one that saw the other's bit set, and wrote nothing itself, is told as well",
+    ),
+    judge=_racing,
+    once=True,
 )

@@ -1,9 +1,10 @@
-"""Is the tag where it has to be, once a VMA has settled: CDM001, CDM002."""
+"""Is the tag where it has to be, once a VMA has settled: CDM001, 002, 016, 017."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Note, Settled
 from cdmtrace.analysis.profiles import Want
@@ -19,6 +20,7 @@ from cdmtrace.analysis.rules.common import (
     flags_of,
 )
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
+from cdmtrace.analysis.state import Area
 from cdmtrace.events import Cause, EventKind, Probe
 
 _PAST_ALLOCATION: Final = frozenset(
@@ -141,8 +143,12 @@ def _missing(note: Note, terms: Terms, profile: str) -> Judgement | None:
     if note.standing == "missing" and area.standing != "missing":
         cause = page.how if page else called(note.event)
         mapped = page.event if page else None
-        if profile != "intended" and area.cleared is not None:
-            cause, mapped = "cleared", area.cleared
+        dropped = area.cleared
+        if dropped is not None and (
+            profile != "intended" or (mapped and mapped.seq < dropped.seq)
+        ):
+            # It had the tag: what is missing went, and the page is as it should be.
+            cause, mapped = "cleared", dropped
         reason = area.policy_by if note.facts.policy_names else None
         violation = Violation(
             cause=cause,
@@ -195,4 +201,127 @@ MISSING_TAG: Final = Rule(
     ),
     judge=_missing,
     profiles=frozenset({"intended", "rfc-v2"}),
+)
+
+
+# --- CDM016 -------------------------------------------------------------------
+
+
+def _born_stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, Settled) or not note.facts.tag or not note.area.inherited:
+        return None
+    area = note.area
+    # Where the tag was wrong before, it was told then: CDM001, CDM010, CDM011.
+    if area.over or area.born_wrong or area.standing == "stale":
+        return None
+    violation = None
+    if note.demand.want is Want.MUST_NOT:
+        by = area.seen
+        violation = Violation(
+            cause=_HEIRS.get(by.kind, "unknown") if by else "unknown",
+            start=area.start,
+            end=area.end,
+            expected=f"not tagged: {note.demand.why} ({cdm_nodes(terms)})",
+            observed=flags_of(note, terms),
+            witness=chain(area.set_by, by, closing(note)),
+            shape=(note.demand.clause,),
+        )
+    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+
+
+_HEIRS: Final[dict[int, str]] = {
+    EventKind.COPY: "fork",
+    EventKind.MOVE: "mremap",
+    EventKind.VMA_SPLIT: "split",
+    EventKind.FLAGS: "split",
+    EventKind.VMA_MERGE: "split",
+}
+"""Kind of the row that showed an inherited tag -> by what it was inherited. Where a
+call splits a VMA in order to change it, the change is the last to show it."""
+
+BORN_STALE: Final = Rule(
+    id="CDM016",
+    name="born-stale",
+    severity=Severity.ERROR,
+    statement="A tag was inherited by split, fork or mremap, and at the end of that "
+    "write section the VMA has neither a policy of its own that names a CDM node nor "
+    "a page of one.",
+    premise="a tag that a VMA has inherited, at the end of its write section",
+    source="__split_vma(), dup_mmap() and copy_vma() copy vm_flags as they are; "
+    "Anshuman Khandual in the thread: static and runtime re-evaluation of the flag",
+    sentence='"Any VMA with that flag set on it will keep it for the life of the VMA, '
+    'despite whether it has CDM pages in it now or not."',
+    events=("VMA_SPLIT", "COPY", "MOVE", "FLAGS", "MAP", "UNMAP", "CALL"),
+    needs=frozenset({"rmap_add", "rmap_remove"}),
+    leans=(LIFE | REQUESTS | MIGRATION | POLICIES | {"alloc", "mbind_range"}),
+    threats=(
+        "a page on its way (in swap, or being migrated) is in no VMA meanwhile",
+        "a VMA from before the recording may hold pages that were never seen",
+    ),
+    limits=(
+        (
+            "a tag that was wrong in the VMA that it was inherited from is told there: "
+            "CDM001, CDM010, CDM011"
+        ),
+    ),
+    judge=_born_stale,
+)
+
+# --- CDM017 -------------------------------------------------------------------
+
+_SOFTDIRTY: Final = 0x08000000
+"""VM_SOFTDIRTY, which is_mergeable_vma() of 6.1 does not look at (mm/mmap.c)."""
+
+
+def _merge_blocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, Settled) or not note.beside:
+        return None
+    area = note.area
+    for other in note.beside:
+        differ = ((area.flags or 0) ^ (other.flags or 0)) & ~_SOFTDIRTY
+        if differ == terms.tag:
+            start, end = min(area.start, other.start), max(area.end, other.end)
+            violation = Violation(
+                cause="fault" if _by_fault(area, other) else "leftover",
+                start=start,
+                end=end,
+                expected=f"one VMA of {names.size(end - start, terms.page)}",
+                observed="two VMAs that differ in nothing but the tag",
+                witness=chain(area.set_by or other.set_by, area.seen, other.seen),
+                shape=(),
+            )
+            break
+    else:
+        violation = None
+    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+
+
+def _by_fault(*areas: Area) -> bool:
+    return any(a.set_by and a.set_by.kind == EventKind.ALLOC for a in areas)
+
+
+MERGE_BLOCKED: Final = Rule(
+    id="CDM017",
+    name="merge-blocked",
+    severity=Severity.INFO,
+    statement="Two neighbouring VMAs of anonymous memory have the same policy and the "
+    "same flags but for the tag, so that the kernel cannot make them one.",
+    premise="a settled VMA beside another one of the same policy",
+    source="is_mergeable_vma() of 4.10 and 6.1 ignores no difference but VM_SOFTDIRTY",
+    sentence='"an explicitly assigned policy that would have cause the VMA to be split '
+    'from any "normal" one in the system"',
+    events=("POLICY", "ALLOC", "FLAGS", "VMA_SPLIT", "VMA_MERGE", "CALL"),
+    needs=frozenset({"alloc", "mbind_range"}),
+    leans=LIFE | POLICIES,
+    threats=(
+        (
+            "whether both have the same anon_vma and consecutive offsets is not seen: "
+            "there may be another reason for which they stay two"
+        ),
+    ),
+    limits=("mappings of files are left out: their offsets are not recorded",),
+    judge=_merge_blocked,
+    once=True,
 )

@@ -1,4 +1,4 @@
-"""Was the tag set where it may be, and for a reason: CDM010, CDM011."""
+"""Was the tag set where it may be, and for a reason: CDM010 to CDM013, 015."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import MbindEnded, Note, OverTag, Settled
+from cdmtrace.analysis.notes import (
+    CallFailed,
+    FaultEnded,
+    MbindEnded,
+    Note,
+    OverTag,
+    Settled,
+)
 from cdmtrace.analysis.profiles import Want
 from cdmtrace.analysis.rules.common import (
     LIFE,
     MIGRATION,
     POLICIES,
     REQUESTS,
+    called,
     cdm_nodes,
     chain,
     closing,
@@ -20,7 +28,7 @@ from cdmtrace.analysis.rules.common import (
     writer,
 )
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
-from cdmtrace.events import EventKind
+from cdmtrace.events import Cause, EventKind
 
 
 def _implicit_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
@@ -151,4 +159,157 @@ OVER_TAG: Final = Rule(
         ),
     ),
     judge=_over_tag,
+)
+
+
+# --- CDM012 -------------------------------------------------------------------
+
+
+def _tag_after_failure(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, CallFailed):
+        return None
+    event = note.event
+    violation = None
+    if note.retagged:
+        before, after = note.retagged[0]
+        had, has = names.changed(before.flags or 0, after.flags or 0, terms.tag)
+        violation = Violation(
+            cause=called(event),
+            start=min(area.start for _, area in note.retagged),
+            end=max(area.end for _, area in note.retagged),
+            expected="the tag as it was, as the policy is: the call failed",
+            observed=f"{called(event)}() = {names.errno(event.ret)}; {had} -> {has}",
+            witness=chain(before.seen, after.seen, event),
+            shape=(names.errno(event.ret), had, has),
+        )
+    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+
+
+TAG_AFTER_FAILURE: Final = Rule(
+    id="CDM012",
+    name="tag-after-failure",
+    severity=Severity.ERROR,
+    statement="A system call that failed has changed the tag of a VMA whose policy it "
+    "left as it was.",
+    premise="an mbind() that failed after it had come to a VMA",
+    source="12/12: set_vm_cdm() runs in mbind_range() before vma_merge(), split_vma() "
+    "and vma_replace_policy(), each of which can fail",
+    sentence='"But it doesn\'t match the implementation"',
+    events=("VMA_SEEN", "POLICY", "CALL"),
+    needs=frozenset({"mbind_range", "sys_mbind"}),
+    leans=frozenset({"vma_split", "vma_merge"}),
+    threats=(
+        (
+            "a call over several VMAs may fail in the second and leave the first one "
+            "changed, policy and tag alike: that is legal"
+        ),
+    ),
+    limits=(
+        (
+            "where a VMA was merged before the call failed, its flags are not known; "
+            "a tag that shows later is CDM010 then"
+        ),
+    ),
+    judge=_tag_after_failure,
+)
+
+# --- CDM013, CDM015 -----------------------------------------------------------
+
+
+def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, FaultEnded) or note.alloc is note.event:
+        return None
+    alloc = note.alloc
+    violation = None
+    # Read ahead, it was for another one's page: CDM015.
+    if not note.mapped and alloc.cause != Cause.READAHEAD:
+        violation = _untouched(note, terms, "a page of a CDM node mapped by it")
+    return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
+
+
+def _untouched(note: FaultEnded, terms: Terms, expected: str) -> Violation:
+    alloc = note.alloc
+    had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
+    return Violation(
+        cause=names.cause(alloc.cause).replace("_", "-"),
+        start=alloc.start,
+        end=alloc.end,
+        expected=expected,
+        observed=f"{had} -> {has}, and the page was not mapped in this VMA",
+        witness=chain(alloc, note.event),
+        shape=(had, has),
+    )
+
+
+TAG_WITHOUT_PAGE: Final = Rule(
+    id="CDM013",
+    name="tag-without-page",
+    severity=Severity.ERROR,
+    statement="A fault set the tag for a page that it allocated and never mapped in "
+    "the VMA.",
+    premise="a fault that set the tag, and is over",
+    source="11/12: mark_vma_cdm() runs when the page is allocated; the fault can "
+    "lose a race, or fail, before it maps the page",
+    sentence="\"Contains coherent device memory [...] But it doesn't match the "
+    'implementation"',
+    events=("ALLOC", "MAP", "CALL", "MM_EXIT"),
+    needs=frozenset({"alloc", "rmap_add"}),
+    leans=frozenset(),
+    threats=(
+        (
+            "a fault is over when its task does something else that is told; until "
+            "then nothing is said of it"
+        ),
+    ),
+    limits=("faults inside system calls that are told of are not judged",),
+    judge=_tag_without_page,
+)
+
+
+def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
+    del profile
+    if not isinstance(note, FaultEnded):
+        return None
+    alloc = note.alloc
+    violation = None
+    if alloc is note.event:
+        had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
+        violation = Violation(
+            cause="pseudo-vma",
+            start=alloc.addr,
+            end=alloc.addr + alloc.size,
+            expected="the tag on the VMA that faults, or nowhere",
+            observed=f"{had} -> {has} on a VMA that is in no address space",
+            witness=chain(alloc),
+            shape=(had, has),
+        )
+    elif not note.mapped and alloc.cause == Cause.READAHEAD:
+        violation = _untouched(note, terms, "the tag on the VMA that gets the page")
+    return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
+
+
+WRONG_VMA: Final = Rule(
+    id="CDM015",
+    name="wrong-vma",
+    severity=Severity.ERROR,
+    statement="An allocation set the tag of a VMA that does not get the page: swap's "
+    "readahead allocates for the neighbours of what is faulted in, and shmem by a VMA "
+    "that stands on the stack.",
+    premise="an allocation that set the tag",
+    source="4.10: __read_swap_cache_async() and shmem_alloc_page() hand "
+    "alloc_pages_vma() a VMA that is not the page's",
+    sentence='"This also assumes that the only way to get a page mapped into a VMA is '
+    'via alloc_pages_vma()."',
+    events=("ALLOC", "MAP", "CALL", "MM_EXIT"),
+    needs=frozenset({"alloc", "rmap_add"}),
+    leans=frozenset({"shared_policy"}),
+    threats=(
+        "what readahead brings may be mapped in this VMA later, by a fault of its own",
+    ),
+    limits=(
+        "a page for a file that no fault asked for (write(), read()) is not judged",
+    ),
+    judge=_wrong_vma,
 )

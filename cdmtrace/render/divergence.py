@@ -37,10 +37,15 @@ def finding(one: Mapping[str, Any], *, page: int = 4096) -> str:
     lines = [
         "=" * WIDTH,
         f"{one['rule']} {one['name']}: {one['severity']}, cause: {one['cause']}",
-        f"  process    {one['comm'] or '?'} (pid {one['pid']})",
-        f"  mm         {one['mm']}",
-        f"  VMA        {start:x}-{end:x} ({pages} page{'s' if pages != 1 else ''})",
     ]
+    if end:
+        lines += [
+            f"  process    {one['comm'] or '?'} (pid {one['pid']})",
+            f"  mm         {one['mm']}",
+            f"  VMA        {start:x}-{end:x} ({pages} page{'s' if pages != 1 else ''})",
+        ]
+    else:
+        lines.append("  about      the recording as a whole")
     if one["count"] > 1:
         lines.append(f"  times      {one['count']}, the first one is shown")
     lines += _wrapped("- required   ", one["expected"])

@@ -52,7 +52,14 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows["rmap_remove"]["attachments"] == []
     assert rows["sys_mbind"]["state"] == "attach"
     costs = {row["rule"]: row["missing"] for row in found["uncheckable rules"]}
-    assert costs == {"CDM001": ["rmap_remove"]}
+    assert costs == {
+        "CDM001": ["rmap_remove"],
+        "CDM006": ["ksm_merge"],
+        "CDM007": ["ksm_madvise"],
+        "CDM008": ["numa_scan"],
+        "CDM009": ["numa_migrate"],
+        "CDM016": ["rmap_remove"],
+    }
 
 
 @pytest.mark.parametrize("form", ["table", "markdown"])
@@ -62,9 +69,10 @@ def test_for_people(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (
         (
             "alloc vma_alloc_folio kretprobe, kprobe would attach "
-            "CDM001 CDM002 CDM003 CDM005 CDM010 CDM014"
+            "CDM001 CDM002 CDM003 CDM004 CDM005 CDM010 CDM013 CDM014 CDM015 CDM016 "
+            "CDM017 CDM018"
         ),
-        "ksm_madvise - kretprobe, kprobe missing: ksm_madvise -",
+        "ksm_madvise - kretprobe, kprobe missing: ksm_madvise CDM007",
         "CDM001 rmap_remove",
     ):
         assert line in text, out

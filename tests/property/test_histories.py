@@ -56,16 +56,16 @@ HISTORY = st.lists(
 
 # An injected fault: the rules that it breaks, and those that it may break as well.
 FAULTS = {
-    "one-way": ({"CDM001"}, set()),
+    "one-way": ({"CDM001"}, {"CDM016", "CDM017"}),
     "bind-only": ({"CDM002"}, set()),
     "migration-ungated": ({"CDM002"}, set()),
     # It tags neither what is moved in nor takes KSM off what it tags.
-    "fault-tag": ({"CDM003"}, {"CDM002", "CDM005"}),
+    "fault-tag": ({"CDM003"}, {"CDM002", "CDM005", "CDM017"}),
     "read-lock": ({"CDM003"}, set()),
     "ksm-left-on": ({"CDM005"}, set()),
     # Whoever tags at any mbind() does not take the tag back at the next.
-    "any-mbind-tags": ({"CDM010"}, {"CDM001"}),
-    "whole-vma": ({"CDM011"}, set()),
+    "any-mbind-tags": ({"CDM010"}, {"CDM001", "CDM016", "CDM017"}),
+    "whole-vma": ({"CDM011"}, {"CDM017"}),
     "task-policy": ({"CDM014"}, set()),
 }
 

@@ -171,10 +171,8 @@ def test_a_probe_that_cannot_be_left_out() -> None:
 
 
 def test_rules_that_a_missing_probe_costs() -> None:
-    assert uncheckable(["alloc", "sys_mmap"]) == {
-        "CDM003": ("alloc",),
-        "CDM010": ("alloc",),
-    }
+    blind = ("CDM003", "CDM004", "CDM010", "CDM013", "CDM015", "CDM017", "CDM018")
+    assert uncheckable(["alloc", "sys_mmap"]) == dict.fromkeys(blind, ("alloc",))
     assert uncheckable([]) == {}
     assert "CDM001" in served_by("rmap_remove")
     assert "CDM003" not in served_by("rmap_remove")

@@ -280,7 +280,7 @@ def test_a_tag_that_a_migration_has_cleared(rows: Rows) -> None:
     assert not note.explained
     assert rows.areas == [(0, 23, PLAIN)]
     assert rows.area(0).cleared is note.event
-    assert unlocked(rows) == ["unknown"]
+    assert unlocked(rows) == ["migration"]
 
 
 def test_a_tag_that_a_migration_has_set(rows: Rows) -> None:
@@ -310,7 +310,7 @@ def test_the_row_of_its_page_does_not_explain_it(rows: Rows) -> None:
     note = remigrated(rows, PLAIN | TAG, PLAIN, took=1500)
     assert not note.explained
     assert rows.areas == [(0, 23, PLAIN)]
-    assert unlocked(rows) == ["unknown"]
+    assert unlocked(rows) == ["migration"]
 
 
 @pytest.mark.parametrize("first", [True, False])

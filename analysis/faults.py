@@ -1,0 +1,61 @@
+"""Faults in which an allocation sets a tag: does its page come to that VMA?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.notes import FaultEnded, Notes
+from cdmtrace.analysis.state import State
+from cdmtrace.events import EventKind
+
+_WITHIN: Final = frozenset(
+    {
+        EventKind.UNMAP,
+        EventKind.KSM_PAGE,
+        EventKind.NUMA_MOVE,
+        EventKind.ALLOC,
+        EventKind.MIGRATE,
+    }
+)
+"""Rows that a task can bring about while it is in a fault: to find room for a page it
+reclaims and compacts, and what a page replaces goes when that page is there."""
+
+
+def go_on(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """A row of a task ends its fault, unless it is one of the fault's own."""
+    alloc = state.tagging.get(event.tid)
+    if alloc is None:
+        return state, ()
+    mapped = _mapped(alloc, event, terms)
+    if mapped is None:
+        return state, ()
+    return _ended(state, event, {event.tid: mapped})
+
+
+def all_over(state: State, event: Event) -> tuple[State, Notes]:
+    """The address space ends, and every fault in it has."""
+    return _ended(state, event, dict.fromkeys(state.tagging, False))
+
+
+def _ended(state: State, event: Event, mapped: dict[int, bool]) -> tuple[State, Notes]:
+    notes = tuple(
+        FaultEnded(event=event, alloc=state.tagging[tid], mapped=there)
+        for tid, there in mapped.items()
+    )
+    rest = {tid: row for tid, row in state.tagging.items() if tid not in mapped}
+    return replace(state, tagging=rest), notes
+
+
+def _mapped(alloc: Event, event: Event, terms: Terms) -> bool | None:
+    """Return whether the page is mapped, None if the fault may be going on."""
+    meets = event.addr < alloc.addr + alloc.size and alloc.addr < event.addr + max(
+        event.size, 1
+    )
+    if event.kind == EventKind.MAP:
+        return meets and terms.is_cdm(event.node)
+    if event.kind == EventKind.ALLOC:
+        # Readahead, or a smaller page where there was no huge one.
+        return None if meets else False
+    return None if event.kind in _WITHIN else False

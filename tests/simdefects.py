@@ -1,0 +1,323 @@
+"""Programs for what the story does not show: failures, races, KSM and NUMA balancing.
+
+Each does something that is right on a right kernel, and wrong under the quirk that its
+comment names. What the probes would tell is written out here, row by row, as far as
+SimKernel has no call for it.
+"""
+
+from __future__ import annotations
+
+from simkernel import (
+    BIND,
+    CDM,
+    DEFAULT,
+    MERGEABLE,
+    PAGE,
+    PREFERRED,
+    TAG,
+    Region,
+    Task,
+    Vma,
+)
+
+from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
+
+LOCKED = 0x2000
+ENOMEM = 12
+
+
+def bound(task: Task, pages: int) -> tuple[Region, Vma]:
+    """A region that is bound to the CDM node, and the one VMA that it is."""
+    region = task.mmap(pages)
+    task.mbind(region.start, pages)
+    return region, task.vma(region.start)
+
+
+def thread(task: Task) -> Task:
+    """Another thread of the same process."""
+    task.kernel.next_tid += 1
+    other = Task(task.kernel, task.kernel.next_tid, task.mm, task.comm)
+    other.pid = task.pid
+    return other
+
+
+def set_flags(
+    task: Task, vma: Vma, probe: Probe, flags: int, since: int, lock: Lock
+) -> None:
+    """Somebody writes the whole word, and his function returns."""
+    before, vma.flags = vma.flags, flags
+    task.lock = lock
+    task.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=probe,
+        ts_entry=since,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=before,
+    )
+    task.lock = Lock.NONE
+
+
+def mlock(task: Task, vma: Vma) -> None:
+    since = task.begin()
+    set_flags(
+        task,
+        vma,
+        Probe.MLOCK_FIXUP,
+        vma.flags | LOCKED,
+        task.kernel.tick(),
+        Lock.WRITE_SELF,
+    )
+    task.end(Probe.SYS_MLOCK, since, addr=vma.start, size=vma.end - vma.start)
+
+
+def migrate_while_locking(task: Task) -> None:
+    """unlocked-clear: a migration clears the tag while another thread mlock()s."""
+    region, vma = bound(task, 31)
+    task.faults(region, 0, 1)
+    mover = thread(task)
+    task.mbind(region.start, 31, DEFAULT)
+    before, since = vma.flags, task.kernel.tick()
+    mlock(task, vma)
+    if not task.kernel.quirk("unlocked-clear"):
+        return
+    mover.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=Probe.REMOVE_MIGRATION_PTE,
+        ts_entry=since,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=before | TAG,
+        flags_after=before & ~TAG,
+        lock_entry=Lock.NONE,
+        lock_exit=Lock.NONE,
+    )
+    vma.flags = before & ~TAG
+
+
+def fault_together(task: Task) -> None:
+    """fault-tag: two threads fault in one VMA at the same time."""
+    region = task.mmap(29)
+    task.mbind(region.start, 29, PREFERRED)
+    vma, other = task.vma(region.start), thread(task)
+    before, since = vma.flags, task.kernel.tick()
+    other.fault(region.page(3))
+    if task.kernel.quirk("fault-tag"):
+        task.lock = Lock.READ
+        task.vma_row(
+            EventKind.ALLOC,
+            vma,
+            probe=Probe.ALLOC,
+            ts_entry=since,
+            addr=region.page(7),
+            size=PAGE,
+            node=1,
+            flags_before=before,
+        )
+        task.lock = Lock.NONE
+
+
+def ksm_replaces(task: Task, vma: Vma) -> None:
+    task.vma_row(
+        EventKind.KSM_PAGE,
+        vma,
+        probe=Probe.KSM_MERGE,
+        addr=vma.start,
+        size=PAGE,
+        src_node=0,
+        node=0,
+        cause=Cause.KSM,
+        bits=Bit.KSM | Bit.KTHREAD,
+    )
+
+
+def merge_pages(task: Task) -> None:
+    """ksm-left-on: KSM goes on where the tag was set."""
+    plain = task.mmap(7)
+    task.faults(plain)
+    region = task.mmap(13)
+    task.mergeable(region)
+    task.mbind(region.start, 13)
+    ksm_replaces(task, task.vma(plain.start))
+    if task.vma(region.start).flags & MERGEABLE:
+        ksm_replaces(task, task.vma(region.start))
+
+
+def merge_after_tag(task: Task) -> None:
+    """mergeable-honoured: MADV_MERGEABLE on a tagged VMA."""
+    region, vma = bound(task, 11)
+    if task.kernel.quirk("mergeable-honoured"):
+        task.begin()
+        task.vma_row(
+            EventKind.KSM_ADVICE,
+            vma,
+            probe=Probe.KSM_MADVISE,
+            addr=vma.start,
+            size=vma.end - vma.start,
+            arg=12,
+            flags_after=vma.flags | MERGEABLE,
+        )
+        task.call = 0
+    else:
+        task.mergeable(region)
+
+
+def scan(task: Task) -> None:
+    """numa-scanned: the scanner comes to a tagged VMA as to any other."""
+    _, vma = bound(task, 17)
+    plain = task.mmap(19)
+    for one in (task.vma(plain.start), vma):
+        if one.tag and not task.kernel.quirk("numa-scanned"):
+            continue
+        task.vma_row(
+            EventKind.NUMA_SCAN,
+            one,
+            probe=Probe.NUMA_SCAN,
+            addr=one.start,
+            size=one.end - one.start,
+        )
+
+
+def balance(task: Task) -> None:
+    """numa-residual: an entry that was scanned before its VMA was tagged."""
+    _, vma = bound(task, 17)
+    plain = task.mmap(19)
+    for one in (task.vma(plain.start), vma):
+        moved = not one.tag or task.kernel.quirk("numa-residual")
+        task.vma_row(
+            EventKind.NUMA_MOVE,
+            one,
+            probe=Probe.NUMA_MIGRATE,
+            addr=one.start,
+            size=PAGE,
+            src_node=1,
+            node=0,
+            ret=int(moved),
+        )
+
+
+def bind_in_vain(task: Task) -> None:
+    """whole-vma: an mbind() of the middle that fails, for there can be no more VMAs."""
+    task.mbind(task.mmap(1).start, 1)
+    region = task.mmap(37)
+    vma = task.vma(region.start)
+    since = task.begin()
+    low, size = region.page(5), 7 * PAGE
+    before, entry = vma.flags, task.kernel.tick()
+    task.vma_row(EventKind.VMA_SEEN, vma, probe=Probe.MBIND_RANGE, addr=low, size=size)
+    if task.kernel.quirk("whole-vma"):
+        vma.flags |= TAG
+    task.vma_row(
+        EventKind.POLICY,
+        vma,
+        probe=Probe.MBIND_RANGE,
+        ts_entry=entry,
+        addr=low,
+        size=size,
+        flags_before=before,
+        other_policy=vma.policy[0],
+        other=vma.policy[1],
+        ret=-ENOMEM,
+    )
+    task.end(
+        Probe.SYS_MBIND,
+        since,
+        always=True,
+        addr=low,
+        size=size,
+        start=low,
+        end=low + size,
+        other_policy=BIND,
+        other=CDM,
+        ret=-ENOMEM,
+    )
+
+
+def allocate(task: Task, vma: Vma, addr: int, cause: Cause = Cause.FAULT) -> None:
+    """A page of the CDM node is allocated, and nothing is mapped yet."""
+    before, since = vma.flags, task.kernel.tick()
+    if task.kernel.quirk("fault-tag"):
+        vma.flags |= TAG
+    task.lock = Lock.READ
+    task.vma_row(
+        EventKind.ALLOC,
+        vma,
+        probe=Probe.ALLOC,
+        ts_entry=since,
+        addr=addr,
+        size=PAGE,
+        node=1,
+        flags_before=before,
+        cause=cause,
+    )
+    task.lock = Lock.NONE
+
+
+def fault_in_vain(task: Task) -> None:
+    """fault-tag: the page is there already when it is to be mapped."""
+    region = task.mmap(41)
+    task.fault(region.page(2))
+    task.mbind(region.start, 41, PREFERRED)
+    allocate(task, task.vma(region.start), region.page(2))
+    task.mbind(task.mmap(1).start, 1)
+
+
+def read_ahead(task: Task) -> None:
+    """fault-tag: swap's readahead takes pages for others by this VMA's policy."""
+    region = task.mmap(43)
+    task.mbind(region.start, 43, PREFERRED)
+    vma = task.vma(region.start)
+    for _ in range(3):
+        allocate(task, vma, region.page(2), Cause.READAHEAD)
+    task.mbind(task.mmap(1).start, 1)
+
+
+def fault_and_map(task: Task) -> None:
+    """fault-tag, rightly: the page is mapped in the VMA that was tagged for it."""
+    region = task.mmap(5)
+    task.mbind(region.start, 5, PREFERRED)
+    task.faults(region)
+
+
+def cut_a_tagged(task: Task) -> None:
+    """one-way: three pages are left when the policy goes, and all in one half."""
+    region, _ = bound(task, 20)
+    task.faults(region, 0, 3)
+    task.mbind(region.start, 20, DEFAULT)
+    task.mprotect(region.page(10), 10, False)
+
+
+def cut_a_bound(task: Task) -> None:
+    region, _ = bound(task, 20)
+    task.faults(region)
+    task.mprotect(region.page(10), 10, False)
+
+
+def neighbours(task: Task) -> None:
+    """one-way: what was bound once stays apart from what never was."""
+    region = task.mmap(24)
+    task.mbind(region.start, 12)
+    task.faults(region, 0, 3)
+    task.mbind(region.start, 12, DEFAULT)
+
+
+def like_neighbours(task: Task) -> None:
+    """Two that differ in more than the tag, under one policy."""
+    region, _ = bound(task, 24)
+    task.mprotect(region.page(12), 12, False)
+
+
+def move_within_policy(task: Task) -> None:
+    """The driver says NUMA balancing; mbind() says that it is mbind()."""
+    region = task.mmap(9)
+    task.faults(region)
+    task.mbind(region.start, 9, BIND, CDM, move=True)
+
+
+def drive_and_lie(task: Task) -> None:
+    region = task.mmap(13)
+    task.faults(region)
+    task.mbind(region.start, 13)
+    task.drive([region.page(n) for n in range(13)], 1)
