@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden audit bench \
-	install uninstall clean
+.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden docs audit \
+	bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -21,6 +21,7 @@ help:
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
+	@echo "make docs         docs/rules.md anew, from the rules"
 	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
 	@echo "make bench        what each probe costs where nothing has to do with CDM"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
@@ -64,6 +65,10 @@ demo-foreign: dev
 # Look at the difference before it is committed: it is what people will read.
 golden: demo demo-foreign
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/golden.sh
+
+docs: dev
+	$(BIN)/cdmtrace explain --all --format markdown > docs/rules.md.new
+	mv docs/rules.md.new docs/rules.md
 
 # An hour where the guest is emulated. `make test` has a short form of it.
 audit: kernel

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cdmtrace.analysis.audit import Audit
+from cdmtrace.analysis.invariants import Invariant
 from cdmtrace.analysis.replay import Finding, Result, Step
 from cdmtrace.analysis.rules import Rule
 
@@ -126,4 +127,17 @@ def rule(one: Rule) -> Document:
         "threats": list(one.threats),
         "limits": list(one.limits),
         "profiles": sorted(one.profiles),
+    }
+
+
+def invariant(one: Invariant) -> Document:
+    """Return what ``explain --all`` says of an invariant."""
+    return {
+        "invariant": one.id,
+        "name": one.name,
+        "statement": one.statement,
+        "rules": list(one.rules),
+        "seen by": one.seen_by,
+        "not yet": one.not_yet,
+        "why not": one.why_not,
     }

@@ -8,6 +8,7 @@ import click
 
 from cdmtrace.cli.options import option
 from cdmtrace.errors import UsageTrouble
+from cdmtrace.render.tables import FORMATS
 
 
 @click.command()
@@ -20,36 +21,83 @@ from cdmtrace.errors import UsageTrouble
     show_default=True,
     help="Under which specification FILE is judged.",
 )
-def explain(what: str | None, finding: str | None, profile: str) -> None:
+@option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All rules in full, and what they and others cover.",
+)
+@option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="How rules are printed; an argument is text.",
+)
+def explain(
+    what: str | None, finding: str | None, profile: str, everything: bool, form: str
+) -> None:
     """Explain a rule, or one finding of a trace as an argument.
 
     RULE is an id or a name; without it all rules are listed. FINDING is the id that
     check prints with each divergence, or the beginning of one.
     """
-    from cdmtrace.analysis import document, rules
-    from cdmtrace.render import divergence
-
-    if what is None:
-        listed = [document.rule(rule) for rule in rules.RULES]
-        click.echo(divergence.catalogue(listed), nl=False)
-        return
+    if everything and what is not None:
+        raise UsageTrouble(
+            f"--all and {what} exclude each other", hint=f"cdmtrace explain {what}"
+        )
     if finding is None:
-        rule = rules.find(what)
-        if rule is None:
-            raise UsageTrouble(
-                f"{what}: no such rule", hint="cdmtrace explain lists all rules"
-            )
-        click.echo(divergence.rule(document.rule(rule)), nl=False)
+        click.echo(_rules(what, everything, form), nl=False)
         return
-    from cdmtrace.analysis import frames, replay
+    if form != FORMATS[0]:
+        raise UsageTrouble(
+            f"--format {form}: an argument is text",
+            hint=f"cdmtrace check --format json {what}",
+        )
+    assert what is not None
+    click.echo(_argument(what, finding, profile), nl=False)
+
+
+def _rules(what: str | None, everything: bool, form: str) -> str:
+    """Return one rule, all in full, or the list of them."""
+    from cdmtrace.analysis import document, invariants, rules
+    from cdmtrace.render import divergence, rulebook
+
+    listed = [document.rule(rule) for rule in rules.RULES]
+    if everything:
+        table = [document.invariant(one) for one in invariants.INVARIANTS]
+        return rulebook.render(listed, table, form)
+    if what is None:
+        if form == FORMATS[0]:
+            return divergence.catalogue(listed)
+        keys = ("rule", "name", "severity")
+        short = [{key: rule[key] for key in keys} for rule in listed]
+        return rulebook.rows({rulebook.RULES: short}, form)
+    rule = rules.find(what)
+    if rule is None:
+        raise UsageTrouble(
+            f"{what}: no such rule", hint="cdmtrace explain lists all rules"
+        )
+    one = document.rule(rule)
+    if form == FORMATS[0]:
+        return divergence.rule(one)
+    if form == "markdown":
+        return rulebook.markdown(one)
+    return rulebook.rows({rulebook.RULES: [one]}, form)
+
+
+def _argument(what: str, finding: str, profile: str) -> str:
+    """Return a finding of a file as an argument."""
+    from cdmtrace.analysis import document, frames, replay, rules
+    from cdmtrace.render import divergence
 
     shown = document.check(replay.check(frames.load(Path(what)), profile=profile))
     for one in shown["findings"]:
         if one["fingerprint"].startswith(finding):
             about = document.rule(rules.BY_ID[one["rule"]])
             page = shown["trace"]["page_size"]
-            click.echo(divergence.argument(one, about, page), nl=False)
-            return
+            return divergence.argument(one, about, page)
     raise UsageTrouble(
         f"{finding}: no such finding in {what}", hint=f"cdmtrace check {what}"
     )

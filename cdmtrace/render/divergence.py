@@ -182,16 +182,25 @@ def rule(one: Mapping[str, Any]) -> str:
     """Return what ``explain`` says of a rule."""
     lines = [f"{one['rule']} {one['name']}: {one['severity']}", ""]
     lines += _plain(one["statement"])
-    lines += ["", *_section("breaks", [one["breaks"]])]
-    lines += _section("source", [one["source"]])
-    lines += _section("checked", [f"counts each {_article(one['premise'])}"])
-    lines += _section("events", [", ".join(one["events"])])
-    lines += _section("needs", [", ".join(one["needs"])])
-    lines += _section("leans on", [", ".join(one["leans"])])
-    lines += _section("profiles", [", ".join(one["profiles"])])
-    lines += _section("threats", one["threats"])
-    lines += _section("limits", one["limits"])
+    lines.append("")
+    for head, texts in sections(one):
+        lines += _section(head, texts)
     return "\n".join(lines) + "\n"
+
+
+def sections(one: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Return what there is to say of a rule beside its statement: head and texts."""
+    return [
+        ("breaks", [one["breaks"]]),
+        ("source", [one["source"]]),
+        ("checked", [f"counts each {_article(one['premise'])}"]),
+        ("events", [", ".join(one["events"])]),
+        ("needs", [", ".join(one["needs"])]),
+        ("leans on", [", ".join(one["leans"])]),
+        ("profiles", [", ".join(one["profiles"])]),
+        ("threats", one["threats"]),
+        ("limits", one["limits"]),
+    ]
 
 
 def _article(premise: str) -> str:

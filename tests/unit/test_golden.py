@@ -34,3 +34,14 @@ def test_the_text(
     assert status == (STATUS[name] if verb == "check" else 0)
     expected = (GOLDEN / f"{name}.{verb}.txt").read_text()
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("cdm-6.1-rfc", 0), ("foreign-6.1-rfc", 0), ("cdm-6.1-none", 1)],
+)
+def test_the_patches_do_what_they_say(name: str, status: int) -> None:
+    """With their defects a kernel is what they describe, and mended it is not."""
+    assert main(["check", "--profile", "rfc-v2", str(GOLDEN / f"{name}.arrows")]) == (
+        status
+    )
