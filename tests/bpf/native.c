@@ -131,8 +131,13 @@ static const struct { int (*get_stackid)(void *, int); } name = { no_stack };
 u8 ring[1 << 16];
 u32 ring_used;
 
+/* A word that another task clears while room is taken */
+u64 *cleared_meanwhile;
+
 static inline void *ring_reserve(u32 size)
 {
+	if (cleared_meanwhile)
+		*cleared_meanwhile = 0;
 	if (ring_used + size > sizeof(ring))
 		return NULL;
 	ring_used += size;

@@ -152,6 +152,10 @@ class Machine:
     def id(self, pointer: int) -> int:
         return int(self._library.id_of(ctypes.c_uint64(pointer)))
 
+    def clear_meanwhile(self, address: int) -> None:
+        """Another task clears a word while the program takes room in the ring."""
+        self._u64("cleared_meanwhile").value = address
+
     @property
     def waiting(self) -> int:
         """How many entries wait for their return."""
@@ -562,7 +566,11 @@ def test_flags_that_a_migration_has_changed(
     assert row["ts_entry"] < row["ts"]
 
 
-def test_locks_of_a_migration_are_those_of_its_ends(machine: Machine) -> None:
+@pytest.mark.parametrize("given_back", [False, True])
+def test_locks_of_a_migration_are_those_of_its_ends(
+    machine: Machine, given_back: bool
+) -> None:
+    """Who gives his back while room is taken may have changed the flags before."""
     mm = machine.mm()
     vma = machine.vma(mm, vm_flags=TAG)
     sem = NUMBERS["OFF_mm_struct_mmap_lock"]
@@ -570,6 +578,8 @@ def test_locks_of_a_migration_are_those_of_its_ends(machine: Machine) -> None:
     remigrating(machine, vma, 1, 0)
     machine.write(mm + sem + count, 1)
     machine.write(mm + sem + owner, machine.words())
+    if given_back:
+        machine.clear_meanwhile(mm + sem + count)
     machine.set(vma, "vm_area_struct", vm_flags=0)
     machine.leave("remigrate_return")
     (row,) = machine.rows

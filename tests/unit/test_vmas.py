@@ -8,7 +8,7 @@ import pytest
 
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.model import step
-from cdmtrace.analysis.notes import FlagsChanged, Note
+from cdmtrace.analysis.notes import FlagsChanged, MbindEnded, Note
 from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.rules import RULES
@@ -373,7 +373,13 @@ def fails(rows: Rows, flags: int, *, unread: bool = False, **more: int) -> Event
 
 def mbind_ends(rows: Rows, mode: Mpol, nodes: int) -> None:
     rows.returns(
-        Probe.SYS_MBIND, -ENOMEM, other_policy=mode, other=nodes, **span(7, 12)
+        Probe.SYS_MBIND,
+        -ENOMEM,
+        other_policy=mode,
+        other=nodes,
+        start=BASE + 7 * PAGE,
+        end=BASE + 12 * PAGE,
+        **span(7, 12),
     )
 
 
@@ -434,6 +440,19 @@ def test_rfc_v2_tags_before_an_mbind_can_fail(
     fails(rows, PLAIN | TAG, unread=unread)
     mbind_ends(rows, mode, nodes)
     assert [area.patched for area in rows.state.areas] == [tags] * len(rows.areas)
+
+
+def test_what_a_failure_has_tagged_beside_its_range(rows: Rows) -> None:
+    """Nothing was split: it is one VMA, with the range in its middle."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    fails(rows, PLAIN | TAG, start=BASE)
+    assert rows.areas == [(0, 23, PLAIN | TAG)]
+    mbind_ends(rows, Mpol.BIND, CDM)
+    (ended,) = (note for note in rows.notes if isinstance(note, MbindEnded))
+    assert [(one.area.start, one.area.end) for one in ended.over] == [
+        (BASE, BASE + 7 * PAGE),
+        (BASE + 12 * PAGE, BASE + 23 * PAGE),
+    ]
 
 
 def test_without_that_row_nobody_knows(rows: Rows) -> None:
