@@ -116,7 +116,7 @@ def _kernel_image(kernel: str) -> Path:
     default=quirks.NONE,
     show_default=True,
     metavar="LIST",
-    help="Defects to switch on, separated by commas; rfc is all of them.",
+    help="Defects to switch on, separated by commas; rfc is those of the RFC.",
 )
 @option("--scenario", metavar="NAME", help="Run this scenario program.")
 @option(
@@ -282,6 +282,8 @@ def list_command(form: str) -> None:
                 {
                     "name": quirk.name,
                     "needs": list(quirk.needs),
+                    "in_rfc": quirk.in_rfc,
+                    "crashes": quirk.crashes,
                     "source": quirk.source,
                     "summary": quirk.summary,
                 }

@@ -1,7 +1,8 @@
-"""The quirks of the laboratory kernel: each one a defect of the posted patches.
+"""The quirks of the laboratory kernel: most are defects of the posted patches.
 
 The lab kernel carries the tagging of RFC V2 done right; a quirk switches one defect
-of the original (or the absence of a fix) on at run time.  The kernel reads the names
+of the original (or the absence of a fix) on at run time, or a fix of it that is
+wrong.  The kernel reads the names
 from ``/sys/kernel/debug/cdm/quirks`` and enables what a quirk needs by itself; the
 same table is kept here so that a list can be checked, expanded and explained before
 a guest is booted.
@@ -28,12 +29,18 @@ RFC = "rfc"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quirk:
-    """One defect: its name, what it does, where the series has it, what it needs."""
+    """One defect: its name, what it does, where the series has it, what it needs.
+
+    in_rfc: the posted patches do it, and live; ``rfc`` has it.  crashes: to do what
+    shows it ends the guest.
+    """
 
     name: str
     summary: str
     source: str
     needs: tuple[str, ...] = ()
+    in_rfc: bool = True
+    crashes: bool = False
 
 
 QUIRKS: tuple[Quirk, ...] = (
@@ -133,6 +140,80 @@ QUIRKS: tuple[Quirk, ...] = (
         "asks no VMA",
         source="RFC V2 DEBUG 19 and 20",
     ),
+    Quirk(
+        name="numa-residual",
+        summary="a NUMA hinting fault still moves the page of a VMA that was scanned "
+        "before it was tagged",
+        source="RFC V2 09/12 (D10)",
+    ),
+    Quirk(
+        name="numa-scanned",
+        summary="the NUMA balancing scanner works on tagged VMAs",
+        source="RFC V2 without 09/12",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="mergeable-honoured",
+        summary="MADV_MERGEABLE takes effect on a tagged VMA",
+        source="RFC V2 without 10/12",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="default-oops",
+        summary="mbind(MPOL_DEFAULT) dereferences the NULL policy; the guest crashes",
+        source="RFC V2 12/12 (D1)",
+        in_rfc=False,
+        crashes=True,
+    ),
+    Quirk(
+        name="null-vma",
+        summary="the page-fault allocation tags without a test for a NULL VMA, so "
+        "that MADV_WILLNEED on swapped shared memory crashes the guest",
+        source="RFC V2 11/12 (D2)",
+        needs=("fault-tag", "bind-only"),
+        in_rfc=False,
+        crashes=True,
+    ),
+    Quirk(
+        name="unlocked-clear",
+        summary="not mbind() clears the tag, but the migration of a page from a CDM "
+        "node to RAM, with no lock of the VMA held",
+        source="wrong fix of one-way",
+        needs=("one-way",),
+        in_rfc=False,
+    ),
+    Quirk(
+        name="slow-rmw",
+        summary="whoever writes the tag without the lock (fault-tag, unlocked-clear) "
+        "takes some milliseconds between load and store",
+        source="RFC V2 11/12 and wrong fix, drawn out",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="workqueue-tag",
+        summary="not mbind() sets the tag, but a work item a moment later, with "
+        "mmap_lock held for read only",
+        source="wrong fix of fault-tag",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="mprotect-drop",
+        summary="mprotect() drops the tag of the range it changes",
+        source="wrong fix, in mprotect()",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="fork-drop",
+        summary="a child's VMAs lose the tag at fork",
+        source="wrong fix, in fork",
+        in_rfc=False,
+    ),
+    Quirk(
+        name="split-drop",
+        summary="when a VMA is split, the half that is new loses the tag",
+        source="wrong fix, in the split of VMAs",
+        in_rfc=False,
+    ),
 )
 
 BY_NAME: dict[str, Quirk] = {quirk.name: quirk for quirk in QUIRKS}
@@ -142,9 +223,9 @@ def resolve(names: str | Iterable[str]) -> tuple[str, ...]:
     """Return the quirks that ``names`` switches on, in the order of the table.
 
     ``names`` is a list, or a string separated by commas or blanks.  ``rfc`` stands
-    for every quirk, ``none`` and the empty string for no quirk; what a quirk needs
-    is added.  Raises :class:`LabError` for an unknown name (and suggests close
-    ones), and for ``none`` beside other names.
+    for what the posted patches do, short of crashing, ``none`` and the empty string
+    for no quirk; what a quirk needs is added.  Raises :class:`LabError` for an unknown
+    name (and suggests close ones), and for ``none`` beside other names.
     """
     if isinstance(names, str):
         names = [name for name in re.split(r"[,\s]+", names) if name]
@@ -162,7 +243,7 @@ def resolve(names: str | Iterable[str]) -> tuple[str, ...]:
         if name in chosen:
             continue
         if name == RFC:
-            waiting.extend(BY_NAME)
+            waiting.extend(quirk.name for quirk in QUIRKS if quirk.in_rfc)
             continue
         quirk = BY_NAME.get(name)
         if quirk is None:

@@ -30,7 +30,7 @@ def lab_listing(
             width,
         ),
         _section(
-            "quirks (rfc: all of them)",
+            "quirks (rfc: all but those that say so)",
             [(quirk.name, _quirk_text(quirk)) for quirk in quirks],
             width,
         ),
@@ -41,7 +41,8 @@ def lab_listing(
 
 def _quirk_text(quirk: Quirk) -> str:
     needs = f"; needs {', '.join(quirk.needs)}" if quirk.needs else ""
-    return f"{quirk.summary} [{quirk.source}{needs}]"
+    apart = "" if quirk.in_rfc else "; not in rfc"
+    return f"{quirk.summary} [{quirk.source}{needs}{apart}]"
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:

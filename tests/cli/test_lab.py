@@ -22,7 +22,11 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert [kernel["built"] for kernel in listing["kernels"]] == [False, False]
     needs = {quirk["name"]: quirk["needs"] for quirk in listing["quirks"]}
     assert needs["fault-tag"] == ["bind-only"]
-    assert len(needs) == 16
+    assert len(needs) == 27
+    apart = {quirk["name"] for quirk in listing["quirks"] if not quirk["in_rfc"]}
+    crashes = {quirk["name"] for quirk in listing["quirks"] if quirk["crashes"]}
+    assert len(apart) == 10
+    assert crashes == {"default-oops", "null-vma"} < apart
 
 
 def test_an_option_may_come_from_the_environment(

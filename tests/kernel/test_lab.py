@@ -80,7 +80,8 @@ def test_kernel_and_host_agree_on_what_quirks_need(guest: Guest) -> None:
 
 @pytest.mark.parametrize("names", ["none", "rfc"])
 def test_kernel_and_host_know_the_same_quirks(guest: Guest, names: str) -> None:
-    expected = [(quirk.name, names == "rfc") for quirk in quirks.QUIRKS]
+    on = quirks.resolve(names)
+    expected = [(quirk.name, quirk.name in on) for quirk in quirks.QUIRKS]
     assert states((guest.run / f"{names}.quirks").read_text()) == expected
 
 
@@ -99,6 +100,56 @@ def test_a_panic_is_told_from_the_command_s_status(tmp_path: Path) -> None:
     assert "sysrq triggered crash" in result.stderr
     # What was said before is passed on; nobody has asked for quirks.
     assert states(result.stdout) == [(quirk.name, False) for quirk in quirks.QUIRKS]
+
+
+DEFAULT = """\
+import ctypes, mmap
+libc = ctypes.CDLL(None, use_errno=True)
+memory = mmap.mmap(-1, mmap.PAGESIZE)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+mbind = libc.syscall(237, ctypes.c_ulong(start), mmap.PAGESIZE, 0, None, 0, 0)
+print("mbind", mbind, flush=True)
+"""
+WILLNEED = """\
+import mmap
+memory = mmap.mmap(-1, 64 * mmap.PAGESIZE)
+memory.write(b"x" * len(memory))
+memory.madvise(21)  # MADV_PAGEOUT
+memory.madvise(mmap.MADV_WILLNEED)
+print("willneed", memory[0], flush=True)
+"""
+SWAP = """\
+echo 64M >/sys/block/zram0/disksize && mkswap /dev/zram0 >/dev/null &&
+swapon /dev/zram0 || exit 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "program", "said"),
+    [
+        ("default-oops", "", DEFAULT, "mbind 0"),
+        ("null-vma", SWAP, WILLNEED, "willneed 120"),
+    ],
+)
+def test_a_quirk_that_crashes_does_and_without_it_nothing_does(
+    name: str, before: str, program: str, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(program)
+    # First with all that it needs, and not with itself
+    beside = ",".join(quirks.BY_NAME[name].needs) or quirks.NONE
+    script = f"""\
+{before}
+try() {{
+	echo $1 >{quirks.DEBUGFS_FILE}
+	{sys.executable} {tmp_path}/program.py
+}}
+try {beside} || exit 1
+try {name}
+"""
+    result = lab_run(tmp_path, "--", "sh", "-c", script)
+    assert result.returncode == 134, result.stderr
+    assert result.stdout == f"{said}\n"
+    assert "NULL pointer dereference" in (tmp_path / "run" / "console.log").read_text()
 
 
 def test_time_out(tmp_path: Path) -> None:

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from cdmtrace.errors import LabError
 from cdmtrace.lab import quirks
 
 
-def test_rfc_is_every_quirk_and_none_is_no_quirk() -> None:
-    assert quirks.resolve("rfc") == tuple(quirk.name for quirk in quirks.QUIRKS)
+def test_rfc_is_what_the_posted_patches_do_and_none_is_no_quirk() -> None:
+    rfc = quirks.resolve("rfc")
+    assert rfc == tuple(quirk.name for quirk in quirks.QUIRKS if quirk.in_rfc)
+    assert (len(rfc), rfc[0], rfc[-1]) == (17, "bind-only", "numa-residual")
+    assert not any(quirks.BY_NAME[name].crashes for name in rfc)
     assert quirks.resolve("none") == quirks.resolve("") == ()
     assert quirks.as_argument(()) == "none"
 
 
 def test_what_a_quirk_needs_comes_with_it_through_several_steps() -> None:
     assert quirks.resolve("thp-untagged") == ("bind-only", "fault-tag", "thp-untagged")
+
+
+def test_rfc_and_one_that_it_has_not_are_switched_on_together() -> None:
+    assert set(quirks.resolve("rfc,null-vma")) == {*quirks.resolve("rfc"), "null-vma"}
+    assert quirks.resolve("unlocked-clear") == ("one-way", "unlocked-clear")
 
 
 def test_separators_order_and_repetition_do_not_matter() -> None:
@@ -43,5 +54,30 @@ def test_none_beside_others_is_refused() -> None:
 def test_table_is_closed_and_says_where_the_series_has_each() -> None:
     for quirk in quirks.QUIRKS:
         assert set(quirk.needs) <= set(quirks.BY_NAME)
-        assert "RFC V2" in quirk.source
+        assert "RFC V2" in quirk.source or quirk.source.startswith("wrong fix")
+        assert quirk.in_rfc <= quirk.source.startswith(("RFC V2", "absent from RFC V2"))
         assert quirk.summary
+
+
+def test_the_kernel_and_the_scenarios_have_the_same_table() -> None:
+    """By their sources; what a booted kernel says, the guest tests compare."""
+    package = Path(quirks.__file__).parent
+    kernel = "".join(
+        re.sub(r"^\+", "", line)
+        for patch in sorted((package / "patches" / "6.1").glob("*.patch"))
+        for line in patch.read_text().splitlines(keepends=True)
+        if line.startswith("+")
+    )
+    entry = re.compile(r'\[(CDM|Q)_(\w+)\]\s*=\s*\{\s*"([\w-]+)"([^}]*)\}')
+    program = (package / "scenarios" / "scenario.h").read_text()
+    for text, prefix in ((kernel, "CDM"), (program, "Q")):
+        rows = [match for match in entry.finditer(text) if match[1] == prefix]
+        assert [row[3] for row in rows] == [quirk.name for quirk in quirks.QUIRKS]
+        for row in rows:
+            assert row[2] == row[3].upper().replace("-", "_")
+            needed = re.findall(rf"\b{prefix}_(\w+)", row[4])
+            names = {name.lower().replace("_", "-") for name in needed}
+            assert quirks.resolve([row[3], *names]) == quirks.resolve(row[3])
+            assert bool(names) == bool(quirks.BY_NAME[row[3]].needs)
+            if prefix == "CDM":
+                assert ("not_rfc = true" in row[4]) != quirks.BY_NAME[row[3]].in_rfc

@@ -30,9 +30,7 @@
 #ifndef CDM_BOOKS_H
 #define CDM_BOOKS_H
 
-#include "scenario.h"
-
-#include <sched.h>
+#include "tools.h"
 
 /* ---- The books: what has come and gone, and what is there ------------ */
 
@@ -51,15 +49,6 @@ static void counted(const struct region *r, unsigned int first,
 	diag("counted step=%s event=%s way=%s pid=%d addr=%#lx span=%u pages=%u node=%d",
 	     current_step, event, way, getpid(), r->start + first * PAGE, span,
 	     pages, cdm_node);
-}
-
-static void put_pages(struct region *r, unsigned int first, unsigned int nr,
-		      enum place place)
-{
-	unsigned int i;
-
-	for (i = first; i < first + nr; i++)
-		r->p[i].place = place;
 }
 
 static void arrive(struct region *r, unsigned int first, unsigned int nr,
@@ -151,16 +140,6 @@ static struct region *map_bound(const char *name, unsigned int slot,
 	return r;
 }
 
-static bool advise(const struct region *r, unsigned int first, unsigned int nr,
-		   int advice, const char *name)
-{
-	int err = madvise((void *)(r->start + first * PAGE), nr * PAGE,
-			  advice) ? errno : 0;
-
-	return expect_errno(err, 0, "%s: madvise(%s) of %u pages", r->name,
-			    name, nr);
-}
-
 static struct region *copy_region(const struct region *r)
 {
 	if (nr_regions == MAX_REGIONS) {
@@ -243,39 +222,12 @@ static bool split_huge(const struct region *r, unsigned int first)
 	return advise(r, first, 1, MADV_COLD, "COLD");
 }
 
-/* madvise(PAGEOUT) until @nr pages are gone. A busy page is skipped: ask again. */
-static bool page_out(const struct region *r, unsigned int nr)
-{
-	unsigned int i, tries, out = 0;
-
-	for (tries = 0; tries < 50 && out < nr; tries++) {
-		if (tries)
-			sleep_ms(20);
-		madvise((void *)r->start, r->nr * PAGE, MADV_PAGEOUT);
-		sys_move_pages(r->start, r->nr, -1, page_status, 0);
-		for (out = i = 0; i < r->nr; i++)
-			out += page_status[i] < 0;
-	}
-	report(out == nr, "%s: madvise(PAGEOUT) takes %u pages", r->name, nr);
-	if (out != nr)
-		diag("expected %u, found %u", nr, out);
-	return out == nr;
-}
-
 /* ---- main ------------------------------------------------------------ */
 
 static int counted_main(int argc, char **argv, const struct step *steps,
 			unsigned int nr)
 {
-	cpu_set_t here;
-
-	/*
-	 * One cpu: a new page waits in a list of the cpu that it was faulted on,
-	 * and madvise(PAGEOUT) empties its own cpu's list only.
-	 */
-	CPU_ZERO(&here);
-	CPU_SET(sched_getcpu(), &here);
-	sched_setaffinity(0, sizeof(here), &here);
+	stay_on_this_cpu();
 	return scenario_main(argc, argv, steps, nr);
 }
 

@@ -8,8 +8,6 @@
  */
 #include "books.h"
 
-#include <linux/userfaultfd.h>
-#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/uio.h>
 
@@ -422,49 +420,6 @@ out:
 
 /* ---- userfaultfd ----------------------------------------------------- */
 
-static int uffd_register(const struct region *r)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	struct uffdio_register reg = {
-		.range = { r->start, r->nr * PAGE },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0) {
-		skip("userfaultfd", "not in this kernel, or not root");
-		return -1;
-	}
-	if (ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &reg)) {
-		expect_errno(errno, 0, "UFFDIO_REGISTER");
-		close(fd);
-		return -1;
-	}
-	return fd;
-}
-
-static int uffd_copy(int fd, const struct region *r, unsigned int first,
-		     unsigned int nr)
-{
-	struct uffdio_copy copy = {
-		.dst = r->start + first * PAGE,
-		.src = (unsigned long)source,
-		.len = nr * PAGE,
-	};
-
-	return ioctl(fd, UFFDIO_COPY, &copy) ? errno : 0;
-}
-
-static int uffd_zero(int fd, const struct region *r, unsigned int first,
-		     unsigned int nr)
-{
-	struct uffdio_zeropage zero = {
-		.range = { r->start + first * PAGE, nr * PAGE },
-	};
-
-	return ioctl(fd, UFFDIO_ZEROPAGE, &zero) ? errno : 0;
-}
-
 /* A page is allocated before the kernel sees that there is one: it goes back. */
 static void step_userfaultfd(void)
 {
@@ -476,11 +431,11 @@ static void step_userfaultfd(void)
 	fd = uffd_register(r);
 	if (fd < 0)
 		return;
-	if (expect_errno(uffd_copy(fd, r, 0, 29), 0, "UFFDIO_COPY, 29 pages")) {
+	if (expect_errno(uffd_copy(fd, r, 0, 29, source), 0, "UFFDIO_COPY, 29 pages")) {
 		arrive(r, 0, 29, "userfaultfd");
 		audit(r, "29 pages copied in");
 	}
-	expect_errno(uffd_copy(fd, r, 3, 1), EEXIST,
+	expect_errno(uffd_copy(fd, r, 3, 1, source), EEXIST,
 		     "UFFDIO_COPY onto a page that is there");
 	audit(r, "as before");
 	expect_errno(uffd_zero(fd, r, 29, 7), 0, "UFFDIO_ZEROPAGE, 7 pages");

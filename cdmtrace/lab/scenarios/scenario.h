@@ -101,6 +101,17 @@ enum quirk {
 	Q_NO_REBIND,
 	Q_FIRST_NODE,
 	Q_DRIVER_UNTAGGED,
+	Q_NUMA_RESIDUAL,
+	Q_NUMA_SCANNED,
+	Q_MERGEABLE_HONOURED,
+	Q_DEFAULT_OOPS,
+	Q_NULL_VMA,
+	Q_UNLOCKED_CLEAR,
+	Q_SLOW_RMW,
+	Q_WORKQUEUE_TAG,
+	Q_MPROTECT_DROP,
+	Q_FORK_DROP,
+	Q_SPLIT_DROP,
 	NR_QUIRKS
 };
 
@@ -125,6 +136,17 @@ static const struct {
 	[Q_NO_REBIND]		= { "no-rebind", 0 },
 	[Q_FIRST_NODE]		= { "first-node", 0 },
 	[Q_DRIVER_UNTAGGED]	= { "driver-untagged", 0 },
+	[Q_NUMA_RESIDUAL]	= { "numa-residual", 0 },
+	[Q_NUMA_SCANNED]	= { "numa-scanned", 0 },
+	[Q_MERGEABLE_HONOURED]	= { "mergeable-honoured", 0 },
+	[Q_DEFAULT_OOPS]	= { "default-oops", 0 },
+	[Q_NULL_VMA]		= { "null-vma", 1U << Q_FAULT_TAG },
+	[Q_UNLOCKED_CLEAR]	= { "unlocked-clear", 1U << Q_ONE_WAY },
+	[Q_SLOW_RMW]		= { "slow-rmw", 0 },
+	[Q_WORKQUEUE_TAG]	= { "workqueue-tag", 0 },
+	[Q_MPROTECT_DROP]	= { "mprotect-drop", 0 },
+	[Q_FORK_DROP]		= { "fork-drop", 0 },
+	[Q_SPLIT_DROP]		= { "split-drop", 0 },
 };
 
 static unsigned int quirks;
@@ -622,19 +644,68 @@ static UNUSED void model_fault(struct region *r, unsigned int i, int task_mode,
 		r->p[lo].tag = true;
 }
 
+/*
+ * A page is about to go from the CDM node to RAM. With quirk unlocked-clear that
+ * is what takes the tag from its VMA, whatever the policy says.
+ */
+static UNUSED void model_leave_cdm(struct region *r, unsigned int i)
+{
+	unsigned int lo = i, hi = i + 1;
+
+	if (!quirk(Q_UNLOCKED_CLEAR) || r->p[i].place != ON_CDM)
+		return;
+	model_widen(r, &lo, &hi);
+	for (; lo < hi; lo++)
+		r->p[lo].tag = false;
+}
+
+/* mprotect(): quirk split-drop costs what is split off, mprotect-drop the range */
+static UNUSED void model_protect(struct region *r, unsigned int first,
+				 unsigned int nr, int prot)
+{
+	unsigned int i, end = first + nr, lo = first, hi = end;
+
+	model_widen(r, &lo, &hi);
+	for (i = lo; i < hi; i++) {
+		if (i >= first && i < end)
+			r->p[i].prot = prot;
+		if (i >= first && i < end ? quirk(Q_MPROTECT_DROP) :
+					    quirk(Q_SPLIT_DROP))
+			r->p[i].tag = false;
+	}
+}
+
+/* A child has the VMAs of its parent, but for quirk fork-drop. */
+static UNUSED void model_fork(struct region *r)
+{
+	unsigned int i;
+
+	for (i = 0; i < r->nr && quirk(Q_FORK_DROP); i++)
+		r->p[i].tag = false;
+}
+
+/* mremap() takes one VMA and no more. */
+static UNUSED bool model_is_one_vma(const struct region *r)
+{
+	unsigned int lo = 0, hi = 1;
+
+	model_widen(r, &lo, &hi);
+	return hi == r->nr;
+}
+
 /* move_pages(): may the page go to the CDM node? It never touches the tag. */
 static UNUSED bool model_may_move_to_cdm(const struct page_model *p)
 {
 	return policy_names_cdm(p->mode, p->set) || quirk(Q_MIGRATION_UNGATED);
 }
 
-/* madvise(MADV_MERGEABLE) is ignored where the tag is. */
+/* madvise(MADV_MERGEABLE) is ignored where the tag is, or else it is honoured. */
 static UNUSED void model_mergeable(struct region *r)
 {
 	unsigned int i;
 
 	for (i = 0; i < r->nr; i++)
-		if (!r->p[i].tag)
+		if (!r->p[i].tag || quirk(Q_MERGEABLE_HONOURED))
 			r->p[i].mergeable = true;
 }
 
@@ -953,6 +1024,9 @@ static UNUSED bool bind_pages(struct region *r, unsigned int first,
 
 	if (!expected)
 		model_mbind(r, first, nr, mode, set);
+	/* The work item comes a fifth of a second later, in an emulated guest. */
+	if (!expected && quirk(Q_WORKQUEUE_TAG) && policy_tags(mode, set))
+		sleep_ms(1000);
 	return expect_errno(err, expected, "%s: mbind(%s, %s%s) on %u pages",
 			    r->name, mode_text(mode), set_text(set),
 			    flags & MPOL_MF_MOVE ? ", MOVE" : "", nr);
@@ -1032,6 +1106,8 @@ static UNUSED void move_region(struct region *r, enum place place, int flags)
 
 		got_label[i] = status_text(page_status[i]);
 		if (place == ON_RAM || model_may_move_to_cdm(p)) {
+			if (place == ON_RAM)
+				model_leave_cdm(r, i);
 			p->place = place;
 			want_label[i] = place == ON_CDM ? "CDM" : "RAM";
 		} else {
@@ -1445,6 +1521,21 @@ static void self_test(void)
 	report(!r->p[0].tag, "model: bind-only");
 	model_fault(r, 7, MPOL_DEFAULT, 0);
 	report(r->p[0].tag && r->p[7].place == ON_CDM, "model: fault-tag");
+	quirks = 1U << Q_UNLOCKED_CLEAR | 1U << Q_ONE_WAY;
+	model_leave_cdm(r, 6);
+	report(r->p[0].tag, "model: unlocked-clear, a page that was not there");
+	model_leave_cdm(r, 7);
+	report(!r->p[0].tag && !r->p[52].tag, "model: unlocked-clear");
+	quirks = 1U << Q_SPLIT_DROP;
+	model_mbind(r, 0, 53, MPOL_BIND, CDM);
+	model_protect(r, 11, 19, PROT_READ);
+	report(!r->p[10].tag && r->p[11].tag && r->p[29].tag && !r->p[30].tag &&
+	       !model_is_one_vma(r), "model: split-drop");
+	quirks = 1U << Q_MPROTECT_DROP;
+	model_mbind(r, 0, 53, MPOL_BIND, CDM);
+	model_protect(r, 11, 19, PROT_WRITE);
+	report(r->p[10].tag && !r->p[11].tag && !r->p[29].tag && r->p[30].tag,
+	       "model: mprotect-drop");
 	quirks = 0;
 }
 

@@ -201,53 +201,6 @@ static void step_compaction(void)
 
 /* ---- NUMA balancing -------------------------------------------------- */
 
-#define BALANCING_DIR	"/sys/kernel/debug/sched/numa_balancing/"
-
-static const char *const balancing_files[] = {
-	"/proc/sys/kernel/numa_balancing",
-	BALANCING_DIR "scan_delay_ms",
-	BALANCING_DIR "scan_period_min_ms",
-	BALANCING_DIR "scan_period_max_ms",
-};
-static const long balancing_hurry[] = { 1, 10, 100, 200 };
-static long balancing_saved[ARRAY_SIZE(balancing_files)];
-
-static bool balancing_begin(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < ARRAY_SIZE(balancing_files); i++) {
-		balancing_saved[i] = read_long(balancing_files[i]);
-		if (balancing_saved[i] < 0 || access(balancing_files[i], W_OK))
-			return false;
-	}
-	/* The shortest period must not be longer than the longest. */
-	for (i = 0; i < ARRAY_SIZE(balancing_files); i++)
-		write_long(balancing_files[i], balancing_hurry[i]);
-	return true;
-}
-
-static void balancing_end(void)
-{
-	unsigned int i;
-
-	for (i = ARRAY_SIZE(balancing_files); i--;)
-		write_long(balancing_files[i], balancing_saved[i]);
-}
-
-/* How often the scanner has been through all of this address space */
-static long scans(void)
-{
-	static const char name[] = "mm->numa_scan_seq";
-	char text[8192], *at;
-
-	if (read_text("/proc/self/sched", text, sizeof(text)) < 0)
-		return -1;
-	at = strstr(text, name);
-	at = at ? strchr(at, ':') : NULL;
-	return at ? atol(at + 1) : -1;
-}
-
 /* Pages of the CDM node in a VMA that has no policy and, if that can be, no tag */
 static struct region *leftovers(unsigned int nr)
 {
@@ -307,19 +260,6 @@ static void step_numa_balancing(void)
 }
 
 /* ---- Shared objects -------------------------------------------------- */
-
-static int make_memfd(unsigned int nr)
-{
-	int fd = memfd_create("scenario", MFD_CLOEXEC);
-
-	if (fd < 0 || ftruncate(fd, nr * PAGE)) {
-		report(false, "a memfd of %u pages: %s", nr, errno_name(errno));
-		if (fd >= 0)
-			close(fd);
-		return -1;
-	}
-	return fd;
-}
 
 /* All of an object, its policy bound to the CDM node where a quirk allows that */
 static struct region *map_object(const char *name, unsigned int slot,
