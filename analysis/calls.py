@@ -142,10 +142,7 @@ def _close_mbind(
             for area in state.overlapping(start, end):
                 # Where it has a reason of its own, the tag had to be there.
                 if area.tagged(terms) and not _reason(state, area, terms):
-                    # Where it failed, it may have split nothing.
-                    whole = area.start < event.end and event.start < area.end
-                    beside = trim(area, start, end) if whole else area
-                    over.append(OverTag(area=beside, before=before))
+                    over.append(OverTag(area=area, before=before))
                     state = amend(state, area.start, area.end, over=True)
     return state, (MbindEnded(event=event, over=tuple(over)),)
 

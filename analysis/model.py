@@ -43,9 +43,9 @@ from cdmtrace.analysis.account import (
     on_zap,
 )
 from cdmtrace.analysis.calls import close, on_call
-from cdmtrace.analysis.faults import all_over, go_on
+from cdmtrace.analysis.faults import all_over, go_on, outside
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import FaultEnded, Note, Notes, Serviced
+from cdmtrace.analysis.notes import Note, Notes, Serviced
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
@@ -133,7 +133,7 @@ def step(
             # For a file, in a fault: which VMA it is for, the next row says.
             state = within(state, event, alloc=event)
             if sets_tag(event, terms):
-                more = (FaultEnded(event=event, alloc=event, mapped=False),)
+                more = (outside(state, event),)
         case EventKind.FLAGS | EventKind.WRITE if not event.bits & Bit.UNLINKED:
             state, more = on_flags(state, event, terms)
         case EventKind.MAP | EventKind.COLLAPSE:

@@ -105,13 +105,16 @@ class FaultEnded:
     """A fault is over in which an allocation set a tag, or an allocation has set one
     that was for no VMA of an address space.
 
-    alloc: that allocation. mapped: a page of a CDM node was mapped for it in the VMA.
-    event: the row that shows that it is over.
+    alloc: that allocation. count: how many there were in all, for the same address.
+    mapped: a page of a CDM node was mapped for them in the VMA. event: the row that
+    shows that it is over. area: the VMA that faults, None if it is not known.
     """
 
     event: Event
     alloc: Event
+    count: int
     mapped: bool
+    area: Area | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

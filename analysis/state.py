@@ -134,7 +134,8 @@ class State:
     call, whether on a CDM node, and whether a page may have been there. whole: its
     pages are known from the start; its life lies within the recording, or it was
     looked at when that began. writes: the last rows that show a change of flags.
-    tagging: by tid, the allocation by which a fault that goes on has set a tag.
+    tagging: by tid, the allocation by which a fault that goes on has set a tag, and how
+    many it has made.
     """
 
     areas: tuple[Area, ...] = ()
@@ -149,7 +150,7 @@ class State:
     whole: bool = False
     ended: bool = False
     writes: tuple[Event, ...] = ()
-    tagging: Mapping[int, Event] = field(default_factory=dict)
+    tagging: Mapping[int, tuple[Event, int]] = field(default_factory=dict)
 
     def area(self, addr: int) -> Area | None:
         """Return the area in which the address lies."""

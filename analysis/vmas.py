@@ -317,7 +317,7 @@ def on_alloc(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     state = within(state, event, alloc=event)
     if not (event.call or explained) and sets_tag(event, terms):
         # Readahead allocates several in one fault: the first has set it.
-        state = replace(state, tagging={event.tid: event, **state.tagging})
+        state = replace(state, tagging={event.tid: (event, 1), **state.tagging})
     return _flags_changed(dirty(state, event.addr), event, explained, terms)
 
 

@@ -274,6 +274,42 @@ def read_ahead(task: Task) -> None:
     task.mbind(task.mmap(1).start, 1)
 
 
+def read_ahead_and_map(task: Task) -> None:
+    """fault-tag: of three pages that are read in, this VMA gets its own."""
+    region = task.mmap(43)
+    task.mbind(region.start, 43, PREFERRED)
+    vma = task.vma(region.start)
+    for _ in range(3):
+        allocate(task, vma, region.page(2), Cause.READAHEAD)
+    task.mm.pages[region.page(2)] = 1, PAGE
+    task.vma_row(
+        EventKind.MAP,
+        vma,
+        probe=Probe.RMAP_ADD,
+        addr=region.page(2),
+        size=PAGE,
+        node=1,
+        cause=Cause.SWAP_IN,
+    )
+
+
+def fault_by_a_pseudo_vma(task: Task) -> None:
+    """fault-tag: shmem allocates by a VMA that stands on the stack."""
+    region, _ = bound(task, 7)
+    for number in range(3):
+        task.row(
+            EventKind.ALLOC,
+            probe=Probe.ALLOC,
+            addr=region.page(number),
+            size=PAGE,
+            node=1,
+            flags_after=TAG,
+            lock_entry=Lock.READ,
+            lock_exit=Lock.READ,
+            bits=Bit.UNLINKED | Bit.FILE,
+        )
+
+
 def fault_and_map(task: Task) -> None:
     """fault-tag, rightly: the page is mapped in the VMA that was tagged for it."""
     region = task.mmap(5)

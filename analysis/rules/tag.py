@@ -213,7 +213,7 @@ def _born_stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     area = note.area
     # Where the tag was wrong before, it was told then: CDM001, CDM010, CDM011.
-    if area.over or area.born_wrong or area.standing == "stale":
+    if area.over or area.standing == "stale":
         return None
     violation = None
     if note.demand.want is Want.MUST_NOT:

@@ -225,11 +225,18 @@ def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | Non
     violation = None
     # Read ahead, it was for another one's page: CDM015.
     if not note.mapped and alloc.cause != Cause.READAHEAD:
-        violation = _untouched(note, terms, "a page of a CDM node mapped by it")
+        violation = _untouched(
+            note,
+            terms,
+            "a page of a CDM node mapped by it",
+            "the page was not mapped in this VMA",
+        )
     return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
 
 
-def _untouched(note: FaultEnded, terms: Terms, expected: str) -> Violation:
+def _untouched(
+    note: FaultEnded, terms: Terms, expected: str, observed: str
+) -> Violation:
     alloc = note.alloc
     had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
     return Violation(
@@ -237,7 +244,7 @@ def _untouched(note: FaultEnded, terms: Terms, expected: str) -> Violation:
         start=alloc.start,
         end=alloc.end,
         expected=expected,
-        observed=f"{had} -> {has}, and the page was not mapped in this VMA",
+        observed=f"{had} -> {has}, and {observed}",
         witness=chain(alloc, note.event),
         shape=(had, has),
     )
@@ -278,15 +285,21 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
         had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
         violation = Violation(
             cause="pseudo-vma",
-            start=alloc.addr,
-            end=alloc.addr + alloc.size,
+            start=note.area.start if note.area else alloc.addr,
+            end=note.area.end if note.area else alloc.addr + alloc.size,
             expected="the tag on the VMA that faults, or nowhere",
             observed=f"{had} -> {has} on a VMA that is in no address space",
             witness=chain(alloc),
             shape=(had, has),
         )
-    elif not note.mapped and alloc.cause == Cause.READAHEAD:
-        violation = _untouched(note, terms, "the tag on the VMA that gets the page")
+    elif alloc.cause == Cause.READAHEAD and note.count > note.mapped:
+        violation = _untouched(
+            note,
+            terms,
+            "the tag on the VMA that gets the page",
+            f"of {note.count} pages read in by this VMA's policy it got "
+            + ("one" if note.mapped else "none"),
+        )
     return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
 
 
@@ -297,7 +310,7 @@ WRONG_VMA: Final = Rule(
     statement="An allocation set the tag of a VMA that does not get the page: swap's "
     "readahead allocates for the neighbours of what is faulted in, and shmem by a VMA "
     "that stands on the stack.",
-    premise="an allocation that set the tag",
+    premise="a fault, or an allocation for no VMA, that set the tag",
     source="4.10: __read_swap_cache_async() and shmem_alloc_page() hand "
     "alloc_pages_vma() a VMA that is not the page's",
     sentence='"This also assumes that the only way to get a page mapped into a VMA is '
@@ -312,4 +325,5 @@ WRONG_VMA: Final = Rule(
         "a page for a file that no fault asked for (write(), read()) is not judged",
     ),
     judge=_wrong_vma,
+    once=True,
 )

@@ -315,6 +315,23 @@ def test_without_a_probe_that_it_leans_on_a_finding_is_held_back(rule: str) -> N
     assert verdict is (Verdict.VIOLATED if rule in LOCAL else Verdict.INCONCLUSIVE)
 
 
+def test_of_what_readahead_takes_the_vma_gets_one_page() -> None:
+    result = check(run(simdefects.read_ahead_and_map, "fault-tag").trace())
+    told = [f for f in result.findings if f.rule.id == "CDM015"]
+    assert [f.observed for f in told] == [
+        "- -> cd, and of 3 pages read in by this VMA's policy it got one"
+    ]
+    assert "CDM013" not in {f.rule.id for f in result.findings}
+
+
+def test_a_vma_that_is_in_no_address_space() -> None:
+    """Its own row has no VMA: the one that faults stands for all its pages."""
+    kernel = run(simdefects.fault_by_a_pseudo_vma, "fault-tag")
+    (finding,) = check(kernel.trace(), rules={"CDM015"}).findings
+    assert (finding.cause, finding.count) == ("pseudo-vma", 3)
+    assert finding.end - finding.start == 7 * 4096
+
+
 @pytest.mark.parametrize("taken", [None, "VM_SYNC"])
 def test_a_bit_that_is_taken(taken: str | None) -> None:
     trace = run(bind_back).trace()

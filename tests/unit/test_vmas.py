@@ -8,7 +8,7 @@ import pytest
 
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.model import step
-from cdmtrace.analysis.notes import FlagsChanged, MbindEnded, Note
+from cdmtrace.analysis.notes import CallFailed, FlagsChanged, MbindEnded, Note
 from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.rules import RULES
@@ -442,17 +442,17 @@ def test_rfc_v2_tags_before_an_mbind_can_fail(
     assert [area.patched for area in rows.state.areas] == [tags] * len(rows.areas)
 
 
-def test_what_a_failure_has_tagged_beside_its_range(rows: Rows) -> None:
-    """Nothing was split: it is one VMA, with the range in its middle."""
+def test_what_a_failure_has_tagged(rows: Rows) -> None:
+    """Nothing was split: it is one VMA, and told of as one that was retagged."""
     rows.row(EventKind.VMA_NEW, 0, 23)
     fails(rows, PLAIN | TAG, start=BASE)
     assert rows.areas == [(0, 23, PLAIN | TAG)]
     mbind_ends(rows, Mpol.BIND, CDM)
-    (ended,) = (note for note in rows.notes if isinstance(note, MbindEnded))
-    assert [(one.area.start, one.area.end) for one in ended.over] == [
-        (BASE, BASE + 7 * PAGE),
-        (BASE + 12 * PAGE, BASE + 23 * PAGE),
-    ]
+    (failed,) = (note for note in rows.notes if isinstance(note, CallFailed))
+    ((before, after),) = failed.retagged
+    assert (before.tagged(TERMS), after.tagged(TERMS)) == (False, True)
+    assert (after.start, after.end) == (BASE, BASE + 23 * PAGE)
+    assert not any(isinstance(note, MbindEnded) for note in rows.notes)
 
 
 def test_without_that_row_nobody_knows(rows: Rows) -> None:
