@@ -571,6 +571,52 @@ def test_what_is_found(
     assert result.trace.lost == 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_numa_balancing_moves_it_has_scanned(
+    runs: dict[str, Run], name: str
+) -> None:
+    """Each page that it moved has a row of that, and of the scan before."""
+    events = list(runs[name].trace.events)
+    moved = [row for row in events if row.kind == EventKind.NUMA_MOVE and row.ret]
+    migrated = [
+        row
+        for row in events
+        if row.kind == EventKind.MIGRATE
+        and row.cause == Cause.NUMA_BALANCING
+        and row.src_node != row.node
+    ]
+    assert len(moved) >= 43
+    assert Counter(map(way_of, moved)) == Counter(map(way_of, migrated))
+    scans = [row for row in events if row.kind == EventKind.NUMA_SCAN]
+    for row in moved:
+        assert any(
+            scan.mm == row.mm and scan.ts < row.ts and row.addr in base_pages_of(scan)
+            for scan in scans
+        )
+
+
+def way_of(row: Event) -> tuple[int, int, int, int]:
+    return row.mm, row.addr, row.src_node, row.node
+
+
+def base_pages_of(row: Event) -> range:
+    return base_pages(row.addr, row.size)
+
+
+def test_what_ksm_replaces_is_told_with_its_place(runs: dict[str, Run]) -> None:
+    run = runs[quirks.RFC]
+    (line,) = (one for one in run.lines if (one.event, one.way) == ("arrive", "ksm"))
+    rows = [
+        row
+        for row in run.trace.events
+        if row.kind == EventKind.KSM_PAGE and row.node == CDM_NODE
+    ]
+    assert Counter(row.addr for row in rows) == run.moves[line.key]
+    assert len(rows) == line.pages
+    assert {row.src_node for row in rows} == {CDM_NODE}
+    assert {row.cause for row in rows} == {Cause.KSM}
+
+
 @pytest.fixture(scope="module")
 def blind(runs: dict[str, Run]) -> dict[Probe, dict[str, set[Key]]]:
     """Probe -> what is missed without it, by step."""
