@@ -88,7 +88,8 @@ def close(
         last = told is call.told[-1][0]
         failed = last and (event is None or event.ret == -_EAGAIN)
         flags = None if failed else told.flags_after
-        state = flags_given(state, told, terms, had, flags)
+        ts = event.ts if event is not None else told.ts
+        state = flags_given(state, told, terms, had, flags, ts)
     return state, tuple(notes)
 
 

@@ -386,12 +386,18 @@ def _written(state: State, event: Event) -> State:
 
 
 def flags_given(
-    state: State, event: Event, terms: Terms, had: int | None, flags: int | None
+    state: State,
+    event: Event,
+    terms: Terms,
+    had: int | None,
+    flags: int | None,
+    ts: int,
 ) -> State:
     """The VMA of [addr, addr + size) was given these flags; None: which is not known.
 
     had: the flags when that was told. The lock was held for write until they were
-    written, so that what shows others since is newer.
+    written, so that what shows others since is newer. ts: when they were, at the
+    latest, ns.
     """
     area = state.area(event.addr)
     if area is None or area.flags != had:
@@ -409,6 +415,11 @@ def flags_given(
     )
     if flags is None or event.lock_entry & 15 != Lock.WRITE_SELF:
         return state
+    if had is not None and had != flags:
+        written = replace(
+            event, ts=ts, start=start, end=end, flags_before=had, flags_after=flags
+        )
+        state = _note_write(state, written)
     return dirty(amend(state, start, end, excused=False), start)
 
 
@@ -440,7 +451,10 @@ def _flags_changed(
     rivals = [
         other
         for other in meanwhile
-        if wrote and _wrote(other, [event, *meanwhile], terms)
+        # Of what madvise() gives, it is known only when its call is long over.
+        if wrote
+        and other.probe != Probe.VMA_MERGE
+        and _wrote(other, [event, *meanwhile], terms)
     ]
     note = FlagsChanged(
         event=event,
@@ -448,7 +462,11 @@ def _flags_changed(
         raced=rivals[-1] if rivals else None,
         lost=_lost(event, meanwhile) if wrote else None,
     )
-    return replace(state, writes=(*state.writes[1 - _WRITES :], event)), (note,)
+    return _note_write(state, event), (note,)
+
+
+def _note_write(state: State, event: Event) -> State:
+    return replace(state, writes=(*state.writes[1 - _WRITES :], event))
 
 
 def _wrote(event: Event, meanwhile: Sequence[Event], terms: Terms) -> bool:

@@ -23,6 +23,7 @@ from simkernel import (
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 
 LOCKED = 0x2000
+DONTCOPY = 0x20000
 ENOMEM = 12
 
 
@@ -80,8 +81,39 @@ def migrate_while_locking(task: Task) -> None:
     task.mbind(region.start, 31, DEFAULT)
     before, since = vma.flags, task.kernel.tick()
     mlock(task, vma)
-    if not task.kernel.quirk("unlocked-clear"):
-        return
+    if task.kernel.quirk("unlocked-clear"):
+        clear_late(mover, vma, before, since)
+
+
+def migrate_while_advising(task: Task) -> None:
+    """unlocked-clear: madvise(MADV_DONTFORK) of another thread gets lost.
+
+    What it gives is told before, and known to be given when its call has returned.
+    """
+    region, vma = bound(task, 31)
+    task.faults(region, 0, 1)
+    mover = thread(task)
+    entry = task.kernel.tick()
+    since, told = task.begin(), task.kernel.tick()
+    before, vma.flags = vma.flags, vma.flags | DONTCOPY
+    task.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=Probe.VMA_MERGE,
+        ts_entry=told,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=vma.flags,
+        bits=Bit.VMA_UNREAD,
+    )
+    task.end(Probe.SYS_MADVISE, since, addr=vma.start, size=vma.end - vma.start, arg=10)
+    if task.kernel.quirk("unlocked-clear"):
+        clear_late(mover, vma, before, entry)
+
+
+def clear_late(mover: Task, vma: Vma, before: int, since: int) -> None:
+    """Clear the tag by a word that was read at its entry, since when others wrote."""
+    vma.flags = before & ~TAG
     mover.vma_row(
         EventKind.FLAGS,
         vma,
@@ -89,12 +121,10 @@ def migrate_while_locking(task: Task) -> None:
         ts_entry=since,
         addr=vma.start,
         size=vma.end - vma.start,
-        flags_before=before | TAG,
-        flags_after=before & ~TAG,
+        flags_before=before,
         lock_entry=Lock.NONE,
         lock_exit=Lock.NONE,
     )
-    vma.flags = before & ~TAG
 
 
 def fault_together(task: Task) -> None:

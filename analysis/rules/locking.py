@@ -136,7 +136,7 @@ LOST_UPDATE: Final = Rule(
     'safe?"',
     events=("ALLOC", "POLICY", "FLAGS"),
     needs=frozenset({"alloc"}),
-    leans=_BRACKETS,
+    leans=_BRACKETS | {"vma_merge", "sys_madvise"},
     threats=(
         (
             "a bit that a function without a row clears (userfaultfd, clear_refs) "

@@ -315,6 +315,17 @@ def test_without_a_probe_that_it_leans_on_a_finding_is_held_back(rule: str) -> N
     assert verdict is (Verdict.VIOLATED if rule in LOCAL else Verdict.INCONCLUSIVE)
 
 
+@pytest.mark.parametrize("quirks", [(), ("unlocked-clear",)])
+def test_what_madvise_sets_can_be_lost_as_well(quirks: tuple[str, ...]) -> None:
+    result = check(run(simdefects.migrate_while_advising, *quirks).trace())
+    told = {f.rule.id: f for f in result.findings}
+    assert told.keys() == ({"CDM002", "CDM003", "CDM004"} if quirks else set())
+    if quirks:
+        assert told["CDM004"].expected.startswith("dc is set: vma_merge")
+        # The tag was needed, and the row that took it away says so.
+        assert told["CDM002"].cause == "cleared"
+
+
 def test_of_what_readahead_takes_the_vma_gets_one_page() -> None:
     result = check(run(simdefects.read_ahead_and_map, "fault-tag").trace())
     told = [f for f in result.findings if f.rule.id == "CDM015"]
