@@ -184,9 +184,8 @@ RACING_WRITERS: Final = Rule(
     premise="a change of vm_flags, held against those that were under way meanwhile",
     source="Dave Hansen on [RFC V2 11/12], 30 Jan 2017; ASSERT_EXCLUSIVE_WRITER() in "
     "vm_area_dup(), since 5.9",
-    sentence='"This is happening with mmap_sem held for read. Correct? Is it OK that '
-    "you're modifying the VMA? That vm_flags manipulation is non-atomic, so how can "
-    'that even be safe?"',
+    sentence='"That vm_flags manipulation is non-atomic, so how can that even be '
+    'safe?"',
     events=("ALLOC", "POLICY", "FLAGS"),
     needs=frozenset({"alloc"}),
     leans=_BRACKETS,

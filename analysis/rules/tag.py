@@ -310,8 +310,8 @@ MERGE_BLOCKED: Final = Rule(
     "same flags but for the tag, so that the kernel cannot make them one.",
     premise="a settled VMA beside another one of the same policy",
     source="is_mergeable_vma() of 4.10 and 6.1 ignores no difference but VM_SOFTDIRTY",
-    sentence='"an explicitly assigned policy that would have cause the VMA to be split '
-    'from any "normal" one in the system"',
+    sentence='"that would have cause the VMA to be split from any "normal" one in the '
+    'system."',
     events=("POLICY", "ALLOC", "FLAGS", "VMA_SPLIT", "VMA_MERGE", "CALL"),
     needs=frozenset({"alloc", "mbind_range"}),
     leans=LIFE | POLICIES,
