@@ -44,11 +44,15 @@ TOLD_BEFORE = {"stale-fork": ("CDM016", "CDM001")}
 PERHAPS = {("late-tag", "CDM003")}
 """Written by a work item, of which no row tells: seen where a fault's row is around it
 by chance, which a recording cannot count on."""
+ONE_OF_TWO = {"ksm"}
+"""Steps with two VMAs of the same pages: KSM keeps those of the one, and puts them into
+the other."""
 VACUOUS = {
+    "CDM009": "what NUMA balancing may move, this program has in no process with a tag",
     "CDM013": "no fault tags",
     "CDM015": "no fault tags",
 }
-"""Rules whose premise a right kernel never makes true, and why."""
+"""Rules whose premise a right kernel does not make true here, and why."""
 
 
 @dataclass(frozen=True)
@@ -146,14 +150,17 @@ def test_each_rule_finds_what_was_done_and_nothing_else(
     recording: Recording, name: str
 ) -> None:
     """In the places that the program names; elsewhere, other rules have their say."""
-    findings = recording.results[name].findings
+    run, findings = recording.runs[name], recording.results[name].findings
     wrong = []
-    for place in recording.runs[name].places:
+    for place in run.places:
         if (place.step, place.rule) in PERHAPS:
             continue
         rule, stands_for = TOLD_BEFORE.get(place.step, (place.rule, place.rule))
         assert rule == place.rule
-        found = any(place.met_by(finding, stands_for) for finding in findings)
+        places = [place]
+        if place.step in ONE_OF_TWO:
+            places = [p for p in run.places if p.step == place.step]
+        found = any(one.met_by(f, stands_for) for one in places for f in findings)
         if found is not place.shown:
             wrong.append(place)
     assert wrong == []
