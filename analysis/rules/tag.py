@@ -248,7 +248,7 @@ BORN_STALE: Final = Rule(
     "write section the VMA has neither a policy of its own that names a CDM node nor "
     "a page of one.",
     premise="a tag that a VMA has inherited, at the end of its write section",
-    source="__split_vma(), dup_mmap() and copy_vma() copy vm_flags as they are; "
+    source="__split_vma(), dup_mmap() and copy_vma() copy vm_flags, the tag included; "
     "Anshuman Khandual in the thread: static and runtime re-evaluation of the flag",
     sentence='"Any VMA with that flag set on it will keep it for the life of the VMA, '
     'despite whether it has CDM pages in it now or not."',
