@@ -44,9 +44,9 @@ TOLD_BEFORE = {"stale-fork": ("CDM016", "CDM001")}
 PERHAPS = {("late-tag", "CDM003")}
 """Written by a work item, of which no row tells: seen where a fault's row is around it
 by chance, which a recording cannot count on."""
-ONE_OF_TWO = {"ksm"}
-"""Steps with two VMAs of the same pages: KSM keeps those of the one, and puts them into
-the other."""
+ONE_IS_ENOUGH = {"ksm", "two-faults"}
+"""Steps that do the same in several places. Of two VMAs with the same pages, KSM puts
+those of the one into the other; and two threads need not meet each time."""
 VACUOUS = {
     "CDM009": "what NUMA balancing may move, this program has in no process with a tag",
     "CDM013": "no fault tags",
@@ -158,7 +158,7 @@ def test_each_rule_finds_what_was_done_and_nothing_else(
         rule, stands_for = TOLD_BEFORE.get(place.step, (place.rule, place.rule))
         assert rule == place.rule
         places = [place]
-        if place.step in ONE_OF_TWO:
+        if place.step in ONE_IS_ENOUGH:
             places = [p for p in run.places if p.step == place.step]
         found = any(one.met_by(f, stands_for) for one in places for f in findings)
         if found is not place.shown:
