@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli.options import option
-from cdmtrace.errors import CdmtraceError, UsageTrouble
+from cdmtrace.errors import (
+    CdmtraceError,
+    Interrupted,
+    Terminated,
+    UnreadableFile,
+    UsageTrouble,
+)
 from cdmtrace.lab import accel, matrix, matrixrun, quirks, scenarios, specs
 from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
 from cdmtrace.lab.kernel import Kernel, build, find_built
@@ -403,16 +409,20 @@ def matrix_command(
         directory = _prepare(keep, Layout.default())
         try:
             _record_rows(rows, directory, kernel, timeout)
+        except (Interrupted, Terminated):
+            raise
         except CdmtraceError as error:
             # What has been recorded by then is judged all the same.
             _say(str(error))
         _say(f"recordings kept in {directory}")
-    recordings = matrixrun.find(rows, directory)
-    result = matrix.compare(
-        rows,
-        recordings,
-        {name: matrix.judge(one.trace) for name, one in recordings.items()},
-    )
+    recordings, found = matrixrun.find(rows, directory), {}
+    for name, one in list(recordings.items()):
+        try:
+            found[name] = matrix.judge(one.trace)
+        except UnreadableFile as error:
+            _say(str(error))
+            del recordings[name]
+    result = matrix.compare(rows, recordings, found)
     click.echo(matrix_text.render(result, form), nl=False)
     return result.status
 

@@ -110,11 +110,13 @@ class Matrix:
         return ExitStatus.OK
 
 
-def choose(names: str | None, rows: Sequence[Row] = ROWS) -> tuple[Row, ...]:
+def choose(names: str | None, rows: Sequence[Row] | None = None) -> tuple[Row, ...]:
     """Return the rows of these names, separated by commas, in the table's order.
 
-    All rows for None. Raises UsageTrouble for a name that no row has.
+    All rows for None, those of the table if none are given. Raises UsageTrouble for a
+    name that no row has.
     """
+    rows = ROWS if rows is None else rows
     if names is None:
         return tuple(rows)
     asked = [name.strip() for name in names.split(",") if name.strip()]

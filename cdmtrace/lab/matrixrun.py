@@ -60,8 +60,7 @@ def orders(rows: Iterable[Row], programs: Mapping[str, Path]) -> list[dict[str, 
         {
             "name": row.name,
             "quirks": quirks.as_argument(row.quirks),
-            "words": ["--", "sh", "-c", script(row, programs)],
-            "seconds": ROW_SECONDS,
+            "command": ["timeout", str(ROW_SECONDS), "sh", "-c", script(row, programs)],
         }
         for row in rows
     ]

@@ -1,34 +1,46 @@
 """Runs in a guest: a recording under each of several sets of quirks, one by one.
 
-Importing bcc takes 20 s in an emulated guest, and unpacking the kernel's headers as
-long, so each recording is made by a child of this process, which has both. A row's
-trace, stdout and stderr are left in the working directory, and how it ended in
-``statuses.json``, which is written anew after each row: the guest may die in the next.
+In an emulated guest importing bcc takes 20 s, unpacking the kernel's headers as long,
+and compiling the probes minutes. So one process makes all recordings, with one program
+that stays attached; between two of them it is switched off and forgets what it knew.
+
+A row's trace and what record says are left in the working directory, and how it ended
+in ``statuses.json``, written anew after each row: the guest may die in the next.
 
 Usage: python -m cdmtrace.lab.recordings FILE
 
-FILE is ``[{"name", "quirks", "words", "seconds"}...]``: what is written to debugfs, the
-arguments of record, and how long the row may take.
+FILE is ``[{"name", "quirks", "command"}...]``: what is written to debugfs, and what is
+recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+from cdmtrace import recorder
+from cdmtrace.errors import CdmtraceError, LabError
+from cdmtrace.kernel import headers
+from cdmtrace.lab import quirks
+from cdmtrace.loader.bcc import BccLoader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STATUSES = "statuses.json"
-TIMED_OUT = 124
+    from cdmtrace.loader import Loader
+    from cdmtrace.probes import Plan
+
+STATUSES: Final = "statuses.json"
+
+_KEYS: Final = frozenset({"KEY0", "KEY1"})
+_MEMORY: Final = ("entries", "places", "watched", "comms", "stacks")
+"""Maps of what the program knows about processes: calls under way, VMAs, names."""
 
 
 def in_memory(*words: str) -> tuple[str, ...]:
@@ -49,53 +61,80 @@ def in_memory(*words: str) -> tuple[str, ...]:
     return ("sh", "-c", script, "sh", "env", "LD_LIBRARY_PATH=/tmp/lib", *words)
 
 
-def record(row: Mapping[str, Any]) -> int:
-    """Make one recording in a child; return its status, 124 if it took too long."""
-    pid = os.fork()
-    if not pid:
-        _record_and_exit(row)
-    deadline = time.monotonic() + row["seconds"]
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.2)
-    # The group: what the recorder has started ends with it.
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return TIMED_OUT
+class _Shared(BccLoader):
+    """The program, as each recording gets it: to attach and close are for the first
+    and the last one."""
+
+    def __init__(self, defines: Mapping[str, int]) -> None:
+        super().__init__(defines)
+        self._attached = False
+
+    def attach(self, plans: tuple[Plan, ...]) -> None:
+        if not self._attached:
+            super().attach(plans)
+            self._attached = True
+
+    def close(self) -> None:
+        """Forget, and stay attached."""
+        for name in _MEMORY:
+            self._bpf[name].clear()
+
+    def end(self) -> None:
+        """Detach everything."""
+        super().close()
 
 
-def _record_and_exit(row: Mapping[str, Any]) -> None:
-    from cdmtrace.cli import main
+class Kept:
+    """Gives each recording the program that the first one has compiled."""
 
-    status = 99
-    try:
-        os.setpgid(0, 0)
-        for number, stream in ((1, "stdout"), (2, "stderr")):
-            kept = os.open(f"{row['name']}.{stream}", os.O_WRONLY | os.O_CREAT, 0o644)
-            os.dup2(kept, number)
-        status = main(["record", "-o", f"{row['name']}.arrows", *row["words"]])
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] | None = None
+        self._loader: _Shared | None = None
+
+    def load(self, defines: Mapping[str, int]) -> Loader:
+        """Return the program. Raises LabError for one that would be another."""
+        # The keys that addresses are hidden by are new each time; one is enough.
+        numbers = {name: n for name, n in defines.items() if name not in _KEYS}
+        if self._loader is None:
+            self._loader, self._numbers = _Shared(defines), numbers
+        if numbers != self._numbers:
+            raise LabError("the machine has changed between two recordings")
+        return self._loader
+
+    def close(self) -> None:
+        """Detach everything."""
+        if self._loader is not None:
+            self._loader.end()
+
+
+def record(row: Mapping[str, Any], kept: Kept) -> int:
+    """Make one recording; return its status. What is said goes to NAME.stderr."""
+    options = recorder.Options(
+        output=Path(f"{row['name']}.arrows"), command=tuple(row["command"])
+    )
+    with Path(f"{row['name']}.stderr").open("w", buffering=1) as said:
+
+        def say(text: str) -> None:
+            said.write(f"{text}\n")
+
+        try:
+            outcome = recorder.record(options, say=say, load=kept.load)
+        except CdmtraceError as error:
+            say(str(error))
+            return int(error.exit_status)
+        say(f"{outcome.events} events, {outcome.lost} lost")
+        return outcome.status
 
 
 def run(file: Path) -> None:
     """Make the recordings that a file asks for."""
-    from cdmtrace.kernel import headers
-    from cdmtrace.lab.quirks import DEBUGFS_FILE
-    from cdmtrace.loader.bcc import import_bcc
-
-    import_bcc()
     statuses: dict[str, int] = {}
-    with headers.available():
+    with headers.available(), contextlib.closing(Kept()) as kept:
         for row in json.loads(file.read_text()):
-            Path(DEBUGFS_FILE).write_text(row["quirks"])
+            Path(quirks.DEBUGFS_FILE).write_text(row["quirks"])
             sys.stdout.write(f"recording {row['name']}\n")
             sys.stdout.flush()
-            statuses[row["name"]] = record(row)
+            statuses[row["name"]] = record(row, kept)
             Path(STATUSES).write_text(json.dumps(statuses))
 
 

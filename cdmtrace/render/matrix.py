@@ -144,7 +144,7 @@ def _complaints(line: Line) -> list[str]:
     """Return what is not as expected in a line, each in a sentence."""
     told = []
     if line.problem:
-        told.append(f"{line.row.name}: {line.problem}: {line.recording.trace.parent}")
+        told.append(f"{line.row.name}: {line.problem}")
     for cell in line.cells:
         if cell.outcome in GOOD:
             continue
@@ -185,7 +185,10 @@ def _summary(matrix: Matrix) -> str:
     )
     if matrix.absent:
         told += "\nnot recorded: " + ", ".join(matrix.absent)
-    return told
+    return "\n".join(
+        textwrap.fill(line, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+        for line in told.splitlines()
+    )
 
 
 def _markdown(matrix: Matrix) -> str:
