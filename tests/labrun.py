@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cdmtrace.lab.recordings import in_memory
+from cdmtrace.lab.guestscript import in_memory
 
 BY_QUIRKS = Path(__file__).parent / "kernel" / "by_quirks.py"
 

@@ -15,13 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cdmtrace.errors import GuestDied, LabError, UnreadableFile
-from cdmtrace.lab import quirks, recordings, scenarios
+from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab.guestscript import STATUSES, in_memory
 from cdmtrace.lab.matrix import DIED, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cdmtrace.lab.expectations import Row
+
+RECORDINGS: Final = "cdmtrace.lab.recordings"
+"""What runs in the guest. It imports what records, and nobody here needs that."""
 
 SCENARIO_SECONDS: Final = 300
 ROW_SECONDS: Final = 1200
@@ -109,7 +113,7 @@ def record(
     finally:
         # A guest that died, or was ended, has noted what it had done.
         statuses = _noted(directory) | statuses
-        (directory / recordings.STATUSES).write_text(json.dumps(statuses))
+        (directory / STATUSES).write_text(json.dumps(statuses))
     return statuses
 
 
@@ -123,8 +127,8 @@ def _boot(
     # In /tmp of a guest there is nothing of ours: it reads the order where it writes.
     file = directory / "orders.json"
     file.write_text(json.dumps(orders(rows, programs)))
-    words = (sys.executable, "-m", recordings.__name__, str(file))
-    status = boot(directory, recordings.in_memory(*words), timeout or seconds(rows))
+    words = (sys.executable, "-m", RECORDINGS, str(file))
+    status = boot(directory, in_memory(*words), timeout or seconds(rows))
     if status:
         raise LabError(
             f"the recordings ended with {status}",
@@ -151,7 +155,7 @@ def find(rows: Iterable[Row], directory: Path) -> dict[str, Recording]:
 
 
 def _noted(directory: Path) -> dict[str, int]:
-    file = directory / recordings.STATUSES
+    file = directory / STATUSES
     try:
         noted = json.loads(file.read_text())
     except FileNotFoundError:

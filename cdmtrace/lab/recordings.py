@@ -17,9 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,6 +25,7 @@ from cdmtrace import recorder
 from cdmtrace.errors import CdmtraceError, LabError
 from cdmtrace.kernel import headers
 from cdmtrace.lab import quirks
+from cdmtrace.lab.guestscript import STATUSES
 from cdmtrace.loader.bcc import BccLoader
 
 if TYPE_CHECKING:
@@ -36,29 +34,9 @@ if TYPE_CHECKING:
     from cdmtrace.loader import Loader
     from cdmtrace.probes import Plan
 
-STATUSES: Final = "statuses.json"
-
 _KEYS: Final = frozenset({"KEY0", "KEY1"})
 _MEMORY: Final = ("entries", "places", "watched", "comms", "stacks")
 """Maps of what the program knows about processes: calls under way, VMAs, names."""
-
-
-def in_memory(*words: str) -> tuple[str, ...]:
-    """Return a command, to be run in a guest with copies of bcc's libraries.
-
-    A guest's root is on 9p without a cache: of a library that is mapped from there, and
-    LLVM's has 100 MiB, each page is asked for by itself. A copy reads 500 KiB at once.
-    Where bcc is not to be found, the words are returned as they are.
-    """
-    library = next(Path("/usr/lib").glob("*/libbcc.so.0"), None)
-    if library is None:
-        return words
-    needed = subprocess.run(
-        ["ldd", library], text=True, capture_output=True, check=True
-    )
-    files = [str(library), *re.findall(r"=> (/\S+)", needed.stdout)]
-    script = f'mkdir /tmp/lib && cp {shlex.join(files)} /tmp/lib && exec "$@"'
-    return ("sh", "-c", script, "sh", "env", "LD_LIBRARY_PATH=/tmp/lib", *words)
 
 
 class _Shared(BccLoader):

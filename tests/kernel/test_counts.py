@@ -43,8 +43,8 @@ from cdmtrace.analysis import Trace, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
-from cdmtrace.lab.recordings import in_memory
 
 pytestmark = pytest.mark.timeout(3600)
 

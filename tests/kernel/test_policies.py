@@ -26,8 +26,8 @@ from cdmtrace.analysis.notes import Arrived, Note
 from cdmtrace.analysis.replay import Mm, Result
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, MpolFlag, Probe
 from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
-from cdmtrace.lab.recordings import in_memory
 
 pytestmark = pytest.mark.timeout(3600)
 

@@ -24,6 +24,7 @@ from cdmtrace.lab import (
     scenarios,
 )
 from cdmtrace.lab.expectations import ROWS, Row
+from cdmtrace.lab.guestscript import STATUSES
 from cdmtrace.lab.matrix import Found, Outcome, Recording
 from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.render import matrix as text
@@ -288,7 +289,7 @@ def fake_boot(directory: Path, statuses: Mapping[str, int], dies: str = "") -> A
 
     def boot(run_dir: Path, command: tuple[str, ...], seconds: float) -> int:
         booted.append((run_dir.relative_to(directory), seconds))
-        assert command[-2] == "cdmtrace.lab.recordings"
+        assert command[-2] == recordings.__name__
         noted = {}
         for order in json.loads(Path(command[-1]).read_text()):
             name = order["name"]
@@ -296,7 +297,7 @@ def fake_boot(directory: Path, statuses: Mapping[str, int], dies: str = "") -> A
             if name == dies:
                 raise GuestDied("it died")
             noted[name] = statuses.get(name, 0)
-            (run_dir / recordings.STATUSES).write_text(json.dumps(noted))
+            (run_dir / STATUSES).write_text(json.dumps(noted))
         return 0
 
     return boot, booted
@@ -338,7 +339,7 @@ def test_a_guest_that_records_nothing_is_trouble(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("written", ["{", "[]"])
 def test_notes_that_are_not_ours(tmp_path: Path, written: str) -> None:
-    (tmp_path / recordings.STATUSES).write_text(written)
+    (tmp_path / STATUSES).write_text(written)
     with pytest.raises(UnreadableFile):
         matrixrun.find([row()], tmp_path)
     with pytest.raises(UnreadableFile, match="no directory"):
@@ -411,7 +412,7 @@ def order(name: str, *command: str) -> dict[str, Any]:
 def run(directory: Path, *orders: dict[str, Any]) -> dict[str, int]:
     (directory / "orders").write_text(json.dumps(orders))
     recordings.run(directory / "orders")
-    statuses: dict[str, int] = json.loads((directory / recordings.STATUSES).read_text())
+    statuses: dict[str, int] = json.loads((directory / STATUSES).read_text())
     return statuses
 
 
