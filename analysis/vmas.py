@@ -409,6 +409,10 @@ def flags_given(
     )
     if flags is None or event.lock_entry & 15 != Lock.WRITE_SELF:
         return state
+    if had is not None and flags != had:
+        # Its row could not say what there was: now it is a write like any other.
+        wrote = replace(event, flags_before=had, flags_after=flags)
+        state = replace(state, writes=(*state.writes[1 - _WRITES :], wrote))
     return dirty(amend(state, start, end, excused=False), start)
 
 

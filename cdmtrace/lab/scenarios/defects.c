@@ -913,12 +913,20 @@ static void step_protect(void)
 static void step_split(void)
 {
 	struct region *r = map_tagged("split", SLOT_SPLIT, 13);
+	unsigned int i;
 
 	if (!r)
 		return;
 	protect(r, 5, 3, PROT_READ);
 	expect_state(r, "the middle read only");
 	expect_vmas(r, "the middle read only");
+	/* A fault looks at what the split has made of the rest. */
+	for (i = 0; i < 13; i += 8) {
+		advise(r, i, 1, MADV_DONTNEED, "DONTNEED");
+		put_pages(r, i, 1, NOWHERE);
+		fault_pages(r, i, 1);
+	}
+	expect_state(r, "a page of each end faulted again");
 	tell("CDM002", r->start, 5, !r->p[0].tag);
 	tell("CDM002", r->start + 5 * PAGE, 3, !r->p[5].tag);
 	tell("CDM002", r->start + 8 * PAGE, 5, !r->p[8].tag);
