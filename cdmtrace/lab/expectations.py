@@ -181,7 +181,12 @@ _SINGLE: Final = (
             "CDM006": "ksmd goes on with such a VMA",
         },
     ),
-    _row("ksm-merge", "gates:ksm"),
+    _row(
+        "ksm-merge",
+        "gates:ksm",
+        remark="KSM's pages were allocated for nobody: where they are is no matter of "
+        "any rule, as long as the VMA has no policy that names the node",
+    ),
     _row(
         "khugepaged",
         "gates:collapse",
@@ -200,7 +205,10 @@ _SINGLE: Final = (
     _row(
         "no-rebind",
         "policies",
-        must={"CDM001": "a cpuset takes the CDM node out of a policy"},
+        must={
+            "CDM001": "a cpuset takes the CDM node out of a policy",
+            "CDM002": "a cpuset brings it back, and pages come",
+        },
     ),
     _row(
         "first-node",
