@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -118,11 +118,17 @@ def caller() -> tuple[int, int] | None:
     return int(uid), int(gid)
 
 
-def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> Outcome:
+def record(
+    options: Options,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    load: Callable[[Mapping[str, int]], Loader] | None = None,
+) -> Outcome:
     """Record until the command ends, time is up, or a signal comes.
 
-    say: is called with one line at each stage. Raises RecordError and its kin for
-    whatever keeps it from starting; nothing is left attached then.
+    say: is called with one line at each stage. load: makes the program of its numbers,
+    BccLoader if None. Raises RecordError and its kin for whatever keeps it from
+    starting; nothing is left attached then.
     """
     require_root()
     _check_output(options)
@@ -166,7 +172,7 @@ def record(options: Options, *, say: Callable[[str], None] = lambda _: None) -> 
             "LOST_PLACES": LOST_PLACES,
         }
         say("compiling the probes")
-        loader = BccLoader(numbers)
+        loader = (load or BccLoader)(numbers)
     with contextlib.closing(loader):
         say("attaching")
         loader.attach(plans)

@@ -10,7 +10,8 @@ import pytest
 FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 
 LONGEST_FIRST = (
-    *("test_quirks", "test_record", "test_story", "test_audit", "test_driver"),
+    *("test_quirks", "test_record", "test_story", "test_audit", "test_matrix"),
+    "test_driver",
     *("test_blind", "test_paths", "test_vmas", "test_policies", "test_counts"),
     "test_lab",
 )

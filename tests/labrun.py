@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from cdmtrace.analysis.replay import Finding
 from cdmtrace.lab import quirks
+from cdmtrace.lab.guestscript import in_memory
 
 COUNTED_BY_DEFECTS = frozenset(
     {
@@ -46,20 +45,6 @@ def lab_run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def bcc_in_memory(*words: str) -> tuple[str, ...]:
-    """Return the command, to be run in a guest with copies of bcc's libraries.
-
-    A guest's root is on 9p without a cache: of a library that is mapped from there, and
-    LLVM's has 100 MiB, each page is asked for by itself. A copy reads 500 KiB at once.
-    """
-    (bcc,) = Path("/usr/lib").glob("*/libbcc.so.0")
-    needed = subprocess.run(["ldd", bcc], text=True, capture_output=True, check=True)
-    files = [str(bcc), *re.findall(r"=> (/\S+)", needed.stdout)]
-    script = f'mkdir /tmp/lib && cp {shlex.join(files)} /tmp/lib && exec "$@"'
-    path = "LD_LIBRARY_PATH=/tmp/lib"
-    return ("sh", "-c", script, "sh", "env", path, *words)
-
-
 def lab_record(
     tmp_path: Path, recordings: Mapping[str, Sequence[str]], *options: str
 ) -> tuple[Path, dict[str, int]]:
@@ -70,7 +55,7 @@ def lab_record(
     """
     file = tmp_path / "recordings.json"
     file.write_text(json.dumps(recordings))
-    words = bcc_in_memory(sys.executable, str(BY_QUIRKS), str(file))
+    words = in_memory(sys.executable, str(BY_QUIRKS), str(file))
     result = lab_run(tmp_path, *options, "--timeout", "1800", "--", *words)
     assert result.returncode == 0, result.stdout + result.stderr
     run = tmp_path / "run"

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cdmtrace.cli.options import option
-from cdmtrace.errors import CdmtraceError, UsageTrouble
-from cdmtrace.lab import accel, quirks, scenarios, specs
+from cdmtrace.errors import (
+    CdmtraceError,
+    Interrupted,
+    Terminated,
+    UnreadableFile,
+    UsageTrouble,
+)
+from cdmtrace.lab import accel, matrix, matrixrun, quirks, scenarios, specs
 from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
 from cdmtrace.lab.kernel import Kernel, build, find_built
 from cdmtrace.lab.machine import Machine, find_tools, parse_mib
 from cdmtrace.lab.paths import Layout, new_run_dir
 from cdmtrace.lab.watchdog import Limits
+from cdmtrace.render import matrix as matrix_text
 from cdmtrace.render.listing import lab_listing
+from cdmtrace.render.tables import FORMATS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cdmtrace.lab.expectations import Row
 
 _DEFAULT_TIMEOUT_SECONDS = 900.0
 
@@ -310,4 +325,135 @@ def list_command(form: str) -> None:
             scenarios=programs,
             width=width,
         )
+    )
+
+
+@lab.command("matrix")
+@option(
+    "--quirks",
+    "names",
+    metavar="LIST",
+    help="These rows only, separated by commas [default: all].",
+)
+@option(
+    "--scenarios",
+    "programs",
+    metavar="LIST",
+    help="Record these scenarios and not a row's own, as in story,gates:swap/collapse.",
+)
+@option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Judge the recordings that are there, and boot nothing.",
+)
+@option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where the recordings go [default: a new directory in the cache].",
+)
+@option(
+    "--kernel",
+    default=specs.DEFAULT_KERNEL,
+    show_default=True,
+    metavar="NAME|PATH",
+    help="As for lab run.",
+)
+@option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End a guest after that long [default: by the number of rows].",
+)
+@option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+)
+def matrix_command(
+    names: str | None,
+    programs: str | None,
+    source: Path | None,
+    keep: Path | None,
+    kernel: str,
+    timeout: float | None,
+    form: str,
+) -> int:
+    """Prove the checker: record each set of quirks, and compare what is found.
+
+    A row for each quirk, for none, for all of the RFC and for some pairs; a column for
+    each rule. What a quirk does must be found, and nothing else may be.
+
+    Exit status: 0 if all is as expected, 1 if not, 2 for trouble.
+    """
+    rows = matrix.choose(names)
+    if source is not None:
+        for given, option_name in ((keep, "--keep"), (programs, "--scenarios")):
+            if given is not None:
+                raise UsageTrouble(
+                    f"--from boots no guest, so {option_name} has no meaning with it"
+                )
+        directory = source
+    else:
+        if programs is not None:
+            rows = tuple(
+                dataclasses.replace(
+                    row, scenarios=matrixrun.with_scenarios(row, programs)
+                )
+                for row in rows
+            )
+        directory = _prepare(keep, Layout.default())
+        try:
+            _record_rows(rows, directory, kernel, timeout)
+        except (Interrupted, Terminated):
+            raise
+        except CdmtraceError as error:
+            # What has been recorded by then is judged all the same.
+            _say(str(error))
+        _say(f"recordings kept in {directory}")
+    recordings, found = matrixrun.find(rows, directory), {}
+    for name, one in list(recordings.items()):
+        try:
+            found[name] = matrix.judge(one.trace)
+        except UnreadableFile as error:
+            _say(str(error))
+            del recordings[name]
+    result = matrix.compare(rows, recordings, found)
+    click.echo(matrix_text.render(result, form), nl=False)
+    return result.status
+
+
+def _record_rows(
+    rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
+) -> None:
+    layout, tools = Layout.default(), find_tools()
+    image = _kernel_image(kernel)
+    accelerator = _accelerator("auto", image, layout)
+
+    def boot(run_dir: Path, command: tuple[str, ...], seconds: float) -> int:
+        run = GuestRun(
+            kernel=image,
+            command=command,
+            run_dir=run_dir,
+            accelerator=accelerator,
+            limits=Limits(total=seconds),
+            machine=Machine(cpus=host_cpus(2)),
+        )
+        # stdout is for the matrix.
+        streams = sys.stderr.buffer
+        return run_guest(run, stdout=streams, stderr=streams, tools=tools, note=_say)
+
+    matrixrun.record(
+        rows,
+        directory,
+        boot=boot,
+        compiled=lambda name: scenarios.compile_scenario(
+            scenarios.find_scenario(name), layout
+        ),
+        timeout=timeout,
+        say=_say,
     )

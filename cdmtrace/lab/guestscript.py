@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdmtrace.lab import quirks as quirk_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 SCRIPT = "guest.sh"
 STARTED = "started"
@@ -17,6 +19,9 @@ REFUSED = "refused"
 STATUS = "status"
 STDOUT = "stdout"
 STDERR = "stderr"
+
+STATUSES = "statuses.json"
+"""How each of several recordings of one guest has ended, by name."""
 
 # A file that the host reads while we write it appears whole: written beside, renamed.
 _TEMPLATE = """\
@@ -80,3 +85,21 @@ def guest_script(
         stdout=STDOUT,
         stderr=STDERR,
     )
+
+
+def in_memory(*words: str) -> tuple[str, ...]:
+    """Return a command, to be run in a guest with copies of bcc's libraries.
+
+    A guest's root is on 9p without a cache: of a library that is mapped from there, and
+    LLVM's has 100 MiB, each page is asked for by itself. A copy reads 500 KiB at once.
+    Where bcc is not to be found, the words are returned as they are.
+    """
+    library = next(Path("/usr/lib").glob("*/libbcc.so.0"), None)
+    if library is None:
+        return words
+    needed = subprocess.run(
+        ["ldd", library], text=True, capture_output=True, check=True
+    )
+    files = [str(library), *re.findall(r"=> (/\S+)", needed.stdout)]
+    script = f'mkdir /tmp/lib && cp {shlex.join(files)} /tmp/lib && exec "$@"'
+    return ("sh", "-c", script, "sh", "env", "LD_LIBRARY_PATH=/tmp/lib", *words)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from labrun import bcc_in_memory, lab_run
+from labrun import lab_run
 
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.analysis.frames import Event
@@ -25,6 +25,7 @@ from cdmtrace.analysis.replay import Mm
 from cdmtrace.events import EventKind
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
@@ -86,7 +87,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += [str(program), quirks.as_argument(quirks.resolve(quirks.RFC)), *NEEDED_BY]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *bcc_in_memory(*words)),
+        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *in_memory(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return directory / "run"

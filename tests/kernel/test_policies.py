@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from labrun import bcc_in_memory, found_under, lab_run
+from labrun import found_under, lab_run
 
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.frames import Event, Trace
@@ -26,6 +26,7 @@ from cdmtrace.analysis.notes import Arrived, Note
 from cdmtrace.analysis.replay import Mm, Result
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, MpolFlag, Probe
 from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
@@ -136,7 +137,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     lied = "".join(run_script(program, name, quirks.NONE) for name in lies)
     words = [sys.executable, "-m", "cdmtrace", "record", "-o", "policies.arrows"]
     script = f"{shlex.join([*words, '--', 'sh', str(runs)])} || exit 1\n{lied}"
-    guest = bcc_in_memory("sh", "-c", script)
+    guest = in_memory("sh", "-c", script)
     result = lab_run(directory, "--timeout", "1800", "--", *guest)
     assert result.returncode == 0, result.stdout + result.stderr
     trace = load(directory / "run" / "policies.arrows")

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from labrun import bcc_in_memory
 
 from cdmtrace import analysis
 from cdmtrace.analysis import check, describe
@@ -28,6 +27,7 @@ from cdmtrace.events import Cause, EventKind, Lock, Mpol, Probe, mmap_lock, poli
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.schema import column_values
 from cdmtrace.lab import scenarios
+from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             *(*cdmtrace, "run", "--quirks", "rfc", "--run-dir", str(run_dir)),
             *("--timeout", "1800", "--scenario", "story", "--"),
-            *bcc_in_memory(sys.executable, str(HERE / "recordings.py"), str(gates)),
+            *in_memory(sys.executable, str(HERE / "recordings.py"), str(gates)),
         ],
         text=True,
         capture_output=True,

@@ -675,3 +675,38 @@ def test_a_tag_that_a_merge_shows_first_came_by_who_changed_the_flags(
     assert rise
     assert rise.event is event
     assert rows.area(0).set_by is event
+
+
+# --- madvise() as one of two writers -------------------------------------------------
+
+
+@pytest.mark.parametrize(("after", "lost"), [(PLAIN, "CDM004"), (PLAIN | LOCKED, None)])
+def test_what_madvise_has_set_may_be_overwritten(
+    rows: Rows, after: int, lost: str | None
+) -> None:
+    """Its row cannot say what the flags were; when the call returns, that is known."""
+    rows.bind(0, 23)
+    rows.call = 5
+    told(rows, 0, 23, LOCKED | TAG)
+    rows.returns(Probe.SYS_MADVISE)
+    row = Event(
+        seq=10,
+        ts=10_000,
+        ts_entry=2500,
+        kind=EventKind.FLAGS,
+        probe=Probe.REMOVE_MIGRATION_PTE,
+        mm=1,
+        pid=7,
+        tid=8,
+        start=BASE,
+        end=BASE + 23 * PAGE,
+        flags_before=PLAIN | TAG,
+        flags_after=after,
+        lock_entry=Lock.NONE,
+        lock_exit=Lock.NONE,
+    )
+    rows.feed(row)
+    (*_, note) = (note for note in rows.notes if isinstance(note, FlagsChanged))
+    assert note.raced
+    assert note.raced.probe == Probe.NONE
+    assert note.lost == ((note.raced, LOCKED & ~PLAIN) if lost else None)

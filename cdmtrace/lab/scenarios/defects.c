@@ -614,35 +614,57 @@ static void scanned_child(void *arg)
 }
 
 /*
- * The scanner comes before the tag and the use after it. Pages of the CDM node in a
- * VMA without a tag: moved there where that is open, or left there. The latter keeps
- * its tag under one-way, and so the scanner passes by.
+ * Pages of the CDM node in a VMA without a tag: moved there where that is open, or left
+ * there. The latter keeps its tag under one-way, and so the scanner passes by.
  */
-static void residue_child(void *arg)
+static struct region *map_residue(const char *name, unsigned long offset)
 {
-	struct region *r = map_anon("residue", SLOT_RESIDUE, 0, 23);
-	bool ungated = quirk(Q_MIGRATION_UNGATED), scanned;
+	struct region *r = map_anon(name, SLOT_RESIDUE, offset, 23);
+	bool ungated = quirk(Q_MIGRATION_UNGATED);
 
-	(void)arg;
 	if (!r)
-		return;
+		return NULL;
 	if (ungated)
 		bind_balanced(r, RAM);
 	else
 		bind_pages(r, 0, 23, MPOL_BIND, CDM, 0, 0);
 	if (!fault_pages(r, 0, 23))
-		return;
+		return NULL;
 	/* Where they are already there, it takes them out of their cpu's list. */
 	move_region(r, ON_CDM, MPOL_MF_MOVE);
 	if (!ungated)
 		bind_balanced(r, RAM);
 	expect_state(r, "left on the CDM node");
+	return r;
+}
+
+/*
+ * The scanner comes before the tag and the use after it. In another VMA no tag comes,
+ * and there they may be moved: so they are, in an address space that has a tag.
+ */
+static void residue_child(void *arg)
+{
+	struct region *other = map_residue("without a tag", 0);
+	struct region *r = map_residue("residue", SECOND);
+	bool scanned;
+
+	(void)arg;
+	if (!other || !r)
+		return;
 	scanned = !r->p[0].tag || quirk(Q_NUMA_SCANNED);
+	/* The scanner comes to the other one first. */
 	be_scanned(r, scanned);
 
 	bind_balanced(r, RAM | CDM);
 	expect_flags(r, "bound to both nodes");
 	use_scanned(r, scanned);
+
+	read_pages(other->start, other->nr);
+	if (scanned && (!other->p[0].tag || quirk(Q_NUMA_RESIDUAL))) {
+		model_leave_cdm(other, 0);
+		put_pages(other, 0, other->nr, ON_RAM);
+	}
+	expect_state(other, "used again, without a tag");
 }
 
 static void balanced(void (*fn)(void *))
@@ -940,12 +962,20 @@ static void step_protect(void)
 static void step_split(void)
 {
 	struct region *r = map_tagged("split", SLOT_SPLIT, 13);
+	unsigned int i;
 
 	if (!r)
 		return;
 	protect(r, 5, 3, PROT_READ);
 	expect_state(r, "the middle read only");
 	expect_vmas(r, "the middle read only");
+	/* A fault looks at what the split has made of the rest. */
+	for (i = 0; i < 13; i += 8) {
+		advise(r, i, 1, MADV_DONTNEED, "DONTNEED");
+		put_pages(r, i, 1, NOWHERE);
+		fault_pages(r, i, 1);
+	}
+	expect_state(r, "a page of each end faulted again");
 	tell("CDM002", r->start, 5, !r->p[0].tag);
 	tell("CDM002", r->start + 5 * PAGE, 3, !r->p[5].tag);
 	tell("CDM002", r->start + 8 * PAGE, 5, !r->p[8].tag);

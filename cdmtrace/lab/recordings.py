@@ -1,0 +1,120 @@
+"""Runs in a guest: a recording under each of several sets of quirks, one by one.
+
+In an emulated guest importing bcc takes 20 s, unpacking the kernel's headers as long,
+and compiling the probes minutes. So one process makes all recordings, with one program
+that stays attached; between two of them it is switched off and forgets what it knew.
+
+A row's trace and what record says are left in the working directory, and how it ended
+in ``statuses.json``, written anew after each row: the guest may die in the next.
+
+Usage: python -m cdmtrace.lab.recordings FILE
+
+FILE is ``[{"name", "quirks", "command"}...]``: what is written to debugfs, and what is
+recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from cdmtrace import recorder
+from cdmtrace.errors import CdmtraceError, LabError
+from cdmtrace.kernel import headers
+from cdmtrace.lab import quirks
+from cdmtrace.lab.guestscript import STATUSES
+from cdmtrace.loader.bcc import BccLoader
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdmtrace.loader import Loader
+    from cdmtrace.probes import Plan
+
+_KEYS: Final = frozenset({"KEY0", "KEY1"})
+_MEMORY: Final = ("entries", "places", "watched", "comms", "stacks")
+"""Maps of what the program knows about processes: calls under way, VMAs, names."""
+
+
+class _Shared(BccLoader):
+    """The program, as each recording gets it: to attach and close are for the first
+    and the last one."""
+
+    def __init__(self, defines: Mapping[str, int]) -> None:
+        super().__init__(defines)
+        self._attached = False
+
+    def attach(self, plans: tuple[Plan, ...]) -> None:
+        if not self._attached:
+            super().attach(plans)
+            self._attached = True
+
+    def close(self) -> None:
+        """Forget, and stay attached."""
+        for name in _MEMORY:
+            self._bpf[name].clear()
+
+    def end(self) -> None:
+        """Detach everything."""
+        super().close()
+
+
+class Kept:
+    """Gives each recording the program that the first one has compiled."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] | None = None
+        self._loader: _Shared | None = None
+
+    def load(self, defines: Mapping[str, int]) -> Loader:
+        """Return the program. Raises LabError for one that would be another."""
+        # The keys that addresses are hidden by are new each time; one is enough.
+        numbers = {name: n for name, n in defines.items() if name not in _KEYS}
+        if self._loader is None:
+            self._loader, self._numbers = _Shared(defines), numbers
+        if numbers != self._numbers:
+            raise LabError("the machine has changed between two recordings")
+        return self._loader
+
+    def close(self) -> None:
+        """Detach everything."""
+        if self._loader is not None:
+            self._loader.end()
+
+
+def record(row: Mapping[str, Any], kept: Kept) -> int:
+    """Make one recording; return its status. What is said goes to NAME.stderr."""
+    options = recorder.Options(
+        output=Path(f"{row['name']}.arrows"), command=tuple(row["command"])
+    )
+    with Path(f"{row['name']}.stderr").open("w", buffering=1) as said:
+
+        def say(text: str) -> None:
+            said.write(f"{text}\n")
+
+        try:
+            outcome = recorder.record(options, say=say, load=kept.load)
+        except CdmtraceError as error:
+            say(str(error))
+            return int(error.exit_status)
+        say(f"{outcome.events} events, {outcome.lost} lost")
+        return outcome.status
+
+
+def run(file: Path) -> None:
+    """Make the recordings that a file asks for."""
+    statuses: dict[str, int] = {}
+    with headers.available(), contextlib.closing(Kept()) as kept:
+        for row in json.loads(file.read_text()):
+            Path(quirks.DEBUGFS_FILE).write_text(row["quirks"])
+            sys.stdout.write(f"recording {row['name']}\n")
+            sys.stdout.flush()
+            statuses[row["name"]] = record(row, kept)
+            Path(STATUSES).write_text(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
