@@ -29,7 +29,7 @@ from cdmtrace.analysis.state import (
     trim,
 )
 from cdmtrace.analysis.vmas import amend_whole, flags_given
-from cdmtrace.events import Probe
+from cdmtrace.events import Cause, Probe
 
 _MREMAP_DONTUNMAP: Final = 4
 _EAGAIN: Final = 11
@@ -51,7 +51,8 @@ def close(
         page = state.pages.get(addr)
         if page is None or page.event is not row:
             continue
-        if way:
+        # What reclaim or compaction moved meanwhile, the call has not asked for.
+        if way and row.cause in (Cause.CALL, Cause.UNKNOWN):
             asked = way != "mbind" and _asks(event, page.node)
             page = replace(page, how=way, explicit=asked)
             state = replace(state, pages=state.pages.put(page))
@@ -88,7 +89,8 @@ def close(
         last = told is call.told[-1][0]
         failed = last and (event is None or event.ret == -_EAGAIN)
         flags = None if failed else told.flags_after
-        state = flags_given(state, told, terms, had, flags)
+        ts = event.ts if event is not None else told.ts
+        state = flags_given(state, told, terms, had, flags, ts)
     return state, tuple(notes)
 
 
@@ -114,12 +116,22 @@ def _close_failed(
         for area in state.overlapping(before.start, before.end):
             if None in (had, area.tagged(terms)) or area.tagged(terms) is had:
                 continue
-            if area.policy is None or area.policy != before.policy:
+            # Another thread may have mapped anew what lay there.
+            if area.policy != before.policy or area.since != before.since:
+                continue
+            if area.policy is None or _right(state, area, terms):
                 continue
             retagged.append((before, area))
             # It is told here, and not once more as a tag without a reason.
             state = amend(state, area.start, area.end, over=not had)
     return state, CallFailed(event=event, retagged=tuple(retagged))
+
+
+def _right(state: State, area: Area, terms: Terms) -> bool:
+    """Return whether the tag of an area is what its policy and pages ask for."""
+    if area.tagged(terms):
+        return _reason(state, area, terms)
+    return not _reason(state, area, terms) and not state.pages.any(area.start, area.end)
 
 
 def _close_mbind(

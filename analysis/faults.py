@@ -13,8 +13,6 @@ from cdmtrace.events import EventKind
 _WITHIN: Final = frozenset(
     {
         EventKind.UNMAP,
-        EventKind.KSM_PAGE,
-        EventKind.NUMA_MOVE,
         EventKind.MIGRATE,
     }
 )
@@ -30,7 +28,7 @@ def go_on(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     mapped = _mapped(alloc, event, terms)
     if mapped is not None:
         return _ended(state, event, {event.tid: mapped})
-    if event.kind == EventKind.ALLOC:
+    if event.kind == EventKind.ALLOC and terms.is_cdm(event.node):
         # Readahead, or a smaller page where there was no huge one.
         tagging = {**state.tagging, event.tid: (alloc, count + 1)}
         state = replace(state, tagging=tagging)

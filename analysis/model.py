@@ -106,8 +106,11 @@ def step(
         if key[1] != event.call or (not key[1] and event.kind == EventKind.ALLOC):
             state, more = close(state, key, None, terms)
             notes += more
-    state, more = _settle_if(state, event, terms, profile)
-    notes += more
+    # A fork holds the lock until it has copied all VMAs: its child settles later.
+    forking = event.kind == EventKind.COPY
+    if not forking:
+        state, more = _settle_if(state, event, terms, profile)
+        notes += more
 
     if event.kind != EventKind.CALL:
         state = touch(state, event)
@@ -160,7 +163,9 @@ def step(
         state = replace(
             state, open={k: v for k, v in state.open.items() if k != (event.tid, 0)}
         )
-    state, more = _settle_if(state, event, terms, profile)
+    more = ()
+    if not forking:
+        state, more = _settle_if(state, event, terms, profile)
     return state, (*notes, *more)
 
 

@@ -557,7 +557,8 @@ def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
     return [
         gap
         for gap in gaps
-        if gap.probe == FOLLOWED or PART_OF.get(gap.probe, gap.probe) in rule.probes
+        if (gap.probe == FOLLOWED and rule.probes)
+        or PART_OF.get(gap.probe, gap.probe) in rule.probes
     ]
 
 

@@ -245,6 +245,9 @@ def on_policy(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         locks.add(event.lock_entry & 15)
     if Lock.WRITE_SELF in locks:
         change["excused"] = False
+    if now and now.names(terms.cdm):
+        # Whatever tagged it before, from now on it has a reason.
+        change["over"] = False
     if named and now and not now.names(terms.cdm):
         # mbind() split it in order to do this: the tag is stale, not born stale.
         change |= {"ended": event, "inherited": False}
@@ -345,10 +348,17 @@ def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
         # It was merged with what had the tag because it was given these flags.
         rise = replace(rise, event=event)
         state = amend(state, event.start, event.end, rise=rise, set_by=event)
-    explained = event.probe == Probe.REMOVE_MIGRATION_PTE and _by_others(
-        area, event, terms
-    )
+    explained: bool | None = False
+    if event.probe == Probe.REMOVE_MIGRATION_PTE:
+        explained = _by_others(area, event, terms) or (
+            None if _others_at_work(state, event) else False
+        )
     return _flags_changed(dirty(state, event.start), event, explained, terms)
+
+
+def _others_at_work(state: State, event: Event) -> bool:
+    """Return whether another task has a call open in this mm that can change VMAs."""
+    return any(call and tid != event.tid for tid, call in state.open)
 
 
 def _by_others(area: Area | None, event: Event, terms: Terms) -> bool:
@@ -386,12 +396,18 @@ def _written(state: State, event: Event) -> State:
 
 
 def flags_given(
-    state: State, event: Event, terms: Terms, had: int | None, flags: int | None
+    state: State,
+    event: Event,
+    terms: Terms,
+    had: int | None,
+    flags: int | None,
+    ts: int,
 ) -> State:
     """The VMA of [addr, addr + size) was given these flags; None: which is not known.
 
     had: the flags when that was told. The lock was held for write until they were
-    written, so that what shows others since is newer.
+    written, so that what shows others since is newer. ts: when they were, at the
+    latest, ns.
     """
     area = state.area(event.addr)
     if area is None or area.flags != had:
@@ -409,10 +425,11 @@ def flags_given(
     )
     if flags is None or event.lock_entry & 15 != Lock.WRITE_SELF:
         return state
-    if had is not None and flags != had:
-        # Its row could not say what there was: now it is a write like any other.
-        wrote = replace(event, flags_before=had, flags_after=flags)
-        state = replace(state, writes=(*state.writes[1 - _WRITES :], wrote))
+    if had is not None and had != flags:
+        written = replace(
+            event, ts=ts, start=start, end=end, flags_before=had, flags_after=flags
+        )
+        state = _note_write(state, written)
     return dirty(amend(state, start, end, excused=False), start)
 
 
@@ -428,7 +445,7 @@ def sets_tag(event: Event, terms: Terms) -> bool:
 
 
 def _flags_changed(
-    state: State, event: Event, explained: bool, terms: Terms
+    state: State, event: Event, explained: bool | None, terms: Terms
 ) -> tuple[State, Notes]:
     if event.flags_before == event.flags_after:
         return state, ()
@@ -439,20 +456,35 @@ def _flags_changed(
         and other.tid != event.tid
         and other.start < event.end
         and event.start < other.end
+        # One of two that hold the lock for write is told late: it was over.
+        and not (_locked(event) and _locked(other))
     ]
     wrote = _wrote(event, meanwhile, terms)
-    rivals = [
-        other
-        for other in meanwhile
-        if wrote and _wrote(other, [event, *meanwhile], terms)
+    writers = [
+        other for other in meanwhile if _wrote(other, [event, *meanwhile], terms)
     ]
+    # Of what madvise() gives, it is known only when its call is long over.
+    rivals = [other for other in writers if wrote and other.probe != Probe.VMA_MERGE]
     note = FlagsChanged(
         event=event,
         explained=explained,
         raced=rivals[-1] if rivals else None,
-        lost=_lost(event, meanwhile) if wrote else None,
+        lost=_lost(event, writers) if wrote else None,
     )
-    return replace(state, writes=(*state.writes[1 - _WRITES :], event)), (note,)
+    return _note_write(state, event), (note,)
+
+
+def _note_write(state: State, event: Event) -> State:
+    return replace(state, writes=(*state.writes[1 - _WRITES :], event))
+
+
+def _locked(event: Event) -> bool:
+    """Return whether a row's task held the mmap lock for write all the time."""
+    states = {event.lock_entry & 15, event.lock_exit & 15}
+    if event.cause == Cause.CPUSET:
+        # The last VMA of a rebinding can be told when the lock is given back only.
+        states.discard(Lock.UNKNOWN)
+    return states == {Lock.WRITE_SELF}
 
 
 def _wrote(event: Event, meanwhile: Sequence[Event], terms: Terms) -> bool:

@@ -554,7 +554,9 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	if (source && (e->kind == CDM_EV_MAP || source == CDM_CAUSE_DRIVER))
 		e->cause = source;
 	if (e->kind == CDM_EV_MIGRATE)
-		e->arg = migration ? migration->arg[0] : CDM_NO_REASON;
+		/* Within another migration it is that one's reason that is known. */
+		e->arg = migration && !migration->depth ? migration->arg[0] :
+							  CDM_NO_REASON;
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
 	if (IS_CDM_NODE(node) || IS_CDM_NODE(src))

@@ -5,12 +5,31 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from cdmtrace.analysis.replay import Finding
+from cdmtrace.lab import quirks
 from cdmtrace.lab.guestscript import in_memory
 
+COUNTED_BY_DEFECTS = frozenset(
+    {
+        *("CDM004", "CDM006", "CDM009", "CDM012", "CDM013"),
+        *("CDM015", "CDM016", "CDM017", "CDM018"),
+    }
+)
+"""Rules that programs break in passing where the kernel has the RFC's defects. Of what
+it does with each, place by place, test_defects.py keeps count."""
+
 BY_QUIRKS = Path(__file__).parent / "kernel" / "by_quirks.py"
+
+
+def found_under(names: str, findings: Iterable[Finding]) -> set[tuple[str, str]]:
+    """Return (rule, cause) of the findings under some quirks: under none, of all."""
+    passed_over = frozenset() if names == quirks.NONE else COUNTED_BY_DEFECTS
+    return {
+        (one.rule.id, one.cause) for one in findings if one.rule.id not in passed_over
+    }
 
 
 def lab_run(tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,7 @@ from simkernel import (
     MERGEABLE,
     PAGE,
     PREFERRED,
+    RAM,
     TAG,
     Region,
     Task,
@@ -23,6 +24,8 @@ from simkernel import (
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 
 LOCKED = 0x2000
+DONTCOPY = 0x20000
+VM_IO = 0x4000
 ENOMEM = 12
 
 
@@ -80,8 +83,123 @@ def migrate_while_locking(task: Task) -> None:
     task.mbind(region.start, 31, DEFAULT)
     before, since = vma.flags, task.kernel.tick()
     mlock(task, vma)
-    if not task.kernel.quirk("unlocked-clear"):
-        return
+    if task.kernel.quirk("unlocked-clear"):
+        clear_late(mover, vma, before, since)
+
+
+def migrate_while_advising(task: Task) -> None:
+    """unlocked-clear: madvise(MADV_DONTFORK) of another thread gets lost.
+
+    What it gives is told before, and known to be given when its call has returned.
+    """
+    region, vma = bound(task, 31)
+    task.faults(region, 0, 1)
+    mover = thread(task)
+    entry = task.kernel.tick()
+    since, told = task.begin(), task.kernel.tick()
+    before, vma.flags = vma.flags, vma.flags | DONTCOPY
+    task.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=Probe.VMA_MERGE,
+        ts_entry=told,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=vma.flags,
+        bits=Bit.VMA_UNREAD,
+    )
+    task.end(Probe.SYS_MADVISE, since, addr=vma.start, size=vma.end - vma.start, arg=10)
+    if task.kernel.quirk("unlocked-clear"):
+        clear_late(mover, vma, before, entry)
+
+
+def see_a_change(task: Task, vma: Vma, before: int, after: int, since: int) -> None:
+    """A migration that holds no lock sees what another one writes."""
+    task.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=Probe.REMOVE_MIGRATION_PTE,
+        ts_entry=since,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=before,
+        flags_after=after,
+        lock_entry=Lock.NONE,
+        lock_exit=Lock.NONE,
+    )
+
+
+def migrate_while_mlock_walks(task: Task) -> None:
+    """mlock() sets VM_IO while it walks (mm/mlock.c), and a migration sees it."""
+    _, vma = bound(task, 31)
+    mover, before = thread(task), vma.flags
+    since = task.begin()
+    entry, other = task.kernel.tick(), task.kernel.tick()
+    see_a_change(mover, vma, before, before | LOCKED | VM_IO, other)
+    set_flags(task, vma, Probe.MLOCK_FIXUP, before | LOCKED, entry, Lock.WRITE_SELF)
+    task.end(Probe.SYS_MLOCK, since, addr=vma.start, size=vma.end - vma.start)
+
+
+def advise_and_take_it_back(task: Task) -> None:
+    """A madvise() that returns late, when others have undone it under the lock."""
+    _, vma = bound(task, 31)
+    late, before = thread(task), vma.flags
+    asked, told = late.begin(), task.kernel.tick()
+    late.vma_row(
+        EventKind.FLAGS,
+        vma,
+        probe=Probe.VMA_MERGE,
+        ts_entry=told,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=before | DONTCOPY,
+        flags_after=before | DONTCOPY,
+        bits=Bit.VMA_UNREAD,
+    )
+    since = task.begin()
+    entry = task.kernel.tick()
+    late.end(Probe.SYS_MADVISE, asked, addr=vma.start, size=31 * PAGE, arg=10)
+    set_flags(task, vma, Probe.MPROTECT_FIXUP, before & ~2, entry, Lock.WRITE_SELF)
+    task.end(Probe.SYS_MPROTECT, since, addr=vma.start, size=31 * PAGE, arg=1)
+
+
+def rebind_and_protect(task: Task) -> None:
+    """The last VMA that a cpuset has rebound is told when the lock is given back."""
+    _, vma = bound(task, 31)
+    cpuset, before = thread(task), vma.flags
+    rebound, entry = task.kernel.tick(), task.kernel.tick()
+    vma.flags, vma.policy = before & ~TAG, (BIND, RAM)
+    cpuset.vma_row(
+        EventKind.POLICY,
+        vma,
+        probe=Probe.MPOL_REBIND,
+        ts_entry=rebound,
+        addr=vma.start,
+        size=vma.end - vma.start,
+        flags_before=before,
+        other_policy=BIND,
+        other=CDM,
+        cause=Cause.CPUSET,
+        lock_entry=Lock.WRITE_SELF,
+        lock_exit=Lock.UNKNOWN,
+    )
+    since = task.begin()
+    set_flags(task, vma, Probe.MPROTECT_FIXUP, vma.flags & ~2, entry, Lock.WRITE_SELF)
+    task.end(Probe.SYS_MPROTECT, since, addr=vma.start, size=31 * PAGE, arg=1)
+
+
+def tag_at_the_end_of_a_call(task: Task) -> None:
+    """A kernel that tags under the lock, where no probe is, and a migration."""
+    region, vma = bound(task, 31)
+    mover, before = thread(task), vma.flags
+    task.begin()
+    task.fault(region.page(3))
+    see_a_change(mover, vma, before & ~TAG, before, task.kernel.tick())
+
+
+def clear_late(mover: Task, vma: Vma, before: int, since: int) -> None:
+    """Clear the tag by a word that was read at its entry, since when others wrote."""
+    vma.flags = before & ~TAG
     mover.vma_row(
         EventKind.FLAGS,
         vma,
@@ -89,12 +207,10 @@ def migrate_while_locking(task: Task) -> None:
         ts_entry=since,
         addr=vma.start,
         size=vma.end - vma.start,
-        flags_before=before | TAG,
-        flags_after=before & ~TAG,
+        flags_before=before,
         lock_entry=Lock.NONE,
         lock_exit=Lock.NONE,
     )
-    vma.flags = before & ~TAG
 
 
 def fault_together(task: Task) -> None:

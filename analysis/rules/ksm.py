@@ -64,10 +64,11 @@ def _ksm_merged(note: Note, terms: Terms, profile: str) -> Judgement | None:
     if not isinstance(note, Serviced) or note.event.kind != EventKind.KSM_PAGE:
         return None
     event = note.event
-    if not note.near:
+    tagged = event.flags_after & terms.tag
+    if not (tagged or note.near):
         return None
     violation = None
-    if event.flags_after & terms.tag:
+    if tagged:
         violation = Violation(
             cause="ksm",
             start=event.start,
@@ -94,7 +95,10 @@ KSM_MERGED: Final = Rule(
     needs=frozenset({"ksm_merge"}),
     leans=frozenset(),
     threats=("a page that KSM makes its own where it is has not been replaced",),
-    limits=("why KSM could is CDM005 or CDM007",),
+    limits=(
+        "why KSM could is CDM005 or CDM007",
+        "record --pid leaves out what ksmd does, and with it all of this",
+    ),
     judge=_ksm_merged,
     once=True,
 )

@@ -9,10 +9,13 @@ from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import FlagsChanged, Note
 from cdmtrace.analysis.rules.common import chain, writer
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
-from cdmtrace.events import Cause, EventKind, Lock, VmaLock
+from cdmtrace.events import Cause, EventKind, Lock, Probe, VmaLock
 
 _BRACKETS: Final = frozenset(
-    {"mbind_range", "mlock_fixup", "mprotect_fixup", "remove_migration_pte"}
+    {
+        *("mbind_range", "mlock_fixup", "mprotect_fixup", "mpol_rebind"),
+        "remove_migration_pte",
+    }
 )
 """Besides the allocation: probes in which vm_flags may be written."""
 
@@ -29,6 +32,9 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
     if Lock.WRITE_OTHER in states or note.explained:
         # Whoever holds it for write may have written, or another row has told it.
         return None
+    if note.explained is None:
+        why = "a migration saw a change while another task was in a call"
+        return Judgement(since=None, until=event.ts, unknown=why)
     if Lock.UNKNOWN in states:
         if event.cause == Cause.CPUSET and Lock.WRITE_SELF in states:
             # The last VMA of a rebinding can be told when the lock is given back only.
@@ -53,7 +59,9 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(event),
             shape=(lock, before, after),
         )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    # A migration sees what others write, whose rows must all be there.
+    since = event.ts_entry if event.probe == Probe.REMOVE_MIGRATION_PTE else None
+    return Judgement(since=since, until=event.ts, violation=violation)
 
 
 UNLOCKED_WRITE: Final = Rule(
@@ -136,11 +144,15 @@ LOST_UPDATE: Final = Rule(
     'safe?"',
     events=("ALLOC", "POLICY", "FLAGS"),
     needs=frozenset({"alloc"}),
-    leans=_BRACKETS,
+    leans=_BRACKETS | {"vma_merge", "sys_madvise"},
     threats=(
         (
             "a bit that a function without a row clears (userfaultfd, clear_refs) "
             "between two rows that overlap would look the same"
+        ),
+        (
+            "what madvise() gives is known when its call has returned: what another "
+            "madvise() has taken back since looks lost to a writer without the lock"
         ),
     ),
     limits=(
@@ -161,7 +173,8 @@ def _racing(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     event, other = note.event, note.raced
     violation = None
-    if other is not None:
+    # Where one has undone what the other did, CDM004 says so.
+    if other is not None and note.lost is None:
         violation = Violation(
             cause=writer(event),
             start=event.start,
@@ -184,9 +197,8 @@ RACING_WRITERS: Final = Rule(
     premise="a change of vm_flags, held against those that were under way meanwhile",
     source="Dave Hansen on [RFC V2 11/12], 30 Jan 2017; ASSERT_EXCLUSIVE_WRITER() in "
     "vm_area_dup(), since 5.9",
-    sentence='"This is happening with mmap_sem held for read. Correct? Is it OK that '
-    "you're modifying the VMA? That vm_flags manipulation is non-atomic, so how can "
-    'that even be safe?"',
+    sentence='"That vm_flags manipulation is non-atomic, so how can that even be '
+    'safe?"',
     events=("ALLOC", "POLICY", "FLAGS"),
     needs=frozenset({"alloc"}),
     leans=_BRACKETS,

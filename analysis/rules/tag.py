@@ -248,7 +248,7 @@ BORN_STALE: Final = Rule(
     "write section the VMA has neither a policy of its own that names a CDM node nor "
     "a page of one.",
     premise="a tag that a VMA has inherited, at the end of its write section",
-    source="__split_vma(), dup_mmap() and copy_vma() copy vm_flags as they are; "
+    source="__split_vma(), dup_mmap() and copy_vma() copy vm_flags, the tag included; "
     "Anshuman Khandual in the thread: static and runtime re-evaluation of the flag",
     sentence='"Any VMA with that flag set on it will keep it for the life of the VMA, '
     'despite whether it has CDM pages in it now or not."',
@@ -310,8 +310,8 @@ MERGE_BLOCKED: Final = Rule(
     "same flags but for the tag, so that the kernel cannot make them one.",
     premise="a settled VMA beside another one of the same policy",
     source="is_mergeable_vma() of 4.10 and 6.1 ignores no difference but VM_SOFTDIRTY",
-    sentence='"an explicitly assigned policy that would have cause the VMA to be split '
-    'from any "normal" one in the system"',
+    sentence='"that would have cause the VMA to be split from any "normal" one in the '
+    'system."',
     events=("POLICY", "ALLOC", "FLAGS", "VMA_SPLIT", "VMA_MERGE", "CALL"),
     needs=frozenset({"alloc", "mbind_range"}),
     leans=LIFE | POLICIES,

@@ -206,6 +206,7 @@ TAG_AFTER_FAILURE: Final = Rule(
         ),
     ),
     limits=(
+        "mbind() is the one call that tells of its VMAs before it changes them",
         (
             "where a VMA was merged before the call failed, its flags are not known; "
             "a tag that shows later is CDM010 then"
@@ -292,7 +293,7 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(alloc),
             shape=(had, has),
         )
-    elif alloc.cause == Cause.READAHEAD and note.count > note.mapped:
+    elif alloc.cause == Cause.READAHEAD and note.count > int(note.mapped):
         violation = _untouched(
             note,
             terms,

@@ -107,7 +107,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
     directory = tmp_path_factory.mktemp("quirks")
     script = directory / "all.sh"
     script.write_text("\n".join([RUN, *lines, "true\n"]))
-    result = lab_run(directory, "--timeout", "1800", "--", "sh", str(script))
+    result = lab_run(directory, "--timeout", "2700", "--", "sh", str(script))
     assert result.returncode == 0, result.stdout + result.stderr
     found: dict[tuple[str, ...], str] = {}
     for line in result.stdout.splitlines():

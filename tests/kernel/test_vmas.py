@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from labrun import lab_record
+from labrun import found_under, lab_record
 
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
@@ -230,7 +230,7 @@ def test_what_is_found(
     runs: dict[str, Run], name: str, expected: set[tuple[str, str]]
 ) -> None:
     result = runs[name].result
-    assert {(one.rule.id, one.cause) for one in result.findings} == expected
+    assert found_under(name, result.findings) == expected
     assert result.trace.lost == 0
 
 

@@ -17,18 +17,6 @@ from cdmtrace.lab import quirks, scenarios
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
-# Named by the pages already, and on their way: to be emptied when they are here.
-COMING_RULES = {f"CDM{number:03}" for number in range(1, 21)} - BY_ID.keys()
-COMING_QUIRKS = {
-    *("numa-residual", "numa-scanned", "mergeable-honoured", "default-oops"),
-    *("null-vma", "unlocked-clear", "slow-rmw", "workqueue-tag", "mprotect-drop"),
-    *("fork-drop", "split-drop"),
-} - quirks.BY_NAME.keys()
-
-COMING_SCENARIOS = {"defects", "crash"}
-
-KNOWN_RULES = BY_ID.keys() | COMING_RULES
-KNOWN_QUIRKS = quirks.BY_NAME.keys() | COMING_QUIRKS
 CLAUSES = {clause.id for clause in PROFILES["intended"].clauses} | {
     f"rfc-v2: {clause.id}" for clause in PROFILES["rfc-v2"].clauses
 }
@@ -117,14 +105,14 @@ def test_all_invariants_are_there() -> None:
 def test_an_invariant_says_who_sees_to_it(one) -> None:
     assert one.statement.endswith(".")
     assert one.rules or one.seen_by or one.not_yet or one.why_not
-    assert set(one.rules) <= KNOWN_RULES
+    assert set(one.rules) <= BY_ID.keys()
     assert list(one.rules) == sorted(set(one.rules))
     for path in re.findall(r"tests/[\w/.]+", one.seen_by + one.why_not):
         assert (ROOT / path).is_file(), path
 
 
 def test_every_rule_is_there_for_an_invariant() -> None:
-    assert {rule for one in INVARIANTS for rule in one.rules} == KNOWN_RULES
+    assert {rule for one in INVARIANTS for rule in one.rules} == BY_ID.keys()
 
 
 # --- docs/review.md -----------------------------------------------------------
@@ -168,10 +156,10 @@ def test_every_clause_rule_and_quirk_exists() -> None:
     for row in SENTENCES:
         if row[2] != "all":
             assert set(code(row[2])) <= CLAUSES, row[0]
-            assert set(row[3].split()) <= KNOWN_RULES, row[0]
-        assert set(code(row[4])) <= KNOWN_QUIRKS, row[0]
+            assert set(row[3].split()) <= BY_ID.keys(), row[0]
+        assert set(code(row[4])) <= quirks.BY_NAME.keys(), row[0]
     for name, _ in REST:
-        assert set(code(name) or [name]) <= KNOWN_RULES | KNOWN_QUIRKS
+        assert set(code(name) or [name]) <= BY_ID.keys() | quirks.BY_NAME.keys()
 
 
 def test_every_clause_rule_and_quirk_has_a_row() -> None:
@@ -180,8 +168,8 @@ def test_every_clause_rule_and_quirk_has_a_row() -> None:
     rest = {word for name, _ in REST for word in (code(name) or [name])}
     rules = {rule for row in SENTENCES for rule in row[3].split()} - {"all"}
     named = {quirk for row in SENTENCES for quirk in code(row[4])}
-    assert rules | rest >= KNOWN_RULES
-    assert named | rest >= KNOWN_QUIRKS
+    assert rules | rest >= BY_ID.keys()
+    assert named | rest >= quirks.BY_NAME.keys()
     assert (rules | named) & rest == set()
 
 
@@ -199,8 +187,7 @@ def test_every_step_and_every_test_exists() -> None:
             assert not name or f"\ndef {name}(" in text, word
         elif colon and program not in PROFILES:
             seen += 1
-            if program in programs or program not in COMING_SCENARIOS:
-                assert f'{{ "{step}", "' in programs[program], word
+            assert f'{{ "{step}", "' in programs[program], word
     assert seen > 80
 
 

@@ -139,6 +139,10 @@ def test_an_address_space_that_was_not_followed(tmp_path: Path) -> None:
     result = check(load(save(kernel.trace(), tmp_path / "x.arrows")))
     assert stale(result) == [(other.mm.id, region.start)]
     for rule in result.rules:
+        if rule.rule.id == "CDM020":
+            # It is about the recording, and no address space.
+            assert rule.verdict is Verdict.CLEAN
+            continue
         assert rule.verdict in (Verdict.INCONCLUSIVE, Verdict.VIOLATED)
         assert rule.why
         assert "1 address space not followed" in rule.why
