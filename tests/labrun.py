@@ -19,7 +19,7 @@ COUNTED_BY_DEFECTS = frozenset(
     }
 )
 """Rules that programs break in passing where the kernel has the RFC's defects. Of what
-it does with each, place by place, test_defects.py keeps count."""
+it does with each, place by place, test_matrix.py keeps count."""
 
 BY_QUIRKS = Path(__file__).parent / "kernel" / "by_quirks.py"
 

@@ -100,6 +100,9 @@ def _row(
 _UNLOCKED: Final = "a fault writes the tag with the lock held for read"
 _NO_PAGE: Final = "UFFDIO_COPY onto a page that is there has its page allocated first"
 _TWO_FAULTS: Final = "two faults at a time: whether they overlap is chance"
+_OTHER_WRITER: Final = (
+    "madvise() is told of too late to be a rival, and another one is chance"
+)
 _STALE: Final = "mbind() takes the policy away and leaves the tag"
 _APART: Final = "a tag that nothing justifies keeps neighbours apart"
 _BY_TASK: Final = "pages come by set_mempolicy() to VMAs that have no policy"
@@ -233,7 +236,7 @@ _SINGLE: Final = (
         must={**_ONE_WAY, "CDM003": "a migration writes the tag without any lock"},
         may={
             "CDM004": "what the write overwrites is chance",
-            "CDM018": "whether another writes meanwhile is chance",
+            "CDM018": _OTHER_WRITER,
         },
     ),
     _row(
@@ -284,7 +287,7 @@ _PAIRS: Final = (
             "CDM003": "a migration writes the tag without any lock",
             "CDM004": "madvise()'s flag is overwritten",
         },
-        may={"CDM018": "two that overlap need not lose anything"},
+        may={"CDM018": _OTHER_WRITER},
     ),
     _row(
         "task-policy+fault-tag+slow-rmw",
