@@ -442,6 +442,8 @@ def _record_rows(
             accelerator=accelerator,
             limits=Limits(total=seconds),
             machine=Machine(cpus=host_cpus(2)),
+            # What an oops leaves behind may go on, or hang: nothing to wait for.
+            append=("oops=panic",),
         )
         # stdout is for the matrix.
         streams = sys.stderr.buffer
