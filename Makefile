@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel lint test check-host demo demo-foreign golden docs audit \
-	bench install uninstall clean
+.PHONY: help deps dev kernel lint test check-host histories demo demo-foreign golden \
+	docs audit bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -18,6 +18,7 @@ help:
 	@echo "make kernel       the laboratory's kernel, built once"
 	@echo "make test         lint, then all tests, those in the guest too"
 	@echo "make check-host   the tests that need no guest: seconds"
+	@echo "make histories    drive the model by more than ten thousand random histories"
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
@@ -55,6 +56,10 @@ test: lint kernel
 
 check-host: dev
 	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel'
+
+# 28 properties of random programs, 400 each: some two minutes.
+histories: dev
+	CDMTRACE_HISTORIES=400 $(BIN)/python -m pytest -q tests/property
 
 demo: dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh

@@ -49,6 +49,8 @@ def set_flags(
 ) -> None:
     """Somebody writes the whole word, and his function returns."""
     before, vma.flags = vma.flags, flags
+    if before == flags or not task.mm.watched:
+        return
     task.lock = lock
     task.vma_row(
         EventKind.FLAGS,
@@ -235,6 +237,14 @@ def fault_together(task: Task) -> None:
         task.lock = Lock.NONE
 
 
+def ksm_runs(task: Task, vma: Vma) -> None:
+    """ksmd comes by, and finds a page that has its like elsewhere."""
+    if vma.flags & MERGEABLE and (task.mm.watched or vma.tag):
+        if vma.tag:
+            task.kernel.wrongs.append("CDM006")
+        ksm_replaces(task, vma)
+
+
 def ksm_replaces(task: Task, vma: Vma) -> None:
     task.vma_row(
         EventKind.KSM_PAGE,
@@ -264,20 +274,8 @@ def merge_pages(task: Task) -> None:
 def merge_after_tag(task: Task) -> None:
     """mergeable-honoured: MADV_MERGEABLE on a tagged VMA."""
     region, vma = bound(task, 11)
-    if task.kernel.quirk("mergeable-honoured"):
-        task.begin()
-        task.vma_row(
-            EventKind.KSM_ADVICE,
-            vma,
-            probe=Probe.KSM_MADVISE,
-            addr=vma.start,
-            size=vma.end - vma.start,
-            arg=12,
-            flags_after=vma.flags | MERGEABLE,
-        )
-        task.call = 0
-    else:
-        task.mergeable(region)
+    task.mergeable(region)
+    assert bool(vma.flags & MERGEABLE) is task.kernel.quirk("mergeable-honoured")
 
 
 def scan(task: Task) -> None:
@@ -285,15 +283,24 @@ def scan(task: Task) -> None:
     _, vma = bound(task, 17)
     plain = task.mmap(19)
     for one in (task.vma(plain.start), vma):
-        if one.tag and not task.kernel.quirk("numa-scanned"):
-            continue
-        task.vma_row(
-            EventKind.NUMA_SCAN,
-            one,
-            probe=Probe.NUMA_SCAN,
-            addr=one.start,
-            size=one.end - one.start,
-        )
+        scan_vma(task, one)
+
+
+def scan_vma(task: Task, vma: Vma) -> None:
+    """NUMA balancing's scanner comes to a VMA."""
+    if not (task.mm.watched or vma.tag):
+        return
+    if vma.tag:
+        if not task.kernel.quirk("numa-scanned"):
+            return
+        task.kernel.wrongs.append("CDM008")
+    task.vma_row(
+        EventKind.NUMA_SCAN,
+        vma,
+        probe=Probe.NUMA_SCAN,
+        addr=vma.start,
+        size=vma.end - vma.start,
+    )
 
 
 def balance(task: Task) -> None:
@@ -301,17 +308,26 @@ def balance(task: Task) -> None:
     _, vma = bound(task, 17)
     plain = task.mmap(19)
     for one in (task.vma(plain.start), vma):
-        moved = not one.tag or task.kernel.quirk("numa-residual")
-        task.vma_row(
-            EventKind.NUMA_MOVE,
-            one,
-            probe=Probe.NUMA_MIGRATE,
-            addr=one.start,
-            size=PAGE,
-            src_node=1,
-            node=0,
-            ret=int(moved),
-        )
+        balance_vma(task, one)
+
+
+def balance_vma(task: Task, vma: Vma) -> None:
+    """A page of a VMA is used that the scanner has marked."""
+    if not (task.mm.watched or vma.tag):
+        return
+    moved = not vma.tag or task.kernel.quirk("numa-residual")
+    if moved and vma.tag:
+        task.kernel.wrongs.append("CDM009")
+    task.vma_row(
+        EventKind.NUMA_MOVE,
+        vma,
+        probe=Probe.NUMA_MIGRATE,
+        addr=vma.start,
+        size=PAGE,
+        src_node=0,
+        node=0,
+        ret=int(moved),
+    )
 
 
 def bind_in_vain(task: Task) -> None:

@@ -313,6 +313,8 @@ class Task:
         bits = int(columns.pop("bits", 0))
         if mm is not self.mm:
             bits |= Bit.FOREIGN
+        # Of what is told of once, the rest is told as well: the end of the call, too.
+        mm.watched = True
         return self.kernel.emit(
             kind,
             mm=mm.id,
@@ -603,6 +605,10 @@ class Task:
         since = self.begin()
         for vma in self.overlapping(region.start, region.end):
             before = vma.flags
+            if vma.tag and self.kernel.quirk("mergeable-honoured"):
+                if self.mm.watched and not vma.flags & MERGEABLE:
+                    self.kernel.wrongs.append("CDM007")
+                vma.flags |= MERGEABLE
             if not vma.tag:
                 vma.flags |= MERGEABLE
             if before != vma.flags or before & TAG:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+import simdefects
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from simkernel import (
@@ -45,6 +48,11 @@ OPS: list[tuple[str, int]] = [
     ("fork", 1),
     ("cow", 2),
     ("exit", 1),
+    ("thread", 1),
+    ("mlock", 1),
+    ("ksm", 1),
+    ("scan", 1),
+    ("balance", 1),
 ]
 NAMES = [name for name, weight in OPS for _ in range(weight)]
 NUMBER = st.integers(0, 1 << 16)
@@ -62,7 +70,10 @@ FAULTS = {
     # It tags neither what is moved in nor takes KSM off what it tags.
     "fault-tag": ({"CDM003"}, {"CDM002", "CDM005", "CDM017"}),
     "read-lock": ({"CDM003"}, set()),
-    "ksm-left-on": ({"CDM005"}, set()),
+    "ksm-left-on": ({"CDM005"}, {"CDM006"}),
+    "mergeable-honoured": ({"CDM007"}, {"CDM006"}),
+    "numa-scanned": ({"CDM008"}, set()),
+    "numa-residual": ({"CDM009"}, set()),
     # Whoever tags at any mbind() does not take the tag back at the next.
     "any-mbind-tags": ({"CDM010"}, {"CDM001", "CDM016", "CDM017"}),
     "whole-vma": ({"CDM011"}, {"CDM017"}),
@@ -135,9 +146,26 @@ class World:
         if len(self.tasks) < 3:
             self.tasks.append((task.fork(), list(regions)))
 
+    def do_thread(self, task, regions, region, first, count, number):
+        if len(self.tasks) < 4:
+            self.tasks.append((simdefects.thread(task), regions))
+
+    def do_mlock(self, task, regions, region, first, count, number):
+        simdefects.mlock(task, task.vma(region.page(first)))
+
+    def do_ksm(self, task, regions, region, first, count, number):
+        simdefects.ksm_runs(task, task.vma(region.page(first)))
+
+    def do_scan(self, task, regions, region, first, count, number):
+        simdefects.scan_vma(task, task.vma(region.page(first)))
+
+    def do_balance(self, task, regions, region, first, count, number):
+        simdefects.balance_vma(task, task.vma(region.page(first)))
+
     def do_exit(self, task, regions, region, first, count, number):
         if len(self.tasks) > 1 and task is not self.tasks[0][0]:
-            task.exit()
+            if sum(other.mm is task.mm for other, _ in self.tasks) == 1:
+                task.exit()
             self.tasks = [pair for pair in self.tasks if pair[0] is not task]
 
 
@@ -161,6 +189,13 @@ def provoke(task: Task, fault: str) -> None:
     elif fault == "ksm-left-on":
         task.mergeable(vma)
         task.mbind(vma.start, PAGES)
+    elif fault == "mergeable-honoured":
+        task.mbind(vma.start, PAGES)
+        task.mergeable(vma)
+    elif fault in ("numa-scanned", "numa-residual"):
+        task.mbind(vma.start, PAGES)
+        simdefects.scan_vma(task, task.vma(vma.start))
+        simdefects.balance_vma(task, task.vma(vma.start))
     elif fault == "any-mbind-tags":
         task.mbind(task.mmap(1).start, 1)
         task.mbind(vma.start, PAGES, BIND, RAM)
@@ -174,7 +209,8 @@ def provoke(task: Task, fault: str) -> None:
 
 
 relaxed = settings(
-    max_examples=60,
+    # `make histories` has more, and takes as long.
+    max_examples=int(os.environ.get("CDMTRACE_HISTORIES", "60")),
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
