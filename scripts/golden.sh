@@ -11,3 +11,29 @@ for name in cdm-6.1/rfc cdm-6.1/none foreign-6.1/rfc; do
 	cdmtrace report "$golden.arrows" >"$golden.report.txt"
 	echo "$golden: check ends with $status"
 done
+
+# Each rule in a recording of a kernel that breaks it, small enough to be kept.
+rules=tests/golden/rules
+rm -rf demo/rules "$rules"
+mkdir -p demo/rules "$rules"
+declare -A asked=(
+	[rfc]=CDM006,CDM009,CDM012,CDM013,CDM015,CDM016,CDM017
+	[numa-scanned]=CDM008
+	[mergeable-honoured]=CDM007
+	[unlocked-clear+slow-rmw]=CDM004
+	[task-policy+fault-tag+slow-rmw]=CDM018
+	[driver]=CDM019
+)
+rows=rfc,numa-scanned,mergeable-honoured
+rows+=,unlocked-clear+slow-rmw,task-policy+fault-tag+slow-rmw
+# 1: a row must find more than one scenario shows, and what it needs is in the other.
+cdmtrace lab matrix --quirks "$rows" --scenarios defects --keep demo/rules/defects ||
+	test $? = 1
+cdmtrace lab matrix --quirks driver --keep demo/rules/driver
+for trace in demo/rules/*/*.arrows; do
+	name=$(basename "$trace" .arrows)
+	(cd "$(dirname "$trace")" &&
+		cdmtrace check --rules "${asked[$name]}" "$name.arrows") \
+		>"$rules/$name.check.txt" || test $? = 1
+	xz -9 <"$trace" >"$rules/$name.arrows.xz"
+done
