@@ -9,6 +9,7 @@
 set -euo pipefail
 
 kernel=${1:-cdm-6.1}
+# Those that the story is about: what the others need, it does not do.
 rules=CDM001,CDM002,CDM003,CDM005,CDM010,CDM011,CDM014
 out=demo/$kernel
 rm -rf "$out"
@@ -33,7 +34,7 @@ check() {
 	title "cdmtrace report $trace"
 	cdmtrace report "$trace"
 	title "cdmtrace check $trace"
-	cdmtrace check --rules "$rules" "$trace" || status=$?
+	cdmtrace check "$trace" || status=$?
 	printf '\nexit status %d\n' "$status"
 	if [ "$status" -ne "$2" ]; then
 		echo "demo: expected exit status $2" >&2

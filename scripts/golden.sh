@@ -23,6 +23,7 @@ declare -A asked=(
 	[unlocked-clear+slow-rmw]=CDM004
 	[task-policy+fault-tag+slow-rmw]=CDM018
 	[driver]=CDM019
+	[bit-taken]=CDM020
 )
 rows=rfc,numa-scanned,mergeable-honoured
 rows+=,unlocked-clear+slow-rmw,task-policy+fault-tag+slow-rmw
@@ -30,6 +31,9 @@ rows+=,unlocked-clear+slow-rmw,task-policy+fault-tag+slow-rmw
 cdmtrace lab matrix --quirks "$rows" --scenarios defects --keep demo/rules/defects ||
 	test $? = 1
 cdmtrace lab matrix --quirks driver --keep demo/rules/driver
+# The bit of the posted patches, which is VM_SYNC by now.
+cdmtrace lab run --run-dir demo/rules/bit-taken -- cdmtrace record --force \
+	--vm-cdm-mask 0x800000 -o bit-taken.arrows -- true
 for trace in demo/rules/*/*.arrows; do
 	name=$(basename "$trace" .arrows)
 	(cd "$(dirname "$trace")" &&
