@@ -12,8 +12,8 @@ FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 LONGEST_FIRST = (
     *("test_quirks", "test_record", "test_story", "test_audit", "test_matrix"),
     "test_driver",
-    *("test_blind", "test_paths", "test_vmas", "test_policies", "test_counts"),
-    "test_lab",
+    *("test_lab", "test_blind", "test_paths", "test_vmas", "test_policies"),
+    "test_counts",
 )
 """Files of kernel tests by the time they take. A file is not parted among workers
 (``--dist loadfile``), so one that is begun last has the others wait for it."""
