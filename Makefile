@@ -55,7 +55,8 @@ test: lint kernel
 		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check-host: dev
-	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel'
+	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel' \
+		--numprocesses auto --maxprocesses 4
 
 # 28 properties of random programs, 400 each: some two minutes.
 histories: dev
