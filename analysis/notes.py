@@ -117,6 +117,11 @@ class FaultEnded:
     mapped: bool
     area: Area | None
 
+    @property
+    def outside(self) -> bool:
+        """Whether the VMA that was tagged is in no address space."""
+        return self.alloc is self.event
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serviced:

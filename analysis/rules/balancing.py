@@ -6,8 +6,8 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Arrived, Note, Serviced
-from cdmtrace.analysis.rules.common import chain
+from cdmtrace.analysis.notes import Arrived, Note
+from cdmtrace.analysis.rules.common import chain, worked_on
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 from cdmtrace.events import Cause, EventKind
 
@@ -16,24 +16,14 @@ from cdmtrace.events import Cause, EventKind
 
 def _scanned(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
-    if not isinstance(note, Serviced) or note.event.kind != EventKind.NUMA_SCAN:
-        return None
-    event = note.event
-    tagged = event.flags_after & terms.tag
-    if not (tagged or note.near):
-        return None
-    violation = None
-    if tagged:
-        violation = Violation(
-            cause="scan",
-            start=event.start,
-            end=event.end,
-            expected="a tagged VMA left out by the scanner of NUMA balancing",
-            observed=f"{names.size(event.size, terms.page)} scanned",
-            witness=chain(event),
-            shape=(),
-        )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return worked_on(
+        note,
+        terms,
+        EventKind.NUMA_SCAN,
+        cause="scan",
+        expected="a tagged VMA left out by the scanner of NUMA balancing",
+        observed=lambda event: f"{names.size(event.size, terms.page)} scanned",
+    )
 
 
 NUMA_SCANNED: Final = Rule(
@@ -48,13 +38,14 @@ NUMA_SCANNED: Final = Rule(
     events=("NUMA_SCAN",),
     needs=frozenset({"numa_scan"}),
     leans=frozenset(),
-    threats=(
+    threats=("a tag that comes while the scanner is in the VMA is seen as there",),
+    limits=(
+        "entries that were scanned before the VMA was tagged are CDM009",
         (
             "a VMA with a policy of its own is passed by, tagged or not, unless it has "
             "MPOL_F_NUMA_BALANCING"
         ),
     ),
-    limits=("entries that were scanned before the VMA was tagged are CDM009",),
     judge=_scanned,
     profiles=frozenset({"intended", "rfc-v2"}),
     once=True,
@@ -65,24 +56,15 @@ NUMA_SCANNED: Final = Rule(
 
 def _moved(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
-    if not isinstance(note, Serviced) or note.event.kind != EventKind.NUMA_MOVE:
-        return None
-    event = note.event
-    tagged = event.flags_after & terms.tag
-    if not (tagged or note.near):
-        return None
-    violation = None
-    if tagged and event.ret > 0:
-        violation = Violation(
-            cause="numa-balancing",
-            start=event.start,
-            end=event.end,
-            expected="no page of a tagged VMA moved by NUMA balancing",
-            observed=f"a page moved, node {event.src_node} -> {event.node}",
-            witness=chain(event),
-            shape=(),
-        )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return worked_on(
+        note,
+        terms,
+        EventKind.NUMA_MOVE,
+        cause="numa-balancing",
+        expected="no page of a tagged VMA moved by NUMA balancing",
+        observed=lambda event: f"a page moved, node {event.src_node} -> {event.node}",
+        done=lambda event: event.ret > 0,
+    )
 
 
 NUMA_MIGRATED: Final = Rule(

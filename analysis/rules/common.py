@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Settled
+from cdmtrace.analysis.notes import Note, Serviced, Settled
+from cdmtrace.analysis.rules.rule import Judgement, Violation
 from cdmtrace.events import Cause, EventKind, Probe
 
 LIFE: Final = frozenset(
@@ -55,6 +57,41 @@ def chain(*events: Event | None) -> tuple[Event, ...]:
             {e.seq: e for e in events if e is not None}.values(), key=lambda e: e.seq
         )
     )
+
+
+def worked_on(
+    note: Note,
+    terms: Terms,
+    kind: EventKind,
+    *,
+    cause: str,
+    expected: str,
+    observed: Callable[[Event], str],
+    done: Callable[[Event], bool] = lambda _: True,
+) -> Judgement | None:
+    """Judge a service that has to leave tagged VMAs alone.
+
+    kind: the rows that say it has worked on a VMA. done: whether it has done there what
+    it must not do. The premise holds where a tagged VMA is in the address space.
+    """
+    if not isinstance(note, Serviced) or note.event.kind != kind:
+        return None
+    event = note.event
+    tagged = event.flags_after & terms.tag
+    if not (tagged or note.near):
+        return None
+    violation = None
+    if tagged and done(event):
+        violation = Violation(
+            cause=cause,
+            start=event.start,
+            end=event.end,
+            expected=expected,
+            observed=observed(event),
+            witness=chain(event),
+            shape=(),
+        )
+    return Judgement(since=None, until=event.ts, violation=violation)
 
 
 def closing(note: Settled) -> Event | None:

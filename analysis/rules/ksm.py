@@ -7,7 +7,14 @@ from typing import Final
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.notes import Note, Serviced, Settled
-from cdmtrace.analysis.rules.common import LIFE, chain, closing, flags_of, writer
+from cdmtrace.analysis.rules.common import (
+    LIFE,
+    chain,
+    closing,
+    flags_of,
+    worked_on,
+    writer,
+)
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 from cdmtrace.events import EventKind
 
@@ -61,25 +68,16 @@ KSM_LEFT_ON: Final = Rule(
 
 def _ksm_merged(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
-    if not isinstance(note, Serviced) or note.event.kind != EventKind.KSM_PAGE:
-        return None
-    event = note.event
-    tagged = event.flags_after & terms.tag
-    if not (tagged or note.near):
-        return None
-    violation = None
-    if tagged:
-        violation = Violation(
-            cause="ksm",
-            start=event.start,
-            end=event.end,
-            expected="no page of a tagged VMA merged with others",
-            observed=f"KSM put a page of node {event.node} for one of node "
-            f"{event.src_node}",
-            witness=chain(event),
-            shape=(),
-        )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return worked_on(
+        note,
+        terms,
+        EventKind.KSM_PAGE,
+        cause="ksm",
+        expected="no page of a tagged VMA merged with others",
+        observed=lambda event: (
+            f"KSM put a page of node {event.node} for one of node {event.src_node}"
+        ),
+    )
 
 
 KSM_MERGED: Final = Rule(

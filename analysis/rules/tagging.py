@@ -220,7 +220,7 @@ TAG_AFTER_FAILURE: Final = Rule(
 
 def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
-    if not isinstance(note, FaultEnded) or note.alloc is note.event:
+    if not isinstance(note, FaultEnded) or note.outside:
         return None
     alloc = note.alloc
     violation = None
@@ -282,7 +282,7 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     alloc = note.alloc
     violation = None
-    if alloc is note.event:
+    if note.outside:
         had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
         violation = Violation(
             cause="pseudo-vma",
