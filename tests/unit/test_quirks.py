@@ -69,7 +69,7 @@ def test_the_kernel_and_the_scenarios_have_the_same_table() -> None:
         if line.startswith("+")
     )
     entry = re.compile(r'\[(CDM|Q)_(\w+)\]\s*=\s*\{\s*"([\w-]+)"([^}]*)\}')
-    program = (package / "scenarios" / "scenario.h").read_text()
+    program = (package / "scenarios" / "quirks.h").read_text()
     for text, prefix in ((kernel, "CDM"), (program, "Q")):
         rows = [match for match in entry.finditer(text) if match[1] == prefix]
         assert [row[3] for row in rows] == [quirk.name for quirk in quirks.QUIRKS]
