@@ -98,7 +98,7 @@ _FLAGS_AT: Final = {
     Probe.SYS_MMAP: 3,
     Probe.SYS_MREMAP: 3,
 }
-"""Which argument call_fill() of bpf/cdmtrace.bpf.c takes as the column arg."""
+"""Which argument call_fill() of bpf/calls.bpf.c takes as the column arg."""
 
 
 def open_calls(waiting: Sequence[Waiting], now: int) -> Events:

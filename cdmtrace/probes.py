@@ -1,7 +1,7 @@
 """Logical probes: what each is attached to.
 
 A logical probe is one of ``enum cdm_probe`` in ``bpf/events.h``. It is made of one
-or more attachments of handlers in ``bpf/cdmtrace.bpf.c`` to functions or tracepoints
+or more attachments of handlers in ``bpf/*.bpf.c`` to functions or tracepoints
 of the kernel. Names of functions differ between kernels, so each attachment has
 candidates, newest name first, and the first that the kernel has is taken. Handlers
 read arguments, so only functions with the same ones may be candidates of a handler.

@@ -25,7 +25,10 @@ from cdmtrace.events import Lost, Probe
 from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.probes import Kind, Plan
 
-SOURCES: Final = ("events.h", "compat.h", "maps.h", "cdmtrace.bpf.c")
+SOURCES: Final = (
+    *("events.h", "compat.h", "maps.h", "cdmtrace.bpf.c"),
+    *("calls.bpf.c", "pages.bpf.c", "vmas.bpf.c", "snapshots.bpf.c"),
+)
 """In the order in which they make one program."""
 
 BPF_DIRECTORY: Final = Path(__file__).parent.parent / "bpf"

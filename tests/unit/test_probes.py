@@ -10,9 +10,8 @@ from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
 from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, choose, plan
 
-SOURCE = (
-    Path(__file__).resolve().parents[2] / "cdmtrace/bpf/cdmtrace.bpf.c"
-).read_text()
+BPF = Path(__file__).resolve().parents[2] / "cdmtrace/bpf"
+SOURCE = "".join(path.read_text() for path in sorted(BPF.glob("*.bpf.c")))
 
 
 def one(*attachments: Attachment, required: bool = False) -> LogicalProbe:

@@ -1,0 +1,609 @@
+// SPDX-License-Identifier: GPL-2.0
+/* --- pages -------------------------------------------------------------- */
+
+/* alloc_pages_vma() and its successors: (gfp, order, vma, addr, ...) */
+int alloc_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 vma = PT_REGS_PARM3(ctx);
+
+	slot_begin(SLOT_ALLOC);
+	if (!vma || !wanted())
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_ALLOC;
+	entry.arg[0] = PT_REGS_PARM4(ctx);
+	entry.arg[1] = PT_REGS_PARM2(ctx);
+	entry.policy = CDM_POLICY_UNREAD;
+	slot_put(SLOT_ALLOC, &entry);
+	return 0;
+}
+
+/* shmem_fault(vmf): what is allocated in it, for a VMA on the stack, is for this */
+int shmem_begin(struct pt_regs *ctx)
+{
+	u64 vmf = PT_REGS_PARM1(ctx), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
+
+	if (wanted())
+		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
+			  READ_FIELD(vmf, u64, OFF_vm_fault_address));
+	return 0;
+}
+
+int shmem_end(struct pt_regs *ctx)
+{
+	place_drop(PLACE_SHMEM);
+	return 0;
+}
+
+/* mpol_shared_policy_lookup(), of a private mapping of a shmem file, too */
+int shared_policy_return(struct pt_regs *ctx)
+{
+	struct entry *entry = slot_open(SLOT_ALLOC);
+
+	if (entry)
+		entry->policy = read_policy(PT_REGS_RC(ctx), &entry->nodes);
+	return 0;
+}
+
+/*
+ * The fault for which a page is allocated for a VMA that no mm has. Its return may
+ * have been missed, and what was its VMA then may be another one by now.
+ */
+static __always_inline void event_fault(struct cdm_event *e)
+{
+	u64 key = place_key(PLACE_SHMEM), mm;
+	struct place *fault = places.lookup(&key);
+
+	if (!fault)
+		return;
+	mm = VMA_MM(fault->vma);
+	if (mm != fault->page || fault->addr < VMA_START(fault->vma) ||
+	    fault->addr >= VMA_END(fault->vma))
+		return;
+	e->mm = pointer_id(mm);
+	e->addr = fault->addr & ~(e->size - 1);
+	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
+	if (mm != READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm))
+		e->bits |= CDM_BIT_FOREIGN;
+	watch(mm);
+}
+
+int alloc_return(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_RC(ctx), flags, task;
+	struct entry entry;
+	struct cdm_event *e;
+	int node = CDM_NO_NODE, asked;
+
+	if (!slot_take(SLOT_ALLOC, &entry))
+		return 0;
+	if (page)
+		node = page_node(page);
+	flags = VMA_FLAGS(entry.vma);
+	if (!IS_FOLLOWED(node) && flags == entry.flags)
+		return 0;
+
+	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, entry.vma);
+	event_entry(e, &entry);
+	e->addr = entry.arg[0] & ~(PAGE_SIZE - 1ULL);
+	e->size = (u64)PAGE_SIZE << (entry.arg[1] & 31);
+	e->node = node;
+	event_stack(e, ctx);
+	if (!entry.mm)
+		event_fault(e);
+	/* A file that is asked and has no policy leaves it to the task, not to the VMA. */
+	asked = entry.policy != CDM_POLICY_UNREAD;
+	if (asked && entry.policy) {
+		e->policy = entry.policy;
+		e->nodes = entry.nodes;
+	}
+	if (!(asked ? entry.policy : e->policy)) {
+		task = READ_FIELD(bpf_get_current_task(), u64,
+				  OFF_task_struct_mempolicy);
+		e->other_policy = read_policy(task, &e->other);
+	}
+	watch(entry.mm);
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * A page is mapped: in a fault, or, where @from is known, at the end of a
+ * migration. What leaves a CDM node by one is told, too. @source: CDM_CAUSE_DRIVER
+ * or CDM_CAUSE_FILE, whose page it is, which no stack tells: the fault is like any
+ * other; 0: the VMA's own.
+ */
+static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
+				       u64 addr, u64 size, struct place *from,
+				       u8 source)
+{
+	struct entry *migration;
+	struct cdm_event *e;
+	u64 task;
+	int node = page_node(page), src = from ? from->node : CDM_NO_NODE;
+
+	if (!(IS_FOLLOWED(node) || IS_CDM_NODE(src)) || !wanted_page(vma) ||
+	    page_is_apart(page, vma))
+		return 0;
+	migration = slot_open(SLOT_MIGRATE);
+	if (from || migration)
+		e = event_new(CDM_EV_MIGRATE, CDM_PROBE_REMOVE_MIGRATION_PTE, 0, vma, 0);
+	else
+		e = event_new(CDM_EV_MAP, CDM_PROBE_RMAP_ADD, 0, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->addr = addr & ~(PAGE_SIZE - 1ULL);
+	e->size = size;
+	e->node = node;
+	e->src_node = src;
+	if (source && (e->kind == CDM_EV_MAP || source == CDM_CAUSE_DRIVER))
+		e->cause = source;
+	if (e->kind == CDM_EV_MIGRATE)
+		/* Within another migration it is that one's reason that is known. */
+		e->arg = migration && !migration->depth ? migration->arg[0] :
+							  CDM_NO_REASON;
+	if (page_is_ksm(page))
+		e->bits |= CDM_BIT_KSM;
+	if (IS_CDM_NODE(node) || IS_CDM_NODE(src))
+		event_stack(e, ctx);
+	if (!e->policy) {
+		task = READ_FIELD(bpf_get_current_task(), u64,
+				  OFF_task_struct_mempolicy);
+		e->other_policy = read_policy(task, &e->other);
+	}
+	watch(VMA_MM(vma));
+	event_submit(e);
+	return 0;
+}
+
+static __always_inline struct place *migrated_here(u64 page, u64 vma)
+{
+	return place_of(PLACE_REMIGRATE, page_head(page), vma);
+}
+
+/* page_add_new_anon_rmap(page, vma, address) */
+int rmap_add_new_anon(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx);
+
+	return page_mapped(ctx, page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0, 0);
+}
+
+/* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
+int rmap_add_anon(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+
+	return page_mapped(ctx, page, vma, PT_REGS_PARM3(ctx),
+			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE,
+			   migrated_here(page, vma), 0);
+}
+
+/* page_add_file_rmap(page, vma, compound) */
+int rmap_add_file(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx), addr;
+	struct place *driver = 0;
+
+	if (page_mapping(page)) {
+		addr = page_address_in(page, vma);
+	} else {
+		driver = place_of(PLACE_DRIVER, page, vma);
+		if (!driver) {
+			if (IS_FOLLOWED(page_node(page)) && wanted())
+				count_lost_at(CDM_PROBE_RMAP_ADD, CDM_LOST_READ,
+					      VMA_MM(vma), VMA_START(vma), VMA_END(vma));
+			return 0;
+		}
+		addr = driver->addr;
+	}
+	return page_mapped(ctx, page, vma, addr,
+			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE,
+			   migrated_here(page, vma),
+			   driver ? CDM_CAUSE_DRIVER : CDM_CAUSE_FILE);
+}
+
+static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
+{
+	if (IS_FOLLOWED(page_node(page)) && !page_mapping(page) && wanted())
+		place_put(PLACE_DRIVER, page, vma, addr & ~(PAGE_SIZE - 1ULL));
+	return 0;
+}
+
+/* finish_fault(vmf) */
+int fault_finish(struct pt_regs *ctx)
+{
+	u64 vmf = PT_REGS_PARM1(ctx), page = READ_FIELD(vmf, u64, OFF_vm_fault_page);
+
+	return page ? driver_page(page, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
+				  READ_FIELD(vmf, u64, OFF_vm_fault_address)) : 0;
+}
+
+/* vm_insert_page(vma, addr, page) */
+int driver_insert(struct pt_regs *ctx)
+{
+	return driver_page(PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+}
+
+/* try_to_unmap_one(folio, vma, address, arg), and try_to_migrate_one() alike */
+int walk_entry(struct pt_regs *ctx)
+{
+	u64 folio = PT_REGS_PARM1(ctx);
+
+	if (IS_FOLLOWED(page_node(folio)) && wanted_page(PT_REGS_PARM2(ctx)))
+		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	return 0;
+}
+
+int walk_return(struct pt_regs *ctx)
+{
+	place_drop(PLACE_WALK);
+	return 0;
+}
+
+/* remove_migration_pte(folio, vma, address, old) */
+int remigrate_entry(struct pt_regs *ctx)
+{
+	u64 folio = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 key = place_key(PLACE_REMIGRATE);
+	struct place place = {};
+
+	place.node = page_node(PT_REGS_PARM4(ctx));
+	if (!(IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(place.node)) ||
+	    !wanted_page(vma)) {
+		/* Of one whose return was missed, the VMA may be gone. */
+		places.delete(&key);
+		return 0;
+	}
+	place.page = folio;
+	place.vma = vma;
+	place.ts = bpf_ktime_get_ns();
+	place.lock = CDM_LOCK(mmap_lock_state(VMA_MM(vma)), 0);
+	place.flags = VMA_FLAGS(vma);
+	places.update(&key, &place);
+	return 0;
+}
+
+/*
+ * The reverse map holds the VMA, and nobody the mmap lock: whoever has changed the
+ * flags meanwhile holds it still, or has put his row into the ring before this one.
+ * So the lock is read when the flags are, and room is taken after it.
+ */
+int remigrate_return(struct pt_regs *ctx)
+{
+	u64 key = place_key(PLACE_REMIGRATE);
+	struct place place = {}, *kept = places.lookup(&key);
+	struct cdm_event *e;
+	u8 lock;
+
+	if (!kept)
+		return 0;
+	place = *kept;
+	places.delete(&key);
+	if (VMA_FLAGS(place.vma) == place.flags)
+		return 0;
+	lock = CDM_LOCK(mmap_lock_state(VMA_MM(place.vma)), 0);
+	e = event_new(CDM_EV_FLAGS, CDM_PROBE_REMOVE_MIGRATION_PTE, place.ts,
+		      place.vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, place.vma);
+	e->flags_before = place.flags;
+	e->lock_entry = place.lock;
+	e->lock_exit = lock;
+	e->addr = e->start;
+	e->size = e->end - e->start;
+	event_stack(e, ctx);
+	event_submit(e);
+	return 0;
+}
+
+/* tlb_gather_mmu(tlb, mm) */
+int gather_begin(struct pt_regs *ctx)
+{
+	u64 mm = PT_REGS_PARM2(ctx);
+
+	if (is_watched(mm) && wanted())
+		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0);
+	return 0;
+}
+
+/* tlb_finish_mmu(tlb) */
+int gather_end(struct pt_regs *ctx)
+{
+	place_drop(PLACE_GATHER);
+	return 0;
+}
+
+/*
+ * Where a page was that is mapped no more; 0 if that cannot be known. Its index
+ * says so, but for KSM's pages, which are in many places, and a driver's, which
+ * have none. A zap clears entries by rising address and widens its gather to each
+ * of them first (zap_pte_range() in mm/memory.c); it clears a whole PMD at once
+ * where the page is huge, and then the index holds.
+ */
+static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
+{
+	struct place *walk = place_of(PLACE_WALK, page_head(page), vma), *gather;
+	u64 key = place_key(PLACE_GATHER), end;
+
+	if (size == PAGE_SIZE && !walk) {
+		gather = places.lookup(&key);
+		if (gather && gather->vma == VMA_MM(vma)) {
+			end = READ_FIELD(gather->page, u64, OFF_mmu_gather_end);
+			if (end > VMA_START(vma) && end <= VMA_END(vma))
+				return end - PAGE_SIZE;
+		}
+	}
+	if (page_is_indexed(page))
+		return page_address_in(page, vma);
+	return walk ? walk->addr : 0;
+}
+
+/* page_remove_rmap(page, vma, compound) */
+int rmap_remove(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	struct entry *exiting;
+	struct cdm_event *e;
+	int node = page_node(page);
+
+	if (!IS_FOLLOWED(node) || !wanted_page(vma) || page_is_apart(page, vma))
+		return 0;
+	/* The end of an mm takes all its pages: one event says so. */
+	exiting = slot_open(SLOT_EXIT_MMAP);
+	if (exiting && exiting->mm == VMA_MM(vma))
+		return 0;
+	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE;
+	e->src_node = node;
+	if (page_is_ksm(page))
+		e->bits |= CDM_BIT_KSM;
+	e->addr = unmapped_at(page, vma, e->size);
+	event_submit(e);
+	return 0;
+}
+
+/* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
+int migrate_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {}, *outer = slot_open(SLOT_MIGRATE);
+
+	/*
+	 * Allocating a target may compact memory, which migrates pages, too: further
+	 * down the stack. From anywhere else, the return of the outer was missed.
+	 */
+	entry.sp = PT_REGS_SP(ctx);
+	if (outer && entry.sp < outer->sp) {
+		outer->depth++;
+		return 0;
+	}
+	slot_begin(SLOT_MIGRATE);
+	if (!wanted())
+		return 0;
+	entry.ts = bpf_ktime_get_ns();
+	entry.probe = CDM_PROBE_MIGRATE_PAGES;
+	entry.arg[0] = PT_REGS_PARM6(ctx);
+	slot_put(SLOT_MIGRATE, &entry);
+	return 0;
+}
+
+int migrate_return(struct pt_regs *ctx)
+{
+	struct entry entry, *outer = slot_open(SLOT_MIGRATE);
+
+	if (outer && outer->depth)
+		outer->depth--;
+	else
+		slot_take(SLOT_MIGRATE, &entry);
+	return 0;
+}
+
+/* change_prot_numa(vma, addr, end): the scanner's work, or that of a lazy mbind() */
+int numa_scan(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_PARM1(ctx);
+	struct cdm_event *e;
+
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted())
+		return 0;
+	e = event_new(CDM_EV_NUMA_SCAN, CDM_PROBE_NUMA_SCAN, 0, vma, 0);
+	if (!e)
+		return 0;
+	event_vma(e, vma);
+	e->addr = PT_REGS_PARM2(ctx);
+	e->size = PT_REGS_PARM3(ctx) - e->addr;
+	if (!e->call)
+		e->cause = CDM_CAUSE_NUMA_BALANCING;
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * migrate_misplaced_page(page, vma, node), in a fault, which holds the mmap lock for
+ * read until it has returned. The page may be freed in it: what is told is of before.
+ */
+int numa_move_entry(struct pt_regs *ctx)
+{
+	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	struct entry entry = {};
+	int node = PT_REGS_PARM3(ctx);
+
+	slot_begin(SLOT_NUMA_MOVE);
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
+	      IS_CDM_NODE(node)) || !wanted_page(vma))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_NUMA_MIGRATE;
+	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
+	entry.arg[1] = page_is_compound(page) ? PMD_BYTES : PAGE_SIZE;
+	entry.arg[2] = page_node(page);
+	entry.arg[3] = node;
+	slot_put(SLOT_NUMA_MOVE, &entry);
+	return 0;
+}
+
+/* A page of @entry has another node now, or should have. */
+static __always_inline void moved_fill(struct cdm_event *e, struct entry *entry)
+{
+	event_vma(e, entry->vma);
+	event_entry(e, entry);
+	e->addr = entry->arg[0];
+	e->size = entry->arg[1];
+	e->src_node = entry->arg[2];
+	e->node = entry->arg[3];
+}
+
+int numa_move_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_NUMA_MOVE, &entry))
+		return 0;
+	e = event_new(CDM_EV_NUMA_MOVE, CDM_PROBE_NUMA_MIGRATE, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	moved_fill(e, &entry);
+	e->cause = CDM_CAUSE_NUMA_BALANCING;
+	e->ret = PT_REGS_RC(ctx);
+	event_submit(e);
+	return 0;
+}
+
+/*
+ * try_to_merge_one_page(vma, page, kpage): ksmd, with the mmap lock of another's mm
+ * for read. Without a kpage the page itself becomes KSM's, and it stays where it is.
+ */
+int ksm_merge_entry(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_PARM1(ctx), page = PT_REGS_PARM2(ctx);
+	u64 kpage = PT_REGS_PARM3(ctx);
+	struct entry entry = {};
+	int from = page_node(page), to = page_node(kpage);
+
+	slot_begin(SLOT_KSM_MERGE);
+	if (!kpage || kpage == page || !wanted())
+		return 0;
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
+	      IS_FOLLOWED(from) || IS_FOLLOWED(to)))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_KSM_MERGE;
+	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
+	entry.arg[1] = PAGE_SIZE;
+	entry.arg[2] = from;
+	entry.arg[3] = to;
+	entry.arg[4] = page_is_ksm(kpage);
+	slot_put(SLOT_KSM_MERGE, &entry);
+	return 0;
+}
+
+int ksm_merge_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_KSM_MERGE, &entry) || (int)PT_REGS_RC(ctx))
+		return 0;
+	e = event_new(CDM_EV_KSM_PAGE, CDM_PROBE_KSM_MERGE, entry.ts, entry.vma, 0);
+	if (!e)
+		return 0;
+	moved_fill(e, &entry);
+	e->cause = CDM_CAUSE_KSM;
+	if (entry.arg[4])
+		e->bits |= CDM_BIT_KSM;
+	event_submit(e);
+	return 0;
+}
+
+/* copy_page_range(dst_vma, src_vma) */
+int copy_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 src = PT_REGS_PARM2(ctx);
+
+	slot_begin(SLOT_COPY);
+	if (!wanted() || !is_watched(VMA_MM(src)))
+		return 0;
+	entry_vma(&entry, src);
+	entry.probe = CDM_PROBE_COPY_PAGE_RANGE;
+	entry.arg[0] = PT_REGS_PARM1(ctx);
+	/*
+	 * Without an anon_vma there is nothing of its own to copy, but of what a
+	 * driver has mapped (VM_PFNMAP, VM_MIXEDMAP; vma_needs_copy() in
+	 * mm/memory.c): that is not faulted in anew.
+	 */
+	if (VMA_ANON(src) || entry.flags & 0x10000400)
+		entry.arg[1] = VMA_END(src) - VMA_START(src);
+	slot_put(SLOT_COPY, &entry);
+	return 0;
+}
+
+int copy_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_COPY, &entry))
+		return 0;
+	e = event_new(CDM_EV_COPY, CDM_PROBE_COPY_PAGE_RANGE, entry.ts, entry.arg[0], 0);
+	if (!e)
+		return 0;
+	event_vma(e, entry.arg[0]);
+	event_entry(e, &entry);
+	e->addr = e->start;
+	e->size = entry.arg[1];
+	e->other = pointer_id(entry.mm);
+	e->ret = PT_REGS_RC(ctx);
+	watch(VMA_MM(entry.arg[0]));
+	event_submit(e);
+	return 0;
+}
+
+/* move_page_tables(vma, old_addr, new_vma, new_addr, len, need_rmap_locks) */
+int move_entry(struct pt_regs *ctx)
+{
+	struct entry entry = {};
+	u64 vma = PT_REGS_PARM1(ctx);
+
+	slot_begin(SLOT_MOVE);
+	if (!wanted() || !is_watched(VMA_MM(vma)))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_MOVE_PAGE_TABLES;
+	entry.arg[0] = PT_REGS_PARM2(ctx);
+	entry.arg[1] = PT_REGS_PARM3(ctx);
+	entry.arg[2] = PT_REGS_PARM4(ctx);
+	slot_put(SLOT_MOVE, &entry);
+	return 0;
+}
+
+/* It returns how many bytes it has moved: fewer where it ran out of memory. */
+int move_return(struct pt_regs *ctx)
+{
+	struct entry entry;
+	struct cdm_event *e;
+
+	if (!slot_take(SLOT_MOVE, &entry) || !PT_REGS_RC(ctx))
+		return 0;
+	e = event_new(CDM_EV_MOVE, CDM_PROBE_MOVE_PAGE_TABLES, entry.ts, entry.arg[1], 0);
+	if (!e)
+		return 0;
+	event_vma(e, entry.arg[1]);
+	event_entry(e, &entry);
+	e->addr = entry.arg[0];
+	e->size = PT_REGS_RC(ctx);
+	e->other = entry.arg[2];
+	event_submit(e);
+	return 0;
+}
