@@ -12,7 +12,14 @@ FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 LONGEST_FIRST = (
     *("test_quirks", "test_record", "test_story", "test_audit", "test_matrix"),
     "test_driver",
-    *("test_lab", "test_blind", "test_paths", "test_vmas", "test_policies"),
+    *(
+        "test_lab",
+        "test_stock",
+        "test_blind",
+        "test_paths",
+        "test_vmas",
+        "test_policies",
+    ),
     "test_counts",
 )
 """Files of kernel tests by the time they take. A file is not parted among workers

@@ -20,9 +20,18 @@ from cdmtrace.errors import (
     UnreadableFile,
     UsageTrouble,
 )
-from cdmtrace.lab import accel, matrix, matrixrun, quirks, scenarios, specs
+from cdmtrace.lab import (
+    accel,
+    kernels,
+    matrix,
+    matrixrun,
+    modules,
+    quirks,
+    scenarios,
+    specs,
+)
 from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
-from cdmtrace.lab.kernel import Kernel, build, find_built
+from cdmtrace.lab.kernel import Kernel
 from cdmtrace.lab.machine import Machine, find_tools, parse_mib
 from cdmtrace.lab.paths import Layout, new_run_dir
 from cdmtrace.lab.watchdog import Limits
@@ -80,7 +89,7 @@ def lab() -> None:
 def _build(name: str, *, jobs: int | None = None, update: bool = False) -> Kernel:
     progress = TerminalProgress()
     try:
-        return build(
+        return kernels.provide(
             specs.find_spec(name),
             Layout.default(),
             jobs=jobs,
@@ -115,6 +124,15 @@ def _kernel_image(kernel: str) -> Path:
             raise UsageTrouble(f"no kernel image {kernel}")
         return path
     return _build(kernel).image
+
+
+def _modules(scenario: scenarios.Scenario, image: Path) -> tuple[Path, ...]:
+    """Return the compiled modules that a scenario needs in that kernel."""
+    module = modules.needed_by(scenario)
+    if module is None:
+        return ()
+    kernel = Kernel(directory=image.parent)
+    return (modules.build(module, scenario, kernel, Layout.default()),)
 
 
 @lab.command("run")
@@ -199,8 +217,9 @@ def run_command(
         ram_mib=parse_mib(memory), cdm_mib=parse_mib(cdm_memory), cpus=host_cpus(cpus)
     )
     words = resolve_command(command) if command else ()
-    if scenario is not None:
-        program = scenarios.compile_scenario(scenarios.find_scenario(scenario), layout)
+    found = scenarios.find_scenario(scenario) if scenario is not None else None
+    if found is not None:
+        program = scenarios.compile_scenario(found, layout)
         words = (*words, str(program), "--quirks", quirks.as_argument(chosen))
     if not words:
         raise UsageTrouble(
@@ -218,6 +237,7 @@ def run_command(
         quirks=chosen,
         machine=machine,
         append=append,
+        modules=_modules(found, image) if found is not None else (),
     )
     try:
         return run_guest(
@@ -262,7 +282,7 @@ def _kernel_rows(layout: Layout) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for spec in specs.KERNELS.values():
         try:
-            built = find_built(spec, layout)
+            built = kernels.find(spec, layout)
         except CdmtraceError:
             built = None
         rows.append(

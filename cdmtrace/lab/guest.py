@@ -19,8 +19,7 @@ from cdmtrace.errors import GuestDied, LabError, TimedOut
 from cdmtrace.lab import guestscript
 from cdmtrace.lab.machine import Machine, find_tools, vng_arguments
 from cdmtrace.lab.paths import write_atomically
-from cdmtrace.lab.processes import Session, signals_as_errors
-from cdmtrace.lab.source import tail
+from cdmtrace.lab.processes import Session, signals_as_errors, tail
 from cdmtrace.lab.watchdog import Fate, Limits, Outcome, Watchdog
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ class GuestRun:
     """One run: what to boot, what to run in it, and where everything goes.
 
     ``run_dir`` exists and is empty; it is the command's working directory.
-    ``append`` are words for the kernel's command line.
+    ``append`` are words for the kernel's command line; ``modules`` are loaded first.
     """
 
     kernel: Path
@@ -54,6 +53,7 @@ class GuestRun:
     quirks: tuple[str, ...] = ()
     machine: Machine = field(default_factory=Machine)
     append: tuple[str, ...] = ()
+    modules: tuple[Path, ...] = ()
 
 
 class Tail:
@@ -113,6 +113,7 @@ def run_guest(
             command=run.command,
             quirks=run.quirks,
             environment=_guest_environment(run.run_dir, tools.path),
+            modules=run.modules,
         )
     )
     _describe(run, arguments)
@@ -143,6 +144,7 @@ def _describe(run: GuestRun, arguments: list[str]) -> None:
         "cdmtrace": __version__,
         "kernel": str(run.kernel),
         "quirks": list(run.quirks),
+        "modules": [str(module) for module in run.modules],
         "command": list(run.command),
         "accelerator": run.accelerator.value,
         "timeout_seconds": run.limits.total,

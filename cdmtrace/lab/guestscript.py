@@ -41,7 +41,7 @@ grep -q ' /sys/kernel/debug debugfs ' /proc/mounts ||
 \trefuse 'debugfs cannot be mounted in the guest'
 grep -q ' /sys/kernel/tracing tracefs ' /proc/mounts ||
 \tmount -t tracefs none /sys/kernel/tracing 2>/dev/null
-{quirks}
+{quirks}{modules}
 leave {started} "$(uname -r)"
 {command} >{stdout} 2>{stderr} </dev/null
 leave {status} "$?"
@@ -54,17 +54,23 @@ cat {file} > quirks
 """
 
 
+_MODULE = """/sbin/insmod {module} || refuse 'this kernel refused the module {module}'
+"""
+
+
 def guest_script(
     *,
     run_dir: Path,
     command: Sequence[str],
     quirks: Sequence[str],
     environment: Mapping[str, str],
+    modules: Sequence[Path] = (),
 ) -> str:
     """Return the script's text.
 
-    The command runs in ``run_dir`` with ``environment`` added, its standard input
-    empty, its output in the files ``stdout`` and ``stderr`` there.
+    ``modules`` are loaded first. The command runs in ``run_dir`` with
+    ``environment`` added, its standard input empty, its output in the files
+    ``stdout`` and ``stderr`` there.
     """
     exports = "\n".join(
         f"export {name}={shlex.quote(value)}" for name, value in environment.items()
@@ -78,6 +84,7 @@ def guest_script(
         run_dir=shlex.quote(str(run_dir)),
         exports=exports,
         quirks=switch,
+        modules="".join(_MODULE.format(module=one) for one in modules),
         command=shlex.join(command),
         refused=REFUSED,
         started=STARTED,

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cdmtrace.errors import LabError
-from cdmtrace.lab import kconfig, source, toolchain, tree
+from cdmtrace.lab import debian, kconfig, source, toolchain, tree
 from cdmtrace.lab.paths import exclusive
-from cdmtrace.lab.processes import Session, signals_as_errors
+from cdmtrace.lab.processes import Session, signals_as_errors, tail
 from cdmtrace.lab.specs import directory_name
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ _EXPECTED_STEPS = 1500
 _LOG_TAIL_LINES = 30
 
 _STEP = re.compile(rb"^  (?:CC|AS|AR|LD|HOSTCC|GEN|UPD|BTF|CHK|OBJCOPY) ")
-_IMAGE = "bzImage"
+IMAGE = "bzImage"
+"""What the image is called in a kernel's directory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,12 +40,17 @@ class Kernel:
     @property
     def image(self) -> Path:
         """The bootable image."""
-        return self.directory / _IMAGE
+        return self.directory / IMAGE
 
     @property
     def config(self) -> Path:
         """The final configuration."""
         return self.directory / "config"
+
+    @property
+    def headers(self) -> Path | None:
+        """What modules are built with, None if that is not here."""
+        return next(self.directory.glob("lib/modules/*/build"), None)
 
 
 class Progress(Protocol):
@@ -83,7 +89,7 @@ def find_built(spec: KernelSpec, layout: Layout) -> Kernel | None:
     else:
         found = sorted(layout.kernels.glob(name.rpartition("-")[0] + "-*"))
     for directory in found:
-        if (directory / _IMAGE).is_file():
+        if (directory / IMAGE).is_file():
             return Kernel(directory=directory)
     return None
 
@@ -134,7 +140,7 @@ def _version(
         and source.source_dir(layout, spec.package, pinned).is_dir()
     ):
         return pinned
-    version = source.choose_version(spec.package, progress.stage, fresh=update)
+    version = debian.choose_version(spec.package, progress.stage, fresh=update)
     source.fetch(layout, spec.package, version, progress.stage)
     # Pinned only now, so that a failed download leaves the old one in use.
     source.pin_version(layout, spec.package, version)
@@ -159,7 +165,7 @@ def _build_locked(
     progress.stage(f"configuring {spec.name}")
     _configure(spec, make)
     progress.stage(f"building {spec.name} with {jobs} jobs, log in {log}")
-    make.run([_IMAGE], jobs=jobs, progress=progress)
+    make.run([IMAGE], jobs=jobs, progress=progress)
     if directory_name(spec, version, compiler) != name:
         raise LabError(
             f"the patches or fragments of {spec.name} changed while it was built",
@@ -214,7 +220,7 @@ class Make:
             raise LabError(
                 f"make {' '.join(targets)} failed ({status}); the whole log is "
                 f"{self.log}",
-                details=source.tail(text, _LOG_TAIL_LINES),
+                details=tail(text, _LOG_TAIL_LINES),
             )
 
     def _expected(self) -> int:
@@ -277,7 +283,7 @@ def _publish(
         shutil.rmtree(stale, ignore_errors=True)
     staging = layout.kernels / f".new-{name}"
     staging.mkdir()
-    shutil.copy(objects / "arch" / "x86" / "boot" / _IMAGE, staging / _IMAGE)
+    shutil.copy(objects / "arch" / "x86" / "boot" / IMAGE, staging / IMAGE)
     shutil.copy(objects / "System.map", staging / "System.map")
     shutil.copy(objects / ".config", staging / "config")
     shutil.copy(log, staging / "build.log")

@@ -182,3 +182,8 @@ def signals_as_errors() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def tail(text: str, count: int) -> str:
+    """Return the last ``count`` lines of ``text``."""
+    return "\n".join(text.rstrip("\n").splitlines()[-count:])

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from cdmtrace.errors import LabError
 from cdmtrace.lab import toolchain
 from cdmtrace.lab.paths import PACKAGE_DIR
-from cdmtrace.lab.source import tail
+from cdmtrace.lab.processes import tail
 
 if TYPE_CHECKING:
     from cdmtrace.lab.paths import Layout

@@ -1,4 +1,4 @@
-"""The kernels that the laboratory can build, and the key of their content."""
+"""The kernels that the laboratory can boot, and the key of those that it builds."""
 
 from __future__ import annotations
 
@@ -60,6 +60,16 @@ class KernelSpec:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagedSpec:
+    """A kernel that Debian has built: the packages that name its newest build."""
+
+    name: str
+    summary: str
+    image: str
+    headers: str
+
+
 def directory_name(spec: KernelSpec, version: str, compiler: str) -> str:
     """Return the name of the directory of a finished kernel.
 
@@ -73,7 +83,7 @@ def directory_name(spec: KernelSpec, version: str, compiler: str) -> str:
 _PATCHES_6_1 = PACKAGE_DIR / "patches" / "6.1"
 _CONFIGS = PACKAGE_DIR / "configs"
 
-KERNELS: dict[str, KernelSpec] = {
+BUILT: dict[str, KernelSpec] = {
     spec.name: spec
     for spec in (
         KernelSpec(
@@ -93,8 +103,24 @@ KERNELS: dict[str, KernelSpec] = {
     )
 }
 
+PACKAGED: dict[str, PackagedSpec] = {
+    spec.name: spec
+    for spec in (
+        PackagedSpec(
+            name="stock-6.1",
+            summary="Debian's 6.1 as Debian has built it",
+            image="linux-image-amd64",
+            headers="linux-headers-amd64",
+        ),
+    )
+}
 
-def find_spec(name: str) -> KernelSpec:
+Spec = KernelSpec | PackagedSpec
+
+KERNELS: dict[str, Spec] = {**BUILT, **PACKAGED}
+
+
+def find_spec(name: str) -> Spec:
     """Return the kernel called ``name``, or raise :class:`LabError`."""
     try:
         return KERNELS[name]

@@ -125,14 +125,20 @@ swapon /dev/zram0 || exit 1
 
 
 @pytest.mark.parametrize(
-    ("name", "before", "program", "said"),
+    ("name", "options", "before", "program", "said"),
     [
-        ("default-oops", "", DEFAULT, "mbind 0"),
-        ("null-vma", SWAP, WILLNEED, "willneed 120"),
+        # One of them lives on after its oops, and says nothing more for two minutes.
+        ("default-oops", (), "", DEFAULT, "mbind 0"),
+        ("null-vma", ("--append", "oops=panic"), SWAP, WILLNEED, "willneed 120"),
     ],
 )
 def test_a_quirk_that_crashes_does_and_without_it_nothing_does(
-    name: str, before: str, program: str, said: str, tmp_path: Path
+    name: str,
+    options: tuple[str, ...],
+    before: str,
+    program: str,
+    said: str,
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "program.py").write_text(program)
     # First with all that it needs, and not with itself
@@ -146,7 +152,7 @@ try() {{
 try {beside} || exit 1
 try {name}
 """
-    result = lab_run(tmp_path, "--", "sh", "-c", script)
+    result = lab_run(tmp_path, *options, "--", "sh", "-c", script)
     assert result.returncode == 134, result.stderr
     assert result.stdout == f"{said}\n"
     assert "NULL pointer dereference" in (tmp_path / "run" / "console.log").read_text()

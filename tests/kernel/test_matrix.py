@@ -15,57 +15,31 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from places import Place, places
 
 from cdmtrace.analysis import check, load
-from cdmtrace.analysis.replay import Finding, Result
+from cdmtrace.analysis.replay import Result
 from cdmtrace.lab.expectations import RULES
 
 pytestmark = pytest.mark.timeout(3600)
 
-PAGE = 4096
 ROWS = (
     *("none", "rfc", "numa-scanned", "mergeable-honoured", "workqueue-tag"),
     *("mprotect-drop", "fork-drop", "split-drop"),
     *("unlocked-clear+slow-rmw", "task-policy+fault-tag+slow-rmw"),
 )
-LINE = re.compile(r"# defect step=(\S+) rule=(\S+) (.*)")
 
 TOLD_BEFORE = {"stale-fork": ("CDM016", "CDM001")}
 """Step -> its rule, and the one that has told of the same tag in the parent."""
 ONE_IS_ENOUGH = {"ksm", "two-faults"}
 """Steps that do the same in several places. Of two VMAs with the same pages, KSM puts
 those of the one into the other; and two threads need not meet each time."""
-SHOWN = {"yes": True, "no": False, "chance": None}
 NO_QUIRK_FOR_IT = {"CDM020"}
 """Rules that are no matter of the kernel's: no quirk makes the tag's bit another's."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A line of the program: what a rule is to find, or not to find, and where.
-
-    shown: None where the program cannot know, as it is chance.
-    """
-
-    step: str
-    rule: str
-    pid: int
-    start: int
-    end: int
-    shown: bool | None
-
-    def met_by(self, finding: Finding, rule: str) -> bool:
-        """Whether a finding of a rule is about this place."""
-        return (
-            finding.rule.id == rule
-            and finding.start < self.end
-            and self.start < finding.end
-        )
 
 
 def matrix(*words: str) -> tuple[int, dict[str, Any], str]:
@@ -91,24 +65,9 @@ def results(recorded: Path) -> dict[str, Result]:
     return {row: check(load(recorded / f"{row}.arrows")) for row in ROWS}
 
 
-def places(recorded: Path, row: str) -> list[Place]:
+def told_by_defects(recorded: Path, row: str) -> list[Place]:
     """Return what the lines of ``defects`` say."""
-    found = []
-    for line in (recorded / f"{row}.defects.tap").read_text().splitlines():
-        if match := LINE.fullmatch(line):
-            words = dict(word.split("=", 1) for word in match[3].split())
-            start = int(words["addr"], 16)
-            found.append(
-                Place(
-                    step=match[1],
-                    rule=match[2],
-                    pid=int(words["pid"]),
-                    start=start,
-                    end=start + int(words["span"]) * PAGE,
-                    shown=SHOWN[words["shown"]],
-                )
-            )
-    return found
+    return places((recorded / f"{row}.defects.tap").read_text().splitlines())
 
 
 def test_what_is_found_is_what_must_be(recorded: Path) -> None:
@@ -128,7 +87,7 @@ def test_every_step_comes_out(recorded: Path, row: str) -> None:
     for tap in recorded.glob(f"{row}.*.tap"):
         lines = tap.read_text().splitlines()
         assert [line for line in lines if re.match("not ok|.*# SKIP", line)] == []
-    assert len(places(recorded, row)) > 20
+    assert len(told_by_defects(recorded, row)) > 20
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -136,7 +95,7 @@ def test_each_rule_finds_what_was_done_and_nothing_else(
     recorded: Path, results: dict[str, Result], row: str
 ) -> None:
     """In the places that the program names; elsewhere, other rules have their say."""
-    told, findings = places(recorded, row), results[row].findings
+    told, findings = told_by_defects(recorded, row), results[row].findings
     wrong = []
     for place in told:
         if place.shown is None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cdmtrace.lab import kconfig
-from cdmtrace.lab.specs import KERNELS
+from cdmtrace.lab.specs import BUILT
 
 
 def test_parse_takes_the_last_line_and_unset_options() -> None:
@@ -39,6 +39,6 @@ def test_render_is_read_back() -> None:
     assert kconfig.parse(kconfig.render(options)) == options
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", BUILT)
 def test_the_fragments_that_are_shipped_parse(name: str) -> None:
-    assert kconfig.merge(KERNELS[name].fragment_texts())
+    assert kconfig.merge(BUILT[name].fragment_texts())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cdmtrace.errors import LabError
-from cdmtrace.lab import source, toolchain
+from cdmtrace.lab import debian, source, toolchain
 from cdmtrace.lab.kernel import find_built
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.specs import KERNELS, KernelSpec, directory_name, find_spec
@@ -123,11 +123,11 @@ def test_madison_takes_the_newest_binary_package() -> None:
         " linux-source-6.1 | 6.1.192-2 | http://x security/main amd64 Packages\n"
         " linux-source-6.1 | 6.1.190-1 | http://x bookworm/main amd64 Packages\n"
     )
-    assert source.parse_madison(output, "linux-source-6.1") == "6.1.192-2"
-    assert source.parse_madison(output, "linux-source-6.12") is None
-    assert source.parse_madison("N: Unable to locate package x\n", "x") is None
+    assert debian.parse_madison(output, "linux-source-6.1") == "6.1.192-2"
+    assert debian.parse_madison(output, "linux-source-6.12") is None
+    assert debian.parse_madison("N: Unable to locate package x\n", "x") is None
     sources_first = "x | 1 | http://x bookworm/main Sources\nx | 2 | y Packages\n"
-    assert source.parse_madison(sources_first, "x") == "2"
+    assert debian.parse_madison(sources_first, "x") == "2"
 
 
 def test_missing_tools_are_named_with_the_command_that_mends_it() -> None:

@@ -7,22 +7,11 @@
  * what a kernel with the given quirks must show. Numbers of pages are prime unless
  * the step needs another one. Step N is at 0x100000000000 + N GiB.
  *
- * For each such place there is a line, to hold a recording against:
- *
- *   # defect step=failed-bind rule=CDM012 pid=71 addr=0x100040000000 span=13 shown=no
- *
- * rule		what is at stake; where a step is about several, each has a line
- * pid		the process whose memory it is
- * addr, span	the VMA, in pages, or the part of it that the step is about, or all
- *		of several VMAs (lost-flag, where none has lost any)
- * shown	yes: the kernel has done what the rule forbids; no: it had the
- *		occasion, and has not; chance: it does so when two things meet, which
- *		nothing here can see
+ * For each such place there is a line, to hold a recording against: tell() in tools.h.
  */
 #include "tools.h"
 
 #include <dirent.h>
-#include <pthread.h>
 
 #ifndef MPOL_F_NUMA_BALANCING
 #define MPOL_F_NUMA_BALANCING	(1 << 13)	/* Linux 5.12 */
@@ -47,17 +36,6 @@ enum {
 	SLOT_SPLIT,
 	SLOT_FORK,
 };
-
-enum shown { NO, YES, CHANCE };
-
-static void tell(const char *rule, unsigned long addr, unsigned int span,
-		 enum shown shown)
-{
-	static const char *const words[] = { "no", "yes", "chance" };
-
-	diag("defect step=%s rule=%s pid=%d addr=%#lx span=%u shown=%s",
-	     current_step, rule, getpid(), addr, span, words[shown]);
-}
 
 /* A number that must come out: of pages, or of VMAs */
 static bool expect_count(unsigned int found, unsigned int expected,
@@ -695,59 +673,6 @@ static void step_residue(void)
 }
 
 /* ---- Two at a time --------------------------------------------------- */
-
-static pthread_barrier_t start_line;
-
-/* The other cpu's work: what, and where */
-struct other_cpu {
-	void (*work)(unsigned long start);
-	unsigned long start;
-	int here;
-	bool ready;
-};
-
-static void *run_other(void *arg)
-{
-	struct other_cpu *other = arg;
-	cpu_set_t rest;
-
-	CPU_ZERO(&rest);
-	CPU_SET(!other->here, &rest);
-	other->ready = !sched_setaffinity(0, sizeof(rest), &rest);
-	pthread_barrier_wait(&start_line);
-	if (other->ready)
-		other->work(other->start);
-	return NULL;
-}
-
-/* Begins @work on another cpu; returns as it begins there, or false. */
-static bool begin_other(struct other_cpu *other, pthread_t *thread)
-{
-	other->here = sched_getcpu();
-	pthread_barrier_init(&start_line, NULL, 2);
-	if (pthread_create(thread, NULL, run_other, other)) {
-		report(false, "a second thread");
-		return false;
-	}
-	pthread_barrier_wait(&start_line);
-	if (!other->ready)
-		pthread_join(*thread, NULL);
-	return other->ready;
-}
-
-static bool two_cpus(const char *what)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(!sched_getcpu(), &set);
-	if (!sched_setaffinity(0, sizeof(set), &set)) {
-		stay_on_this_cpu();
-		return true;
-	}
-	skip(what, "there is one cpu only");
-	return false;
-}
 
 static volatile int runners;
 

@@ -287,10 +287,23 @@ static void usage(int fd)
 	    program);
 }
 
+/* An unpatched kernel says nothing of CDM, but what the lab boots it with. */
+static bool nodes_of_cmdline(unsigned long *mask)
+{
+	char text[4096], *at = NULL;
+
+	if (read_text("/proc/cmdline", text, sizeof(text)) > 0)
+		at = strstr(text, "cdm-nodes=");
+	if (at)
+		*mask = strtoul(at + strlen("cdm-nodes="), NULL, 0);
+	return at;
+}
+
 static void find_nodes(long wanted)
 {
 	unsigned long memory, named = 0;
-	bool exported = read_nodes("is_coherent_device", &named);
+	bool exported = read_nodes("is_coherent_device", &named) ||
+			nodes_of_cmdline(&named);
 
 	if (!read_nodes("has_memory", &memory))
 		trouble("cannot read " NODE_DIR "has_memory: no NUMA kernel?");

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Tools that several scenarios take in hand, beyond what all of them share:
- * advice, reclaim, userfaultfd, shared objects, NUMA balancing
+ * advice, reclaim, userfaultfd, shared objects, NUMA balancing, two threads at a time,
+ * and lines that say what a recording must show
  */
 #ifndef CDM_TOOLS_H
 #define CDM_TOOLS_H
@@ -9,6 +10,7 @@
 #include "scenario.h"
 
 #include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/ioctl.h>
 
@@ -169,6 +171,87 @@ static UNUSED long scans(void)
 	at = strstr(text, name);
 	at = at ? strchr(at, ':') : NULL;
 	return at ? atol(at + 1) : -1;
+}
+
+/* ---- Two at a time --------------------------------------------------- */
+
+static pthread_barrier_t start_line;
+
+/* The other cpu's work: what, and where */
+struct other_cpu {
+	void (*work)(unsigned long start);
+	unsigned long start;
+	int here;
+	bool ready;
+};
+
+static void *run_other(void *arg)
+{
+	struct other_cpu *other = arg;
+	cpu_set_t rest;
+
+	CPU_ZERO(&rest);
+	CPU_SET(!other->here, &rest);
+	other->ready = !sched_setaffinity(0, sizeof(rest), &rest);
+	pthread_barrier_wait(&start_line);
+	if (other->ready)
+		other->work(other->start);
+	return NULL;
+}
+
+/* Begins @work on another cpu; returns as it begins there, or false. */
+static UNUSED bool begin_other(struct other_cpu *other, pthread_t *thread)
+{
+	other->here = sched_getcpu();
+	pthread_barrier_init(&start_line, NULL, 2);
+	if (pthread_create(thread, NULL, run_other, other)) {
+		report(false, "a second thread");
+		return false;
+	}
+	pthread_barrier_wait(&start_line);
+	if (!other->ready)
+		pthread_join(*thread, NULL);
+	return other->ready;
+}
+
+static UNUSED bool two_cpus(const char *what)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(!sched_getcpu(), &set);
+	if (!sched_setaffinity(0, sizeof(set), &set)) {
+		stay_on_this_cpu();
+		return true;
+	}
+	skip(what, "there is one cpu only");
+	return false;
+}
+
+/* ---- What a recording must show -------------------------------------- */
+
+/*
+ * A line for each place where a rule is at stake, to hold a recording against:
+ *
+ *   # defect step=failed-bind rule=CDM012 pid=71 addr=0x100040000000 span=13 shown=no
+ *
+ * rule		what is at stake; where a step is about several, each has a line
+ * pid		the process whose memory it is
+ * addr, span	the VMA, in pages, or the part of it that the step is about, or all
+ *		of several VMAs, of which none has it
+ * shown	yes: the kernel has done what the rule forbids; no: it had the
+ *		occasion, and has not; chance: it does so when two things meet, which
+ *		nothing here can see
+ */
+enum shown { NO, YES, CHANCE };
+
+static UNUSED void tell(const char *rule, unsigned long addr, unsigned int span,
+		 enum shown shown)
+{
+	static const char *const words[] = { "no", "yes", "chance" };
+
+	diag("defect step=%s rule=%s pid=%d addr=%#lx span=%u shown=%s",
+	     current_step, rule, getpid(), addr, span, words[shown]);
 }
 
 #endif /* CDM_TOOLS_H */

@@ -1,0 +1,142 @@
+"""Debian's archive: which version of a package there is, fetched, unpacked."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdmtrace.errors import LabError
+from cdmtrace.lab.processes import tail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def parse_madison(output: str, package: str) -> str | None:
+    """Return the newest version that ``apt-cache madison`` lists for ``package``."""
+    for line in output.splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        # "Sources" lines offer the source package, which is something else.
+        if len(fields) != 3 or fields[2].endswith("Sources"):
+            continue
+        if fields[0] == package:
+            return fields[1]
+    return None
+
+
+def candidate_version(package: str) -> str | None:
+    """Return the version of ``package`` that apt offers, or None."""
+    if shutil.which("apt-cache") is None:
+        raise LabError(
+            "kernels come from Debian's archive, and there is no apt here",
+            hint="run the laboratory on Debian 12",
+        )
+    result = subprocess.run(
+        ["apt-cache", "madison", package], text=True, capture_output=True, check=False
+    )
+    return parse_madison(result.stdout, package)
+
+
+def update_lists(stage: Callable[[str], None]) -> None:
+    """Run ``apt-get update``, through sudo unless root."""
+    command = ["apt-get", "update", "-q"]
+    if os.geteuid() != 0:
+        # Never asks: a password prompt in the middle of a build helps nobody.
+        command = ["sudo", "-n", *command]
+    stage("refreshing the package lists (apt-get update)")
+    try:
+        result = subprocess.run(command, text=True, capture_output=True, check=False)
+    except FileNotFoundError as error:
+        raise LabError(
+            "the package lists are missing", hint="apt-get update (as root)"
+        ) from error
+    if result.returncode != 0:
+        raise LabError(
+            "apt-get update failed",
+            details=tail(result.stderr or result.stdout, 10),
+            hint="sudo apt-get update",
+        )
+
+
+def choose_version(package: str, stage: Callable[[str], None], *, fresh: bool) -> str:
+    """Return the version of ``package`` to use, asking apt.
+
+    With ``fresh`` the package lists are refreshed first, otherwise only if they do
+    not know the package.
+    """
+    if fresh:
+        update_lists(stage)
+    version = candidate_version(package)
+    if version is None and not fresh:
+        update_lists(stage)
+        version = candidate_version(package)
+    if version is None:
+        raise LabError(
+            f"no package {package} in this system's package lists",
+            hint="use Debian 12, or add its archive to the apt sources",
+        )
+    return version
+
+
+def parse_depends(output: str) -> list[str]:
+    """Return the packages that the first record of ``apt-cache show`` depends on.
+
+    Of alternatives, the first.
+    """
+    for line in output.splitlines():
+        if not line:
+            break
+        name, _, value = line.partition(": ")
+        if name == "Depends":
+            return re.findall(r"(?:^|, )([a-z0-9][a-z0-9.+-]+)", value)
+    return []
+
+
+def depends(package: str, version: str) -> list[str]:
+    """Return what that version of ``package`` depends on."""
+    result = subprocess.run(
+        ["apt-cache", "show", f"{package}={version}"],
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    return parse_depends(result.stdout)
+
+
+def download(
+    package: str, version: str, directory: Path, stage: Callable[[str], None]
+) -> Path:
+    """Fetch the package's file into ``directory``. Raises :class:`LabError`."""
+    command = ["apt-get", "download", "-q", f"{package}={version}"]
+    pattern = f"{package}_*.deb"
+    for again in (True, False):
+        result = subprocess.run(
+            command, cwd=directory, text=True, capture_output=True, check=False
+        )
+        found = next(directory.glob(pattern), None)
+        if result.returncode == 0 and found is not None:
+            return found
+        if again:
+            # The lists may be older than the archive.
+            update_lists(stage)
+    raise LabError(
+        f"cannot download {package} {version}",
+        details=tail(result.stderr or result.stdout, 10),
+        hint="cdmtrace lab build --update",
+    )
+
+
+def run_tool(command: list[str], directory: Path) -> None:
+    """Run ``command`` in ``directory``. Raises :class:`LabError` if it fails."""
+    result = subprocess.run(
+        command, cwd=directory, text=True, capture_output=True, check=False
+    )
+    if result.returncode != 0:
+        raise LabError(
+            f"{command[0]} failed ({result.returncode})",
+            details=tail(result.stderr, 10),
+        )

@@ -1,0 +1,37 @@
+#!/bin/sh
+# Runs in a guest: programs that mean no harm, recorded with every change of vm_flags.
+#
+#   ordinary.sh PYTHON [SCENARIO...]
+#
+# SCENARIO is a command that runs before them. Leaves ordinary.arrows in the working
+# directory, and what each has printed.
+#
+# stress-ng goes through the calls that change flags; then a compiler, a database and a
+# run of tests do as they do. Each must end well, or the recording shows nothing.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd) python=$1
+shift
+seconds=20
+
+cat >load.sh <<END
+set -e
+$* >scenario.tap
+stress-ng --timeout $seconds --temp-path /tmp --mlock 1 --mprotect 1 --madvise 1 \
+	--mremap 1 --mremap-bytes 8M --vm 1 --vm-bytes 8M --fork 1 --brk 1 --stack 1 \
+	>stress-ng.log 2>&1
+gcc -O1 -pthread -c -o /tmp/churn.o $root/cdmtrace/lab/scenarios/churn.c 2>gcc.log
+$python $root/tests/kernel/database.py /tmp/ordinary.db >database.log 2>&1
+cd $root
+$python -m pytest -q -p no:cacheprovider --basetemp=/tmp/ordinary-t \
+	tests/unit/test_losses.py >/tmp/pytest.log 2>&1
+cat /tmp/pytest.log
+END
+
+# The bit is VM_CDM's in the lab's kernel, and nobody's in Debian's. To memory, not over
+# 9p: what the ring cannot hold is lost.
+status=0
+"$python" -m cdmtrace record --vm-cdm-mask bit:38 --all --ring-pages 16384 \
+	-o /tmp/ordinary.arrows -- sh ./load.sh || status=$?
+mv /tmp/ordinary.arrows . || test $status -ne 0
+exit $status
