@@ -9,11 +9,14 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdmtrace.errors import LabError
+from cdmtrace.errors import LabError, apt_hint
 from cdmtrace.lab.processes import tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_PACKAGE_OF = {"depmod": "kmod", "dpkg-deb": "dpkg"}
 
 
 def parse_madison(output: str, package: str) -> str | None:
@@ -132,8 +135,20 @@ def download(
 
 def run_tool(command: list[str], directory: Path) -> None:
     """Run ``command`` in ``directory``. Raises :class:`LabError` if it fails."""
+    # depmod is an administrator's command, and not on everybody's PATH.
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    found = shutil.which(command[0], path=path)
+    if found is None:
+        raise LabError(
+            f"{command[0]} is not installed",
+            hint=apt_hint(_PACKAGE_OF.get(command[0], command[0])),
+        )
     result = subprocess.run(
-        command, cwd=directory, text=True, capture_output=True, check=False
+        [found, *command[1:]],
+        cwd=directory,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     if result.returncode != 0:
         raise LabError(

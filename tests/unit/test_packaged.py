@@ -85,6 +85,12 @@ def test_packages_that_lead_to_no_kernel_are_an_error(
     assert source.pinned_version(Layout(root=tmp_path), spec.image) is None
 
 
+def test_a_tool_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="no-such-tool is not installed") as e:
+        debian.run_tool(["no-such-tool"], tmp_path)
+    assert e.value.hint == "sudo apt-get install -y no-such-tool"
+
+
 def test_every_module_has_a_scenario_with_its_header() -> None:
     sources = sorted(modules.MODULE_DIR.glob("*.c"))
     assert sources
