@@ -41,6 +41,15 @@ class Facts:
     have been there before the recording. excused: other hands took pages away since
     its last write-locked change. patched: the tag it has if only the code of the
     posted patches ran; None if not known.
+
+    P is about the nodes that the kernel has made of those that were asked for, as it
+    allocates by them: what the cpuset left of them, again at each rebinding, by the
+    rules of MPOL_F_STATIC_NODES and MPOL_F_RELATIVE_NODES (6.1, mm/mempolicy.c,
+    mpol_set_nodemask() and mpol_rebind_nodemask()). The task's policy is not the VMA's
+    own, and decides only where that has none (get_vma_policy()). A home node is where
+    the search begins, and names nothing: pages stay on the policy's nodes
+    (policy_nodemask(); on Debian's 6.1 all of 64 pages did, under MPOL_BIND and
+    MPOL_PREFERRED_MANY of node 0 with node 1 for a home).
     """
 
     tag: bool
