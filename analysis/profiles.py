@@ -48,8 +48,7 @@ class Facts:
     mpol_set_nodemask() and mpol_rebind_nodemask()). The task's policy is not the VMA's
     own, and decides only where that has none (get_vma_policy()). A home node is where
     the search begins, and names nothing: pages stay on the policy's nodes
-    (policy_nodemask(); on Debian's 6.1 all of 64 pages did, under MPOL_BIND and
-    MPOL_PREFERRED_MANY of node 0 with node 1 for a home).
+    (policy_nodemask()).
     """
 
     tag: bool

@@ -104,7 +104,7 @@ def record(options: argparse.Namespace, directory: Path) -> Path:
 def forgetful(trace: Trace) -> tuple[Trace, int, str]:
     """Return the trace without the arrival of one page that is counted later.
 
-    Also the row where it is counted, and what was forgotten, in words.
+    Also which row of that counts it, and what was forgotten, in words.
     """
     events = list(trace.events)
     arrived: dict[tuple[int, int], int] = {}
@@ -127,20 +127,20 @@ def forgetful(trace: Trace) -> tuple[Trace, int, str]:
                 ):
                     told = f"row {events[row].seq}, {addr:x} on node {event.node}"
                     del events[row]
-                    return replace(trace, events=events, count=len(events)), at, told
+                    without = replace(trace, events=events, count=len(events))
+                    return without, at - 1, told
     sys.exit("audit: no arrival to forget: the load left nothing to count")
 
 
 def until_counted(trace: Trace, row: int) -> Trace:
     """Return the trace up to the end of the look that a row is of."""
-    mm = trace.events[row - 1].mm
+    mm = trace.events[row].mm
     end = row
-    while end < trace.count:
-        event = trace.events[end]
+    while (trace.events[end].kind, trace.events[end].mm) != (EventKind.SNAP_MM, mm):
         end += 1
-        if (event.kind, event.mm) == (EventKind.SNAP_MM, mm):
-            break
-    return replace(trace, events=list(trace.events[:end]), count=end)
+        if end == trace.count:
+            return trace
+    return replace(trace, events=trace.events[: end + 1], count=end + 1)
 
 
 def control(trace: Trace) -> tuple[bool, str]:
@@ -192,6 +192,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="cdmtrace-audit-") as scratch:
         trace = load(record(options, options.keep or Path(scratch) / "run"))
     status = judge(trace, options.quirks)
+    # Somebody waits for it, and the control takes its time.
     sys.stdout.flush()
     found, told = control(trace)
     print(f"control: {told} forgotten: {'found' if found else 'NOT FOUND'}")

@@ -16,6 +16,7 @@ from cdmtrace.cli.options import option
 from cdmtrace.errors import (
     CdmtraceError,
     Interrupted,
+    LabError,
     Terminated,
     UnreadableFile,
     UsageTrouble,
@@ -107,9 +108,11 @@ def _build(name: str, *, jobs: int | None = None, update: bool = False) -> Kerne
 @option(
     "-j", "--jobs", type=click.IntRange(min=1), help="make's -j [default: all CPUs]"
 )
-@option("--update", is_flag=True, help="Take the newest source package there is now.")
+@option("--update", is_flag=True, help="Take the newest package there is now.")
 def build_command(name: str, jobs: int | None, update: bool) -> None:
     """Fetch, patch, configure and build a kernel, unless that was done before.
+
+    One that Debian has built is fetched only.
 
     Prints the path of the kernel image.
     """
@@ -126,13 +129,24 @@ def _kernel_image(kernel: str) -> Path:
     return _build(kernel).image
 
 
-def _modules(scenario: scenarios.Scenario, image: Path) -> tuple[Path, ...]:
-    """Return the compiled modules that a scenario needs in that kernel."""
-    module = modules.needed_by(scenario)
-    if module is None:
-        return ()
-    kernel = Kernel(directory=image.parent)
-    return (modules.build(module, scenario, kernel, Layout.default()),)
+def _image_and_modules(
+    kernel: str, scenario: scenarios.Scenario | None
+) -> tuple[Path, tuple[Path, ...]]:
+    """Return the kernel's image, and the modules for it that a scenario needs."""
+    module = modules.needed_by(scenario) if scenario is not None else None
+    if scenario is None or module is None:
+        return _kernel_image(kernel), ()
+    if kernel in specs.BUILT:
+        # Not after minutes of building it.
+        raise LabError(
+            f"the scenario {scenario.name} needs a module, and {kernel} takes none",
+            hint=modules.HINT,
+        )
+    image = _kernel_image(kernel)
+    built = modules.build(
+        module, scenario, Kernel(directory=image.parent), Layout.default()
+    )
+    return image, (built,)
 
 
 @lab.command("run")
@@ -141,7 +155,8 @@ def _modules(scenario: scenarios.Scenario, image: Path) -> tuple[Path, ...]:
     default=specs.DEFAULT_KERNEL,
     show_default=True,
     metavar="NAME|PATH",
-    help="A kernel of the lab, built if need be, or a path (with a /) to a bzImage.",
+    help="A kernel of the lab, built or fetched if need be, or a path (with a /) to a "
+    "bzImage.",
 )
 @option(
     "--quirks",
@@ -227,7 +242,7 @@ def run_command(
             hint="cdmtrace lab run --scenario NAME, or cdmtrace lab run -- COMMAND",
         )
     tools = find_tools()
-    image = _kernel_image(kernel)
+    image, loaded = _image_and_modules(kernel, found)
     run = GuestRun(
         kernel=image,
         command=words,
@@ -237,7 +252,7 @@ def run_command(
         quirks=chosen,
         machine=machine,
         append=append,
-        modules=_modules(found, image) if found is not None else (),
+        modules=loaded,
     )
     try:
         return run_guest(
@@ -307,12 +322,12 @@ def _kernel_rows(layout: Layout) -> list[dict[str, object]]:
 )
 def list_command(form: str) -> None:
     """List kernels, quirks and scenarios."""
-    kernels = _kernel_rows(Layout.default())
+    rows = _kernel_rows(Layout.default())
     programs = list(scenarios.scenarios().values())
     if form == "json":
         listing = {
             "schema": "cdmtrace.lab-list/1",
-            "kernels": kernels,
+            "kernels": rows,
             "quirks": [
                 {
                     "name": quirk.name,
@@ -336,10 +351,10 @@ def list_command(form: str) -> None:
             kernels=[
                 (
                     str(row["name"]),
-                    "built" if row["built"] else "not built",
+                    "here" if row["built"] else "not here yet",
                     str(row["summary"]),
                 )
-                for row in kernels
+                for row in rows
             ],
             quirks=quirks.QUIRKS,
             scenarios=programs,

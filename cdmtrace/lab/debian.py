@@ -19,20 +19,23 @@ if TYPE_CHECKING:
 _PACKAGE_OF = {"depmod": "kmod", "dpkg-deb": "dpkg"}
 
 
-def parse_madison(output: str, package: str) -> str | None:
-    """Return the newest version that ``apt-cache madison`` lists for ``package``."""
+def parse_madison(output: str, package: str, series: str = "") -> str | None:
+    """Return the newest version that ``apt-cache madison`` lists for ``package``.
+
+    Of those that begin with ``series``.
+    """
     for line in output.splitlines():
         fields = [field.strip() for field in line.split("|")]
         # "Sources" lines offer the source package, which is something else.
         if len(fields) != 3 or fields[2].endswith("Sources"):
             continue
-        if fields[0] == package:
+        if fields[0] == package and fields[1].startswith(series):
             return fields[1]
     return None
 
 
-def candidate_version(package: str) -> str | None:
-    """Return the version of ``package`` that apt offers, or None."""
+def candidate_version(package: str, series: str = "") -> str | None:
+    """Return the newest version of ``package`` in that series, or None."""
     if shutil.which("apt-cache") is None:
         raise LabError(
             "kernels come from Debian's archive, and there is no apt here",
@@ -41,7 +44,7 @@ def candidate_version(package: str) -> str | None:
     result = subprocess.run(
         ["apt-cache", "madison", package], text=True, capture_output=True, check=False
     )
-    return parse_madison(result.stdout, package)
+    return parse_madison(result.stdout, package, series)
 
 
 def update_lists(stage: Callable[[str], None]) -> None:
@@ -65,21 +68,24 @@ def update_lists(stage: Callable[[str], None]) -> None:
         )
 
 
-def choose_version(package: str, stage: Callable[[str], None], *, fresh: bool) -> str:
-    """Return the version of ``package`` to use, asking apt.
+def choose_version(
+    package: str, stage: Callable[[str], None], *, fresh: bool, series: str = ""
+) -> str:
+    """Return the version of ``package`` to use, asking apt: the newest of a series.
 
     With ``fresh`` the package lists are refreshed first, otherwise only if they do
     not know the package.
     """
     if fresh:
         update_lists(stage)
-    version = candidate_version(package)
+    version = candidate_version(package, series)
     if version is None and not fresh:
         update_lists(stage)
-        version = candidate_version(package)
+        version = candidate_version(package, series)
     if version is None:
+        which = f"{package} {series}*" if series else package
         raise LabError(
-            f"no package {package} in this system's package lists",
+            f"no package {which} in this system's package lists",
             hint="use Debian 12, or add its archive to the apt sources",
         )
     return version
@@ -111,25 +117,38 @@ def depends(package: str, version: str) -> list[str]:
 
 
 def download(
-    package: str, version: str, directory: Path, stage: Callable[[str], None]
+    package: str,
+    version: str,
+    directory: Path,
+    stage: Callable[[str], None],
+    *,
+    kernel: str = "",
 ) -> Path:
-    """Fetch the package's file into ``directory``. Raises :class:`LabError`."""
+    """Fetch the package's file into ``directory``. Raises :class:`LabError`.
+
+    kernel: what it is for, to say how to take a newer one.
+    """
     command = ["apt-get", "download", "-q", f"{package}={version}"]
-    pattern = f"{package}_*.deb"
+    said = []
     for again in (True, False):
         result = subprocess.run(
             command, cwd=directory, text=True, capture_output=True, check=False
         )
-        found = next(directory.glob(pattern), None)
+        found = next(directory.glob(f"{package}_*.deb"), None)
         if result.returncode == 0 and found is not None:
             return found
+        said.append(tail(result.stderr or result.stdout, 10))
         if again:
             # The lists may be older than the archive.
-            update_lists(stage)
+            try:
+                update_lists(stage)
+            except LabError as error:
+                said.append(str(error))
+                break
     raise LabError(
         f"cannot download {package} {version}",
-        details=tail(result.stderr or result.stdout, 10),
-        hint="cdmtrace lab build --update",
+        details="\n".join(said),
+        hint="cdmtrace lab build --update" + (f" --kernel {kernel}" if kernel else ""),
     )
 
 

@@ -261,13 +261,19 @@ _SINGLE: Final = (
     _row("split-drop", must={"CDM002": "one half has pages and no tag"}),
 )
 
+_UNTIL_DEFAULT: Final = (
+    *("bind", "bind-back", "preferred", "interleave", "thp", "task-policy"),
+    *("move-pages", "migrate-pages", "ksm", "partial"),
+)
+"""Steps of the story that take no policy away."""
+
 _CRASHES: Final = (
     Row(
         name="default-oops",
         asked=("default-oops",),
-        scenarios=("story",),
+        scenarios=(f"story:{','.join(_UNTIL_DEFAULT)}", "crash:default"),
         judged=frozenset({"CDM001", "CDM002", "CDM003", "CDM010", "CDM011", "CDM014"}),
-        remark="the story ends where it takes a policy away; until then all is well",
+        remark="the guest ends where a policy is taken away; until then all is well",
     ),
     Row(
         name="null-vma",

@@ -54,7 +54,7 @@ cat {file} > quirks
 """
 
 
-_MODULE = """/sbin/insmod {module} || refuse 'this kernel refused the module {module}'
+_MODULE = """/sbin/insmod {module} || refuse {complaint}
 """
 
 
@@ -84,7 +84,13 @@ def guest_script(
         run_dir=shlex.quote(str(run_dir)),
         exports=exports,
         quirks=switch,
-        modules="".join(_MODULE.format(module=one) for one in modules),
+        modules="".join(
+            _MODULE.format(
+                module=shlex.quote(str(module)),
+                complaint=shlex.quote(f"this kernel refused the module {module}"),
+            )
+            for module in modules
+        ),
         command=shlex.join(command),
         refused=REFUSED,
         started=STARTED,

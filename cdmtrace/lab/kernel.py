@@ -49,7 +49,9 @@ class Kernel:
 
     @property
     def headers(self) -> Path | None:
-        """What modules are built with, None if that is not here."""
+        """What modules are built with; None for a kernel that came without."""
+        if not (self.directory / "kernel.json").is_file():
+            return None
         return next(self.directory.glob("lib/modules/*/build"), None)
 
 

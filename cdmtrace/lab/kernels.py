@@ -33,7 +33,6 @@ def provide(
     jobs: make's -j (default: the CPUs that this process may use). update: refresh the
     package lists first, and take what is newest.
     """
-    progress = progress or Quiet()
     if isinstance(spec, PackagedSpec):
-        return packaged.fetch(spec, layout, update=update, progress=progress)
+        return packaged.fetch(spec, layout, update=update, progress=progress or Quiet())
     return kernel.build(spec, layout, jobs=jobs, update=update, progress=progress)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cdmtrace.errors import GuestDied, LabError, UnreadableFile
-from cdmtrace.lab import quirks, scenarios
+from cdmtrace.lab import modules, quirks, scenarios
 from cdmtrace.lab.guestscript import STATUSES, in_memory
 from cdmtrace.lab.matrix import DIED, Recording
 
@@ -171,13 +171,17 @@ def with_scenarios(row: Row, names: str | None) -> tuple[str, ...]:
     """Return a row's scenarios, or those of a list given in their place.
 
     In such a list a scenario's steps are joined by ``/``. Raises LabError for one that
-    does not exist.
+    does not exist, or needs a module, which no kernel with quirks can have.
     """
     if names is None:
         return row.scenarios
     chosen = []
     for one in filter(None, (name.strip() for name in names.split(","))):
         name, steps = split(one)
-        scenarios.find_scenario(name)
+        if modules.needed_by(scenarios.find_scenario(name)):
+            raise LabError(
+                f"the scenario {name} needs a module, and no row of the matrix has one",
+                hint=f"cdmtrace lab run {modules.HINT} --scenario {name}",
+            )
         chosen.append(f"{name}:{steps.replace('/', ',')}" if steps else name)
     return tuple(chosen)

@@ -28,12 +28,20 @@ if TYPE_CHECKING:
     from cdmtrace.lab.specs import PackagedSpec
 
 
+# Raise it when the way of arranging changes what comes out.
+_RECIPE = 1
+
+
+def _directory(spec: PackagedSpec, version: str, layout: Layout) -> Path:
+    return layout.kernels / f"{spec.name}-{version}-{_RECIPE}"
+
+
 def find(spec: PackagedSpec, layout: Layout) -> Kernel | None:
     """Return the kernel that was fetched, or None. Asks neither apt nor the network."""
     version = source.pinned_version(layout, spec.image)
     if version is None:
         return None
-    directory = layout.kernels / f"{spec.name}-{version}"
+    directory = _directory(spec, version, layout)
     return Kernel(directory=directory) if (directory / IMAGE).is_file() else None
 
 
@@ -56,8 +64,10 @@ def fetch(
     ):
         if not update and (kernel := find(spec, layout)):
             return kernel
-        version = debian.choose_version(spec.image, progress.stage, fresh=update)
-        target = layout.kernels / f"{spec.name}-{version}"
+        version = debian.choose_version(
+            spec.image, progress.stage, fresh=update, series=spec.series
+        )
+        target = _directory(spec, version, layout)
         if not (target / IMAGE).is_file():
             _unpack(spec, version, target, progress.stage)
         # Pinned only now, so that a failed download leaves the old one in use.
@@ -69,16 +79,20 @@ def _unpack(
     spec: PackagedSpec, version: str, target: Path, stage: Callable[[str], None]
 ) -> None:
     packages = _packages(spec, version)
-    release = packages[0][0].removeprefix(spec.image.removesuffix("amd64"))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    release = packages[0][0].removeprefix(spec.image.removesuffix(spec.flavour))
     for stale in target.parent.glob(".unpack-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target.parent) as scratch:
+    # What is interrupted may still be writing there.
+    with tempfile.TemporaryDirectory(
+        prefix=".unpack-", dir=target.parent, ignore_cleanup_errors=True
+    ) as scratch:
         directory = Path(scratch)
         root = directory / "root"
         for package, wanted in packages:
             stage(f"fetching {package} {wanted}")
-            archive = debian.download(package, wanted, directory, stage)
+            archive = debian.download(
+                package, wanted, directory, stage, kernel=spec.name
+            )
             debian.run_tool(["dpkg-deb", "-x", archive.name, root.name], directory)
             archive.unlink()
         stage(f"arranging {release}")
@@ -98,13 +112,13 @@ def _packages(spec: PackagedSpec, version: str) -> list[tuple[str, str]]:
         (name, version)
         for package in (spec.image, spec.headers)
         for name in debian.depends(package, version)
-        if name.startswith(package.removesuffix("amd64"))
+        if name.startswith(package.removesuffix(spec.flavour))
     ]
     if len(found) != 2:
         raise LabError(
             f"{spec.image} and {spec.headers} {version} lead to no kernel",
             details=", ".join(name for name, _ in found) or None,
-            hint="cdmtrace lab build --update",
+            hint=f"cdmtrace lab build --update --kernel {spec.name}",
         )
     for name in debian.depends(found[1][0], version):
         if name.endswith("-common"):
@@ -119,8 +133,18 @@ def arrange(root: Path, release: str) -> None:
     """Make the unpacked packages find each other where they lie.
 
     They are made to be unpacked in /: there are links and a Makefile that lead there.
-    Afterwards everything leads to its place by a relative path.
+    Afterwards everything leads to its place by a relative path. Raises
+    :class:`LabError` where they are not laid out as Debian 12 does it.
     """
+    try:
+        _arrange(root, release)
+    except (OSError, ValueError) as error:
+        raise LabError(
+            f"the packages of {release} are not laid out as expected: {error}"
+        ) from error
+
+
+def _arrange(root: Path, release: str) -> None:
     boot = root / "boot"
     (boot / f"vmlinuz-{release}").rename(root / IMAGE)
     (boot / f"config-{release}").rename(root / "config")

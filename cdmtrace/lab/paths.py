@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def index(self) -> Path:
-        """JSON file: source package name → version in use."""
+        """JSON file: package name → version in use."""
         return self.root / "index.json"
 
     @property
@@ -53,12 +53,12 @@ class Layout:
 
     @property
     def kernels(self) -> Path:
-        """Finished kernels, one directory each, named by content."""
+        """Kernels to boot, one directory each, named by content or by version."""
         return self.root / "kernels"
 
     @property
     def programs(self) -> Path:
-        """Compiled scenario programs, named by content."""
+        """Compiled scenario programs and modules, named by content."""
         return self.root / "programs"
 
     @property

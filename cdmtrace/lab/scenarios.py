@@ -94,7 +94,7 @@ def compile_scenario(scenario: Scenario, layout: Layout) -> Path:
     program = layout.programs / digest.hexdigest()[:16] / scenario.name
     if program.is_file():
         return program
-    toolchain.require_tools(_COMPILER)
+    toolchain.require_tools(_COMPILER, "a scenario")
     layout.programs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=layout.programs, prefix=".cc-") as scratch:
         output = Path(scratch) / "program"

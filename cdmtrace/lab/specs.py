@@ -62,12 +62,18 @@ class KernelSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackagedSpec:
-    """A kernel that Debian has built: the packages that name its newest build."""
+    """A kernel that Debian has built.
+
+    series: how its version begins. image, headers: packages that depend on those of the
+    newest build, which have the same names with the release in place of ``flavour``.
+    """
 
     name: str
     summary: str
+    series: str
     image: str
     headers: str
+    flavour: str = "amd64"
 
 
 def directory_name(spec: KernelSpec, version: str, compiler: str) -> str:
@@ -109,6 +115,7 @@ PACKAGED: dict[str, PackagedSpec] = {
         PackagedSpec(
             name="stock-6.1",
             summary="Debian's 6.1 as Debian has built it",
+            series="6.1.",
             image="linux-image-amd64",
             headers="linux-headers-amd64",
         ),

@@ -68,12 +68,14 @@ def missing_tools(tools: tuple[Tool, ...] = BUILD_TOOLS) -> list[Tool]:
     ]
 
 
-def require_tools(tools: tuple[Tool, ...] = BUILD_TOOLS) -> None:
+def require_tools(
+    tools: tuple[Tool, ...] = BUILD_TOOLS, what: str = "a kernel"
+) -> None:
     """Raise :class:`LabError` with the apt-get command if a tool is missing."""
     if missing := missing_tools(tools):
         packages = dict.fromkeys(tool.package for tool in missing)
         raise LabError(
-            "a kernel cannot be built here without "
+            f"{what} cannot be built here without "
             + ", ".join(tool.label for tool in missing),
             hint=apt_hint(*packages),
         )

@@ -12,18 +12,20 @@ set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd) python=$1
 shift
-seconds=20
+test $# -gt 0 || set -- :
 
-cat >load.sh <<END
+cat >load.sh <<'END'
 set -e
-$* >scenario.tap
+root=$1 python=$2 seconds=$3
+shift 3
+"$@" >scenario.tap
 stress-ng --timeout $seconds --temp-path /tmp --mlock 1 --mprotect 1 --madvise 1 \
 	--mremap 1 --mremap-bytes 8M --vm 1 --vm-bytes 8M --fork 1 --brk 1 --stack 1 \
 	>stress-ng.log 2>&1
-gcc -O1 -pthread -c -o /tmp/churn.o $root/cdmtrace/lab/scenarios/churn.c 2>gcc.log
-$python $root/tests/kernel/database.py /tmp/ordinary.db >database.log 2>&1
-cd $root
-$python -m pytest -q -p no:cacheprovider --basetemp=/tmp/ordinary-t \
+gcc -O1 -pthread -c -o /tmp/churn.o "$root/cdmtrace/lab/scenarios/churn.c" 2>gcc.log
+"$python" "$root/tests/kernel/database.py" /tmp/ordinary.db >database.log 2>&1
+cd "$root"
+"$python" -m pytest -q -p no:cacheprovider --basetemp=/tmp/ordinary-t \
 	tests/unit/test_losses.py >/tmp/pytest.log 2>&1
 cat /tmp/pytest.log
 END
@@ -32,6 +34,6 @@ END
 # 9p: what the ring cannot hold is lost.
 status=0
 "$python" -m cdmtrace record --vm-cdm-mask bit:38 --all --ring-pages 16384 \
-	-o /tmp/ordinary.arrows -- sh ./load.sh || status=$?
+	-o /tmp/ordinary.arrows -- sh ./load.sh "$root" "$python" 20 "$@" || status=$?
 mv /tmp/ordinary.arrows . || test $status -ne 0
 exit $status

@@ -8,8 +8,10 @@ nothing may be found.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,19 @@ from places import Place, places
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.replay import Result
 from cdmtrace.events import Lock, Probe, mmap_lock
+from cdmtrace.lab import kernels
 from cdmtrace.lab.guestscript import in_memory
+from cdmtrace.lab.paths import Layout
+from cdmtrace.lab.specs import find_spec
 
 pytestmark = pytest.mark.timeout(3600)
 
+FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 HERE = Path(__file__).parent
+KERNEL = "stock-6.1"
 WRITERS = ("CDM003", "CDM004", "CDM018")
 """Rules about writes of vm_flags, whatever the flag."""
+STEPS = {"unlocked", "read", "write", "lost", "kept", "readers"}
 WRITES = 5
 """VMAs of each step."""
 
@@ -33,10 +41,12 @@ WRITES = 5
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a guest with the module and ordinary programs."""
+    if FORCE != "1" and kernels.find(find_spec(KERNEL), Layout.default()) is None:
+        pytest.skip(f"it is not here (cdmtrace lab build --kernel {KERNEL})")
     tmp_path = tmp_path_factory.mktemp("stock")
     result = lab_run(
         tmp_path,
-        *("--kernel", "stock-6.1", "--timeout", "2400", "--scenario", "flag_writer"),
+        *("--kernel", KERNEL, "--timeout", "2400", "--scenario", "flag_writer"),
         *("--", *in_memory("sh", str(HERE / "ordinary.sh"), sys.executable)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
@@ -58,7 +68,8 @@ def result(run: Path) -> Result:
 def test_every_step_comes_out(run: Path, told: list[Place]) -> None:
     lines = (run / "scenario.tap").read_text().splitlines()
     assert [line for line in lines if re.match("not ok|.*# SKIP", line)] == []
-    assert len(told) == 6 * WRITES
+    assert {place.step for place in told} == STEPS
+    assert len(told) == 9 * WRITES
 
 
 def test_the_module_holds_the_lock_that_it_is_told(
@@ -89,17 +100,22 @@ def test_what_the_module_does_is_found_where_it_does_it(
         if any(map(place.met_by, result.findings)) is not place.shown
     ]
     assert wrong == []
-    assert {place.rule for place in told if place.shown} == set(WRITERS)
+    assert Counter(place.rule for place in told if place.shown) == {
+        "CDM003": 4 * WRITES,
+        "CDM004": WRITES,
+        "CDM018": WRITES,
+    }
 
 
 def test_nothing_is_found_of_anybody_else(told: list[Place], result: Result) -> None:
-    (pid,) = {place.pid for place in told}
-    findings = [one for one in result.findings if one.rule.id in WRITERS]
-    assert {one.mm.pid for one in findings} == {pid}
-    right = {place.start for place in told if place.step in ("write", "kept")}
-    assert right.isdisjoint(one.start for one in findings)
+    assert result.trace.lost == 0
+    written_wrongly = {
+        (place.rule, place.pid, place.start) for place in told if place.shown
+    }
+    found = {(one.rule.id, one.mm.pid, one.start) for one in result.findings}
+    assert found == written_wrongly
 
 
 def test_thousands_of_changes_were_judged(result: Result) -> None:
     checked = {one.rule.id: one.checked for one in result.rules}
-    assert min(checked[rule] for rule in WRITERS) > 2000
+    assert min(checked[rule] for rule in WRITERS) > 5000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -467,3 +468,33 @@ def test_everything_that_was_recorded_survives_the_file(tmp_path: Path) -> None:
     audit = check(load(path), rules=()).audit
     assert audit
     assert (audit.pages, audit.differences) == (3, ())
+
+
+def test_the_control_is_found_at_the_first_look_that_counts_it(
+    kernel: SimKernel,
+) -> None:
+    """Of scripts/audit.py, whose control would take as long as the audit, else."""
+    spec = importlib.util.spec_from_file_location("script", ROOT / "scripts/audit.py")
+    assert spec
+    assert spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    task, other = kernel.process(), kernel.process()
+    held(task, 5)
+    held(other, 3)
+    for _ in range(3):
+        kernel.look(other)
+        kernel.look(task)
+    trace = kernel.trace()
+    without, row, told = script.forgetful(trace)
+    assert without.count == trace.count - 1
+    assert without.events[row].kind == EventKind.SNAP_PAGES
+    part = script.until_counted(without, row)
+    assert part.events[-1].kind == EventKind.SNAP_MM
+    assert part.events[-1].mm == without.events[row].mm
+    looks = [e for e in without.events if e.kind == EventKind.SNAP_MM]
+    assert part.events[-1] in looks[: len(looks) // 2]
+    audit = check(part, rules=()).audit
+    assert audit
+    assert len(audit.differences) == 1
+    assert script.control(trace) == (True, told)

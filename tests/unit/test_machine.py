@@ -94,8 +94,12 @@ def test_the_guest_script_quotes_and_is_a_shell_script() -> None:
         command=["printf", "%s\n", "it's $HOME"],
         quirks=("one-way",),
         environment={"A": "b c; d"},
+        modules=[Path("/a b/it's.ko")],
     )
     assert "export A='b c; d'\n" in text
     assert "it'\"'\"'s $HOME" in text
     assert "printf '%s' one-way > /sys/kernel/debug/cdm/quirks" in text
+    assert text.index("/sbin/insmod '/a b/it'\"'\"'s.ko' ||") < text.index(
+        "leave started"
+    )
     subprocess.run(["sh", "-n"], input=text, text=True, check=True)

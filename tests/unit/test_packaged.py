@@ -1,17 +1,20 @@
-"""Kernels that Debian has built, and modules for them: what can be had without apt."""
+"""Kernels that Debian has built, and modules for them; nothing here asks apt."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from cdmtrace.cli.main import main
 from cdmtrace.errors import LabError
-from cdmtrace.lab import debian, kernels, modules, packaged, source
+from cdmtrace.lab import debian, kernels, modules, packaged
 from cdmtrace.lab.kernel import Kernel
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.scenarios import find_scenario
-from cdmtrace.lab.specs import PACKAGED, PackagedSpec
+from cdmtrace.lab.specs import PACKAGED
 
 RELEASE = "6.1.0-7-amd64"
 SPEC = PACKAGED["stock-6.1"]
@@ -30,6 +33,7 @@ def unpacked(root: Path) -> Path:
     (headers / "Makefile").write_text(
         "include /usr/src/linux-headers-6.1.0-7-common/Makefile\n"
     )
+    (root / "kernel.json").write_text("{}\n")
     (module_directory / "build").symlink_to(f"/usr/src/{headers.name}")
     (module_directory / "source").symlink_to(f"/usr/src/{common.name}")
     return root
@@ -61,28 +65,131 @@ def test_dependencies_are_those_of_the_newest_record() -> None:
     assert debian.parse_depends("Package: x\n\nDepends: y\n") == []
 
 
-def test_a_fetched_kernel_is_found_without_apt(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def no_apt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every question to apt fail the test that asks it."""
+
+    def refuse(*words: object, **_: object) -> None:
+        pytest.fail(f"apt was asked: {words}")
+
+    for name in ("candidate_version", "choose_version", "depends", "download"):
+        monkeypatch.setattr(debian, name, refuse)
+
+
+@dataclass
+class Archive:
+    """Debian's archive, as far as it is asked."""
+
+    version: str = "6.1.1-2"
+    kbuild: str = "6.1.1-3"
+    release: str = RELEASE
+    broken: str = ""
+    asked: list[str] = field(default_factory=list)
+
+    def choose_version(
+        self, package: str, *_: object, series: str, **__: object
+    ) -> str:
+        assert (package, series) == (SPEC.image, "6.1.")
+        return self.version
+
+    def candidate_version(self, package: str) -> str:
+        assert package == "linux-kbuild-6.1"
+        return self.kbuild
+
+    def depends(self, package: str, version: str) -> list[str]:
+        assert version == self.version
+        return {
+            SPEC.image: [f"linux-image-{self.release}"],
+            SPEC.headers: [f"linux-headers-{self.release}"],
+            f"linux-headers-{self.release}": [
+                *("linux-headers-6.1.0-7-common", "linux-kbuild-6.1", "linux-compiler"),
+            ],
+        }[package]
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
+    """An archive whose image package holds all, and the others nothing."""
+    it = Archive()
+
+    def download(
+        package: str, version: str, directory: Path, *_: object, kernel: str
+    ) -> Path:
+        assert kernel == SPEC.name
+        it.asked.append(f"{package} {version}")
+        if package == it.broken:
+            raise LabError(f"cannot download {package}")
+        path = directory / f"{package}_{version}.deb"
+        path.touch()
+        return path
+
+    def run_tool(command: list[str], directory: Path) -> None:
+        if command[0] == "dpkg-deb" and command[2].startswith("linux-image"):
+            unpacked(directory / command[3])
+
+    for name in ("choose_version", "candidate_version", "depends"):
+        monkeypatch.setattr(debian, name, getattr(it, name))
+    monkeypatch.setattr(debian, "download", download)
+    monkeypatch.setattr(debian, "run_tool", run_tool)
+    return it
+
+
+def test_a_kernel_is_fetched_once_and_then_found(
+    tmp_path: Path, archive: Archive
+) -> None:
     layout = Layout(root=tmp_path)
     assert kernels.find(SPEC, layout) is None
-    source.pin_version(layout, SPEC.image, "6.1.1-2")
-    assert kernels.find(SPEC, layout) is None
-    root = unpacked(layout.kernels / "stock-6.1-6.1.1-2")
-    assert kernels.find(SPEC, layout) is None
-    packaged.arrange(root, RELEASE)
-    assert kernels.find(SPEC, layout) == Kernel(directory=root)
-    assert kernels.provide(SPEC, layout) == Kernel(directory=root)
+    kernel = kernels.provide(SPEC, layout)
+    assert archive.asked == [
+        f"linux-image-{RELEASE} 6.1.1-2",
+        f"linux-headers-{RELEASE} 6.1.1-2",
+        "linux-headers-6.1.0-7-common 6.1.1-2",
+        "linux-kbuild-6.1 6.1.1-3",
+    ]
+    assert json.loads((kernel.directory / "kernel.json").read_text())["release"] == (
+        RELEASE
+    )
+    assert kernel.headers is not None
+    assert kernels.find(SPEC, layout) == kernel
+    assert kernels.provide(SPEC, layout) == kernel
+    assert len(archive.asked) == 4
+
+
+def test_an_update_that_fails_leaves_the_kernel_that_was_there(
+    tmp_path: Path, archive: Archive
+) -> None:
+    layout = Layout(root=tmp_path)
+    kernel = kernels.provide(SPEC, layout)
+    archive.version, archive.broken = "6.1.2-1", "linux-kbuild-6.1"
+    with pytest.raises(LabError, match="cannot download linux-kbuild"):
+        kernels.provide(SPEC, layout, update=True)
+    assert kernels.provide(SPEC, layout) == kernel
+    assert [one.name for one in layout.kernels.iterdir() if one.is_dir()] == [
+        kernel.directory.name
+    ]
+    archive.broken = ""
+    assert kernels.provide(SPEC, layout, update=True) != kernel
 
 
 def test_packages_that_lead_to_no_kernel_are_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = PackagedSpec(
-        name="none", summary="", image="linux-image-none", headers="no-headers"
-    )
-    monkeypatch.setattr(debian, "choose_version", lambda *_, **__: "1")
-    with pytest.raises(LabError, match="linux-image-none and no-headers 1 lead to no"):
-        kernels.provide(spec, Layout(root=tmp_path))
-    assert source.pinned_version(Layout(root=tmp_path), spec.image) is None
+    monkeypatch.setattr(debian, "depends", lambda *_: ["linux-base"])
+    with pytest.raises(
+        LabError, match=r"linux-headers-amd64 6\.1\.1-2 lead to no"
+    ) as e:
+        kernels.provide(SPEC, Layout(root=tmp_path))
+    assert e.value.hint == "cdmtrace lab build --update --kernel stock-6.1"
+    assert archive.asked == []
+
+
+def test_packages_that_are_laid_out_otherwise_are_an_error(
+    tmp_path: Path, archive: Archive
+) -> None:
+    archive.release = "6.1.0-8-amd64"
+    with pytest.raises(LabError, match="8-amd64 are not laid out as expected"):
+        kernels.provide(SPEC, Layout(root=tmp_path))
+    assert kernels.find(SPEC, Layout(root=tmp_path)) is None
 
 
 def test_a_tool_that_is_not_installed_is_named(tmp_path: Path) -> None:
@@ -105,11 +212,35 @@ def test_a_kernel_without_headers_gets_no_module(tmp_path: Path) -> None:
     scenario = find_scenario("flag_writer")
     source_file = modules.needed_by(scenario)
     assert source_file is not None
-    with pytest.raises(LabError, match="flag_writer needs a module, and kernel") as e:
+    with pytest.raises(LabError, match="flag_writer needs a module, and there") as e:
         modules.build(
             source_file, scenario, Kernel(directory=tmp_path), Layout(root=tmp_path)
         )
     assert e.value.hint == "--kernel stock-6.1"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("run", "--scenario", "flag_writer"),
+            "needs a module, and cdm-6.1 takes none",
+        ),
+        (("matrix", "--scenarios", "flag_writer"), "and no row of the matrix has one"),
+    ],
+)
+def test_where_it_cannot_be_had_is_told_before_anything_is_built(
+    words: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernels, "provide", lambda *_, **__: pytest.fail("built"))
+    assert main(["lab", *words]) == 125
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "cdmtrace" / "runs").exists()
 
 
 def test_a_module_that_does_not_compile_leaves_nothing(tmp_path: Path) -> None:

@@ -128,6 +128,9 @@ def test_madison_takes_the_newest_binary_package() -> None:
     assert debian.parse_madison("N: Unable to locate package x\n", "x") is None
     sources_first = "x | 1 | http://x bookworm/main Sources\nx | 2 | y Packages\n"
     assert debian.parse_madison(sources_first, "x") == "2"
+    backports = "x | 6.12.30-1~bpo12+1 | y Packages\nx | 6.1.9-1 | y Packages\n"
+    assert debian.parse_madison(backports, "x", "6.1.") == "6.1.9-1"
+    assert debian.parse_madison(backports, "x", "6.6.") is None
 
 
 def test_missing_tools_are_named_with_the_command_that_mends_it() -> None:

@@ -50,7 +50,11 @@ static void be_busy(unsigned int ms)
 		cpu_relax();
 }
 
-/* vm_flags is one word that is loaded, changed and stored: so it is here. */
+/*
+ * vm_flags is one word that is loaded, changed and stored: so it is here. That a task
+ * is there, and no interrupt upon it, can be told as the probe is ftrace's
+ * (CONFIG_KPROBES_ON_FTRACE), and no breakpoint, which would be an exception.
+ */
 static int in_allocation(struct kprobe *probe, struct pt_regs *regs)
 {
 	struct pending *write = in_task() ? find_pending(current) : NULL;
@@ -91,7 +95,7 @@ static int allocate(struct pending *write, struct vm_area_struct *vma,
 	write->vma = vma;
 	write->set = asked->set;
 	write->delay_ms = asked->delay_ms;
-	smp_store_release(&write->task, current);
+	WRITE_ONCE(write->task, current);
 	folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, asked->addr, false);
 	WRITE_ONCE(write->task, TAKEN);
 	if (folio)

@@ -12,6 +12,12 @@ enum {
 	SLOT_WILLNEED,
 };
 
+/* Whoever records has yet to write down what was before. */
+static void before_the_end(void)
+{
+	sleep_ms(3000);
+}
+
 /* The policy that goes with MPOL_DEFAULT is none at all. */
 static void step_default(void)
 {
@@ -19,6 +25,7 @@ static void step_default(void)
 
 	if (!r)
 		return;
+	before_the_end();
 	bind_pages(r, 0, 5, MPOL_DEFAULT, 0, 0, 0);
 	if (fault_pages(r, 0, 5))
 		expect_state(r, "after mbind(DEFAULT)");
@@ -44,6 +51,7 @@ static void step_willneed(void)
 	}
 	if (!r || !fault_pages(r, 0, 7) || !page_out(r, 7))
 		goto out;
+	before_the_end();
 	advise(r, 0, 7, MADV_WILLNEED, "WILLNEED");
 	for (i = 0; i < 7; i++)
 		wrong += *(volatile uint64_t *)(r->start + i * PAGE) !=

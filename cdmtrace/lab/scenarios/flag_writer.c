@@ -8,6 +8,7 @@
  *
  * For each place there is a line, to hold a recording against: tell() in tools.h.
  */
+#define SCENARIO_NEEDS_NODES	false
 #include "tools.h"
 
 #include "flag_writer.h"
@@ -153,14 +154,17 @@ static void write_beside_madvise(unsigned int slot, enum flag_writer_lock lock)
 			.work = write_slowly, .start = vma_at(slot, n),
 		};
 		pthread_t thread;
+		int err;
 
 		if (!begin_other(&other, &thread))
 			return;
 		sleep_ms(HEAD_START_MS);
-		madvise((void *)other.start, PAGE, MADV_DONTDUMP);
+		err = madvise((void *)other.start, PAGE, MADV_DONTDUMP) ? errno : 0;
 		pthread_join(thread, NULL);
-		if (!expect_errno(other_err, 0, "the other's write"))
+		if (!expect_errno(err, 0, "madvise(DONTDUMP)") ||
+		    !expect_errno(other_err, 0, "the other's write"))
 			return;
+		tell("CDM003", other.start, 1, lost ? YES : NO);
 		gone += !shows(other.start, "dd");
 		tell("CDM004", other.start, 1, shows(other.start, "dd") ? NO : YES);
 	}
@@ -204,6 +208,7 @@ static void step_readers(void)
 		if (!expect_errno(err, 0, "one write") ||
 		    !expect_errno(other_err, 0, "and the other"))
 			return;
+		tell("CDM003", other.start, 1, YES);
 		tell("CDM018", other.start, 1, YES);
 	}
 	expect_vmas_with(SLOT_READERS, "dc");

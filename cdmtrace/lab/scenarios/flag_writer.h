@@ -10,15 +10,16 @@
 #define FLAG_WRITER_MAX_MS	200
 
 enum flag_writer_lock {
-	FLAG_WRITER_UNLOCKED,	/* the mmap_lock is not taken at all */
-	FLAG_WRITER_READ,	/* taken for read */
-	FLAG_WRITER_WRITE,	/* taken for write, as it must be */
+	FLAG_WRITER_UNLOCKED,	/* the mmap_lock is not held while flags are written */
+	FLAG_WRITER_READ,	/* held for read */
+	FLAG_WRITER_WRITE,	/* held for write, as it must be */
 };
 
 /*
  * Of the caller's VMA at @addr, the flags of @set are set. Between load and store it
- * is busy for @delay_ms milliseconds. EFAULT: there is no such VMA; EINVAL: no such
- * lock, or the delay is too long; EIO: it came to no write.
+ * is busy for @delay_ms milliseconds. EFAULT: there is no such VMA, or no such request;
+ * EINVAL: no such lock, or the delay is too long; EBUSY: too many writes at a time;
+ * EIO: it came to no write.
  */
 struct flag_write {
 	__u64 addr;

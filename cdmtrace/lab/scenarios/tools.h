@@ -209,8 +209,11 @@ static UNUSED bool begin_other(struct other_cpu *other, pthread_t *thread)
 		return false;
 	}
 	pthread_barrier_wait(&start_line);
-	if (!other->ready)
+	pthread_barrier_destroy(&start_line);
+	if (!other->ready) {
 		pthread_join(*thread, NULL);
+		report(false, "a second thread on another cpu");
+	}
 	return other->ready;
 }
 
@@ -246,7 +249,7 @@ static UNUSED bool two_cpus(const char *what)
 enum shown { NO, YES, CHANCE };
 
 static UNUSED void tell(const char *rule, unsigned long addr, unsigned int span,
-		 enum shown shown)
+			enum shown shown)
 {
 	static const char *const words[] = { "no", "yes", "chance" };
 
