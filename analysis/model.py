@@ -94,7 +94,8 @@ def step(
     if event.kind in _SNAPSHOT:
         return on_snapshot(state, event, terms), ()
     if event.kind in _SERVICES:
-        return state, (_serviced(state, event, terms),)
+        state, note = _serviced(state, event, terms)
+        return state, (note,)
     event, replaced, state = _follow(state, event, terms)
     state, over = go_on(state, event, terms)
     if is_ram(event, terms):
@@ -152,7 +153,8 @@ def step(
         case EventKind.MOVE:
             state = on_move(state, event, terms, event.addr, event.size, event.other)
         case EventKind.KSM_ADVICE:
-            more = (_serviced(state, event, terms),)
+            state, note = _serviced(state, event, terms)
+            more = (note,)
         case EventKind.MM_EXIT:
             state, more = all_over(state, event)
             state = replace(
@@ -193,9 +195,12 @@ def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, Stat
     return event, last == (event.addr, event.call, on_cdm, True), state
 
 
-def _serviced(state: State, event: Event, terms: Terms) -> Serviced:
-    near = any(area.tagged(terms) for area in state.areas)
-    return Serviced(event=event, near=near)
+def _serviced(state: State, event: Event, terms: Terms) -> tuple[State, Serviced]:
+    # Services come by many times in between two changes.
+    if state.near[0] is not state.areas:
+        near = any(area.tagged(terms) for area in state.areas)
+        state = replace(state, near=(state.areas, near))
+    return state, Serviced(event=event, near=state.near[1])
 
 
 def _settle_if(

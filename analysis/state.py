@@ -135,7 +135,8 @@ class State:
     pages are known from the start; its life lies within the recording, or it was
     looked at when that began. writes: the last rows that show a change of flags.
     tagging: by tid, the allocation by which a fault that goes on has set a tag, and how
-    many it has made.
+    many it has made. near: whether one of these areas was tagged, found out for those
+    that it names, and of no other areas.
     """
 
     areas: tuple[Area, ...] = ()
@@ -151,6 +152,7 @@ class State:
     ended: bool = False
     writes: tuple[Event, ...] = ()
     tagging: Mapping[int, tuple[Event, int]] = field(default_factory=dict)
+    near: tuple[tuple[Area, ...], bool] = field(default=((), False), compare=False)
 
     def area(self, addr: int) -> Area | None:
         """Return the area in which the address lies."""

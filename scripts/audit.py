@@ -2,6 +2,7 @@
 """Hold the model against the kernel's own count, under a mixed load, in a guest.
 
     scripts/audit.py [--quirks NAMES] [--all] [--seconds N] [--every N] [--keep DIR]
+    scripts/audit.py [--quirks NAMES] --from FILE
 
 Records stress-ng and our own churn in a cgroup that stands still once in a while, then
 compares what the model holds of every VMA with what numa_maps counted, page by page
@@ -188,9 +189,12 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--every", type=int, default=60)
     parser.add_argument("--keep", type=Path, metavar="DIR")
+    parser.add_argument("--from", dest="recorded", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cdmtrace-audit-") as scratch:
-        trace = load(record(options, options.keep or Path(scratch) / "run"))
+        trace = load(
+            options.recorded or record(options, options.keep or Path(scratch) / "run")
+        )
     status = judge(trace, options.quirks)
     # Somebody waits for it, and the control takes its time.
     sys.stdout.flush()

@@ -9,6 +9,7 @@ from simkernel import (
     ANON,
     BIND,
     CDM,
+    DEFAULT,
     HUGE,
     PAGE,
     PREFERRED,
@@ -393,8 +394,24 @@ def test_rows_that_the_model_has_no_use_for_change_nothing(
         flags_after=0,
     )
     state, told = step(before, row, TERMS, PROFILES["intended"])
-    assert state is before
+    assert state == before
     assert told == (Serviced(event=row, near=True),)
+
+
+def test_what_was_found_out_of_areas_is_of_no_others(
+    kernel: SimKernel, task: Task
+) -> None:
+    """Whether one is tagged, asked again before and after it is bound back."""
+    vma = task.mmap(3)
+    near: tuple[tuple[Area, ...], bool] = ((), False)
+    for mode in (PREFERRED, DEFAULT, BIND):
+        task.mbind(vma.start, 3, mode)
+        state = replace(life(kernel).state, near=near)
+        row = replace(kernel.events[-1], kind=EventKind.NUMA_SCAN)
+        for _ in range(2):
+            state, told = step(state, row, TERMS, PROFILES["intended"])
+            assert told == (Serviced(event=row, near=mode != DEFAULT),)
+        near = state.near
 
 
 # --- whose it is ---------------------------------------------------------------
