@@ -45,7 +45,7 @@ from cdmtrace.analysis.account import (
 from cdmtrace.analysis.calls import close, on_call
 from cdmtrace.analysis.faults import all_over, go_on, outside
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Note, Notes, Serviced
+from cdmtrace.analysis.notes import Advised, Note, Notes, Serviced
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Profile
 from cdmtrace.analysis.settling import settle
@@ -153,8 +153,7 @@ def step(
         case EventKind.MOVE:
             state = on_move(state, event, terms, event.addr, event.size, event.other)
         case EventKind.KSM_ADVICE:
-            state, note = _serviced(state, event, terms)
-            more = (note,)
+            more = (Advised(event=event),)
         case EventKind.MM_EXIT:
             state, more = all_over(state, event)
             state = replace(

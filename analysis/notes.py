@@ -125,13 +125,20 @@ class FaultEnded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Serviced:
-    """KSM or NUMA balancing worked on a VMA, or a page of it, or was asked to.
+    """KSM or NUMA balancing worked on a VMA, or a page of it.
 
     near: a tagged VMA is in the same address space.
     """
 
     event: Event
     near: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advised:
+    """madvise() asked KSM to have a VMA, or to leave it. event: its KSM_ADVICE row."""
+
+    event: Event
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +157,7 @@ Note = (
     | CallFailed
     | FaultEnded
     | Serviced
+    | Advised
     | Began
 )
 Notes = tuple[Note, ...]

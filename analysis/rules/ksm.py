@@ -6,7 +6,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.notes import Note, Serviced, Settled
+from cdmtrace.analysis.notes import Advised, Note, Settled
 from cdmtrace.analysis.rules.common import (
     LIFE,
     chain,
@@ -108,7 +108,7 @@ _MADV_MERGEABLE: Final = 12
 
 def _mergeable_honoured(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
-    if not isinstance(note, Serviced) or note.event.kind != EventKind.KSM_ADVICE:
+    if not isinstance(note, Advised):
         return None
     event = note.event
     if event.arg != _MADV_MERGEABLE or not event.flags_before & terms.tag:
