@@ -162,7 +162,8 @@ def load(path: str | os.PathLike[str]) -> Trace:
         for event in events
         if event.kind == EventKind.STACK
     }
-    events = [_caused(event, stacks) for event in events]
+    causes = {id_: stack.cause for id_, stack in stacks.items()}
+    events = [_caused(event, causes) for event in events]
     header = info.header
     return Trace(
         path=str(Path(path)),
@@ -199,16 +200,15 @@ def load(path: str | os.PathLike[str]) -> Trace:
     )
 
 
-def _caused(event: Event, stacks: Mapping[int, Stack]) -> Event:
-    stack = stacks.get(event.stack)
-    if stack is None or event.kind == EventKind.STACK:
+def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:
+    cause = causes.get(event.stack)
+    if cause in (None, event.cause) or event.kind == EventKind.STACK:
         return event
-    cause = stack.cause
     # A page that a driver or a file has given out is faulted in like any other.
     faulted = event.cause == Cause.FILE and cause is Cause.FAULT
     if faulted or event.cause in (Cause.DRIVER, Cause.CPUSET):
         return event
-    return event if cause is None else replace(event, cause=cause)
+    return replace(event, cause=cause)
 
 
 def rows(columns: pa.RecordBatch) -> Iterator[Event]:
