@@ -293,6 +293,11 @@ def _say_where(run_dir: Path) -> None:
     )
 
 
+def _how_far(name: str, *, built: bool) -> str:
+    done = "built" if name in specs.BUILT else "fetched"
+    return done if built else f"not {done}"
+
+
 def _kernel_rows(layout: Layout) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for spec in specs.KERNELS.values():
@@ -351,7 +356,7 @@ def list_command(form: str) -> None:
             kernels=[
                 (
                     str(row["name"]),
-                    "here" if row["built"] else "not here yet",
+                    _how_far(str(row["name"]), built=bool(row["built"])),
                     str(row["summary"]),
                 )
                 for row in rows
