@@ -402,20 +402,17 @@ class _Run:
         violation = judgement.violation
         if violation is None:
             return
-        gaps = self._gaps[tally.rule.id]
-        since = judgement.since
-        life = self._lives[mm]
-        if since is not None and any(
-            gap.until >= since
-            and gap.since <= judgement.until
-            and life.touched(gap, violation.start, violation.end)
-            for gap in gaps
-        ):
-            tally.withheld += 1
-            return
-        if since is not None and _missing(tally.rule.leans, self._terms):
-            tally.withheld += 1
-            return
+        if judgement.window is not None:
+            first, last = judgement.window
+            life = self._lives[mm]
+            if _missing(tally.rule.leans, self._terms) or any(
+                gap.until >= first
+                and gap.since <= last
+                and life.touched(gap, violation.start, violation.end)
+                for gap in self._gaps[tally.rule.id]
+            ):
+                tally.withheld += 1
+                return
         self._add(tally, mm, event, violation)
 
     def _add(self, tally: _Tally, mm: int, event: Event, violation: Violation) -> None:

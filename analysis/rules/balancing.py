@@ -129,7 +129,7 @@ def _lying(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(event, note.call),
             shape=(said,),
         )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return Judgement(violation=violation)
 
 
 def _said(event: Event) -> str:

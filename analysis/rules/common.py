@@ -91,7 +91,7 @@ def worked_on(
             witness=chain(event),
             shape=(),
         )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return Judgement(violation=violation)
 
 
 def closing(note: Settled) -> Event | None:

@@ -38,9 +38,7 @@ def _ksm_left_on(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(rise.before, rise.event, closing(note)),
             shape=(),
         )
-    return Judgement(
-        since=rise.event.ts_entry, until=note.event.ts, violation=violation
-    )
+    return Judgement(window=(rise.event.ts_entry, note.event.ts), violation=violation)
 
 
 KSM_LEFT_ON: Final = Rule(
@@ -124,7 +122,7 @@ def _mergeable_honoured(note: Note, terms: Terms, profile: str) -> Judgement | N
             witness=chain(event),
             shape=(),
         )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return Judgement(violation=violation)
 
 
 MERGEABLE_HONOURED: Final = Rule(

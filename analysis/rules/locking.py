@@ -34,14 +34,12 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     if note.explained is None:
         why = "a migration saw a change while another task was in a call"
-        return Judgement(since=None, until=event.ts, unknown=why)
+        return Judgement(unknown=why)
     if Lock.UNKNOWN in states:
         if event.cause == Cause.CPUSET and Lock.WRITE_SELF in states:
             # The last VMA of a rebinding can be told when the lock is given back only.
             return None
-        return Judgement(
-            since=None, until=event.ts, unknown="the state of a lock was not read"
-        )
+        return Judgement(unknown="the state of a lock was not read")
     inner = {event.lock_entry >> 4, event.lock_exit >> 4} - {VmaLock.UNKNOWN}
     held = states == {Lock.WRITE_SELF} and inner <= {VmaLock.WRITE}
     violation = None
@@ -60,8 +58,9 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
             shape=(lock, before, after),
         )
     # A migration sees what others write, whose rows must all be there.
-    since = event.ts_entry if event.probe == Probe.REMOVE_MIGRATION_PTE else None
-    return Judgement(since=since, until=event.ts, violation=violation)
+    sees_others = event.probe == Probe.REMOVE_MIGRATION_PTE
+    window = (event.ts_entry, event.ts) if sees_others else None
+    return Judgement(window=window, violation=violation)
 
 
 UNLOCKED_WRITE: Final = Rule(
@@ -124,7 +123,7 @@ def _lost_update(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(other, event),
             shape=(gone, names.probe(other.probe)),
         )
-    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+    return Judgement(window=(event.ts_entry, event.ts), violation=violation)
 
 
 def _told(event: Event) -> str:
@@ -185,7 +184,7 @@ def _racing(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(other, event),
             shape=tuple(sorted(names.probe(e.probe) for e in (event, other))),
         )
-    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+    return Judgement(window=(event.ts_entry, event.ts), violation=violation)
 
 
 RACING_WRITERS: Final = Rule(

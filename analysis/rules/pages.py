@@ -18,8 +18,6 @@ def _implicit_allocation(note: Note, terms: Terms, profile: str) -> Judgement | 
     event, page = note.event, note.page
     if not note.named and (note.named is None or note.asked is None):
         return Judgement(
-            since=None,
-            until=event.ts,
             unknown="who asked for a page, or under what policy, was not seen",
         )
     violation = None
@@ -37,7 +35,7 @@ def _implicit_allocation(note: Note, terms: Terms, profile: str) -> Judgement | 
             witness=chain(note.task_policy, note.alloc, event, note.call),
             shape=(own.split(":")[0], task.split(":")[0]),
         )
-    return Judgement(since=None, until=event.ts, violation=violation)
+    return Judgement(violation=violation)
 
 
 IMPLICIT_ALLOCATION: Final = Rule(

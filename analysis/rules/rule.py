@@ -42,13 +42,12 @@ class Violation:
 class Judgement:
     """One premise of a rule that held.
 
-    since, until: the time that the answer rests on, ns; a loss in it makes the
-    answer worthless. None where the rows at hand say it all. unknown: why it
+    window: the first and the last time that the answer rests on, ns; a loss between
+    them makes it worthless. None where the rows at hand say it all. unknown: why it
     cannot be told. violation: None if all is well.
     """
 
-    since: int | None
-    until: int
+    window: tuple[int, int] | None = None
     violation: Violation | None = None
     unknown: str | None = None
 

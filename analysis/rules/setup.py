@@ -25,7 +25,7 @@ def _bit_taken(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(note.event),
             shape=(terms.taken_by,),
         )
-    return Judgement(since=None, until=note.event.ts, violation=violation)
+    return Judgement(violation=violation)
 
 
 BIT_TAKEN: Final = Rule(

@@ -43,7 +43,7 @@ def _stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
         if facts.asked or facts.held:
             return None
         why = "a tagged VMA whose pages were not seen to come"
-        return Judgement(since=note.since, until=note.event.ts, unknown=why)
+        return Judgement(unknown=why)
     if note.demand.want is not Want.MUST_NOT:
         return None
     area = note.area
@@ -71,7 +71,7 @@ def _stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
             or chain(area.seen),
             shape=(note.demand.clause,),
         )
-    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+    return Judgement(window=(note.since, note.event.ts), violation=violation)
 
 
 def _undone_by(event: Event, closing: Event) -> str:
@@ -160,7 +160,7 @@ def _missing(note: Note, terms: Terms, profile: str) -> Judgement | None:
             shape=(note.demand.clause,),
             breaks=None if cause in _PAST_ALLOCATION else _DEFINITION,
         )
-    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+    return Judgement(window=(note.since, note.event.ts), violation=violation)
 
 
 MISSING_TAG: Final = Rule(
@@ -227,7 +227,7 @@ def _born_stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(area.set_by, by, closing(note)),
             shape=(note.demand.clause,),
         )
-    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+    return Judgement(window=(note.since, note.event.ts), violation=violation)
 
 
 _HEIRS: Final[dict[int, str]] = {
@@ -295,7 +295,7 @@ def _merge_blocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
             break
     else:
         violation = None
-    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+    return Judgement(window=(note.since, note.event.ts), violation=violation)
 
 
 def _by_fault(*areas: Area) -> bool:

@@ -39,11 +39,7 @@ def _implicit_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     if profile == "intended":
         if facts.policy_names is None:
-            return Judgement(
-                since=note.since,
-                until=note.event.ts,
-                unknown="a tag was set where the policy could not be read",
-            )
+            return Judgement(unknown="a tag was set where the policy could not be read")
         wrong = not facts.policy_names and not facts.asked
         expected = (
             "not tagged: no policy of its own names a CDM node, "
@@ -67,7 +63,7 @@ def _implicit_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
             ),
             shape=(note.demand.clause,),
         )
-    return Judgement(since=note.since, until=note.event.ts, violation=violation)
+    return Judgement(window=(note.since, note.event.ts), violation=violation)
 
 
 IMPLICIT_TAG: Final = Rule(
@@ -121,7 +117,7 @@ def _over_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
             ),
             shape=tuple(sorted({_side(over, event) for over in note.over})),
         )
-    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+    return Judgement(window=(event.ts_entry, event.ts), violation=violation)
 
 
 def _side(over: OverTag, call: Event) -> str:
@@ -183,7 +179,7 @@ def _tag_after_failure(note: Note, terms: Terms, profile: str) -> Judgement | No
             witness=chain(before.seen, after.seen, event),
             shape=(names.errno(event.ret), had, has),
         )
-    return Judgement(since=event.ts_entry, until=event.ts, violation=violation)
+    return Judgement(window=(event.ts_entry, event.ts), violation=violation)
 
 
 TAG_AFTER_FAILURE: Final = Rule(
@@ -232,7 +228,7 @@ def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | Non
             "a page of a CDM node mapped by it",
             "the page was not mapped in this VMA",
         )
-    return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
+    return Judgement(window=(alloc.ts_entry, note.event.ts), violation=violation)
 
 
 def _untouched(
@@ -301,7 +297,7 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
             f"of {note.count} pages read in by this VMA's policy it got "
             + ("one" if note.mapped else "none"),
         )
-    return Judgement(since=alloc.ts_entry, until=note.event.ts, violation=violation)
+    return Judgement(window=(alloc.ts_entry, note.event.ts), violation=violation)
 
 
 WRONG_VMA: Final = Rule(
