@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Arrived, Left, Note, Notes
+from cdmtrace.analysis.notes import Arrived, Left, Notes
 from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.state import (
     Area,
@@ -17,7 +17,6 @@ from cdmtrace.analysis.state import (
     amend,
     dirty,
     put,
-    trim,
     within,
 )
 from cdmtrace.analysis.vmas import driver_tagged, observe_row, shown_policy
@@ -194,20 +193,6 @@ def on_unmap(
     return dirty(state, event.addr), (Left(event=event, page=page),)
 
 
-def on_zap(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
-    """No page is left in the range."""
-    del terms
-    notes: list[Note] = []
-    pages = state.pages
-    for page in list(pages.within(event.addr, event.addr + event.size)):
-        pages = pages.drop(page)
-        notes.append(Left(event=event, page=page))
-    state = replace(state, pages=pages)
-    if event.lock_exit & 15 != Lock.WRITE_SELF:
-        state = amend(state, event.addr, event.addr + event.size, excused=True)
-    return dirty(state, event.addr), tuple(notes)
-
-
 def on_copy(
     state: State, event: Event, terms: Terms, parent: State | None
 ) -> tuple[State, Notes]:
@@ -216,27 +201,25 @@ def on_copy(
     model = parent.area(event.start)
     tag = bool(event.flags_after & terms.tag)
     policy = shown_policy(model, Policy.of(event.policy, event.nodes))
+    shown: dict[str, Any] = {
+        "start": event.start,
+        "end": event.end,
+        "flags": event.flags_after,
+        "policy": policy,
+        "seen": event,
+        "seen_ts": event.ts,
+    }
     if model is None:
         names = policy.names(terms.cdm) if policy else None
         model = Area(
-            start=event.start,
-            end=event.end,
-            flags=event.flags_after,
-            policy=policy,
-            seen=event,
-            seen_ts=event.ts,
+            **shown,
             since=0,
             pages_known=parent.whole or not (tag or names),
             by_driver=driver_tagged(event, tag, policy),
         )
     area = replace(
         model,
-        start=event.start,
-        end=event.end,
-        flags=event.flags_after,
-        policy=policy,
-        seen=event,
-        seen_ts=event.ts,
+        **shown,
         rise=None,
         inherited=tag,
         cleared=event if model.tagged(terms) and not tag else model.cleared,
@@ -271,7 +254,7 @@ def on_move(
     shift = to - start
     areas = [
         replace(
-            trim(area, start, start + size),
+            area,
             start=max(area.start, start) + shift,
             end=min(area.end, start + size) + shift,
             inherited=bool(area.tagged(terms)),

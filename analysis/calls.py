@@ -33,7 +33,6 @@ from cdmtrace.events import Cause, Probe
 
 _MREMAP_DONTUNMAP: Final = 4
 _EAGAIN: Final = 11
-_TOP: Final = 1 << 64
 
 
 def close(
@@ -46,7 +45,7 @@ def close(
     state = replace(state, open={k: v for k, v in state.open.items() if k != key})
     notes: list[Note] = []
     way = names.BY_CALL.get(Probe(event.probe)) if event and _is_probe(event) else None
-    for moved in call.arrived.within(0, _TOP):
+    for moved in call.arrived.all():
         addr, row = moved.addr, moved.event
         page = state.pages.get(addr)
         if page is None or page.event is not row:
@@ -72,7 +71,7 @@ def close(
             )
         )
     if way is None:
-        for taken in call.unlocked.within(0, _TOP):
+        for taken in call.unlocked.all():
             area = state.area(taken.addr)
             if area and not area.excused:
                 state = amend(state, area.start, area.end, excused=True)
@@ -149,8 +148,6 @@ def _close_mbind(
             (before.start, min(before.end, event.start)),
             (max(before.start, event.end), before.end),
         ):
-            if start >= end:
-                continue
             for area in state.overlapping(start, end):
                 # Where it has a reason of its own, the tag had to be there.
                 if area.tagged(terms) and not _reason(state, area, terms):
@@ -203,17 +200,16 @@ def on_call(state: State, event: Event, terms: Terms) -> State:
                     pages_known=True,
                 )
             until = area.start if area else end
-            if at < until:
-                new = Area(
-                    start=at,
-                    end=until,
-                    flags=None,
-                    policy=None,
-                    seen=None,
-                    seen_ts=event.ts_entry,
-                    since=event.ts_entry,
-                )
-                state = replace(state, areas=put(state.areas, at, until, [new]))
+            new = Area(
+                start=at,
+                end=until,
+                flags=None,
+                policy=None,
+                seen=None,
+                seen_ts=event.ts_entry,
+                since=event.ts_entry,
+            )
+            state = replace(state, areas=put(state.areas, at, until, [new]))
             at = area.end if area else end
         return state
     if event.probe == Probe.SYS_MREMAP and event.other:

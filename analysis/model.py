@@ -40,7 +40,6 @@ from cdmtrace.analysis.account import (
     on_ram,
     on_snapshot,
     on_unmap,
-    on_zap,
 )
 from cdmtrace.analysis.calls import close, on_call
 from cdmtrace.analysis.faults import all_over, go_on, outside
@@ -138,16 +137,14 @@ def step(
             state = within(state, event, alloc=event)
             if sets_tag(event, terms):
                 more = (outside(state, event),)
-        case EventKind.FLAGS | EventKind.WRITE if not event.bits & Bit.UNLINKED:
+        case EventKind.FLAGS if not event.bits & Bit.UNLINKED:
             state, more = on_flags(state, event, terms)
-        case EventKind.MAP | EventKind.COLLAPSE:
+        case EventKind.MAP:
             state, more = on_map(state, event, terms)
         case EventKind.MIGRATE:
             state, more = on_migrate(state, event, terms)
         case EventKind.UNMAP:
             state, more = on_unmap(state, event, terms, replaced)
-        case EventKind.ZAP:
-            state, more = on_zap(state, event, terms)
         case EventKind.COPY:
             state, more = on_copy(state, event, terms, parent)
         case EventKind.MOVE:

@@ -189,6 +189,13 @@ class PageMap:
                 if start <= addr < end:
                     yield pages[addr]
 
+    def all(self) -> Iterator[Page]:
+        """Yield every page, by address."""
+        for key in sorted(self.leaves):
+            pages = self.leaves[key].pages
+            for addr in sorted(pages):
+                yield pages[addr]
+
     def on_nodes(self, start: int, end: int) -> Counter[int]:
         """Return node -> bytes that are mapped in [start, end).
 

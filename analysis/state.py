@@ -114,7 +114,6 @@ class Open:
     flags that the VMA had then. failed: rows of policies that it could not set.
     """
 
-    since: int
     before: tuple[Area, ...] = ()
     arrived: PageMap = field(default_factory=PageMap)
     unlocked: PageMap = field(default_factory=PageMap)
@@ -191,8 +190,8 @@ def put(
         return areas
     first, last = _span(areas, start, end)
     rest = areas[first:last]
-    left = [trim(a, a.start, start) for a in rest[:1] if a.start < start]
-    right = [trim(a, end, a.end) for a in rest[-1:] if a.end > end]
+    left = [trim(a, a.start, start) for a in rest if a.start < start]
+    right = [trim(a, end, a.end) for a in rest if a.end > end]
     return (*areas[:first], *left, *new, *right, *areas[last:])
 
 
@@ -220,12 +219,12 @@ def touch(state: State, event: Event) -> State:
     key = (event.tid, event.call)
     if not event.call or key in state.open:
         return state
-    return replace(state, open={**state.open, key: Open(since=event.ts_entry)})
+    return replace(state, open={**state.open, key: Open()})
 
 
 def within(state: State, event: Event, **change: Any) -> State:
     """Change what is known of the row's call."""
     key = (event.tid, event.call)
-    call = state.open.get(key) or Open(since=event.ts_entry)
+    call = state.open.get(key) or Open()
     changed = replace(call, **change)
     return replace(state, open={**state.open, key: changed})
