@@ -7,13 +7,20 @@ from dataclasses import replace
 import pytest
 
 from cdmtrace.analysis.frames import Event, Terms, Trace
-from cdmtrace.analysis.model import step
-from cdmtrace.analysis.notes import CallFailed, FlagsChanged, MbindEnded, Note
+from cdmtrace.analysis.model import abandon, step
+from cdmtrace.analysis.notes import (
+    Arrived,
+    CallFailed,
+    FlagsChanged,
+    MbindEnded,
+    Note,
+    Settled,
+)
 from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.analysis.state import Area, State, amend
-from cdmtrace.events import Bit, EventKind, Lock, Mpol, Probe
+from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, Probe
 
 TAG = 1 << 38
 PLAIN, READ_ONLY, LOCKED = 0x100073, 0x100071, 0x102073
@@ -290,17 +297,19 @@ def test_a_tag_that_a_migration_has_set(rows: Rows) -> None:
     assert rows.area(0).set_by is note.event
 
 
-def page_row(rows: Rows, flags: int) -> None:
+def page_row(
+    rows: Rows, flags: int, number: int = 3, first: int = 0, last: int = 23
+) -> None:
     """The page's own row, before its function returns."""
     rows.row(
         EventKind.MIGRATE,
-        *(0, 23),
+        *(first, last),
         flags=flags,
         bound=True,
         lock=Lock.NONE,
         node=1,
         src_node=0,
-        **span(3, 4),
+        **span(number, number + 1),
     )
 
 
@@ -442,6 +451,41 @@ def test_rfc_v2_tags_before_an_mbind_can_fail(
     assert [area.patched for area in rows.state.areas] == [tags] * len(rows.areas)
 
 
+def test_rfc_v2_tags_what_the_failed_mbind_begins_with(rows: Rows) -> None:
+    rows.row(EventKind.VMA_NEW, 7, 23)
+    rows.call = 5
+    rows.row(EventKind.VMA_SEEN, 7, 23, **span(7, 12))
+    failed = {"flags": PLAIN | TAG, "before": PLAIN, "ret": -ENOMEM}
+    rows.row(EventKind.POLICY, 7, 23, **failed, **span(7, 12))
+    mbind_ends(rows, Mpol.BIND, CDM)
+    assert rows.area(7).patched is True
+
+
+def test_what_an_mbind_over_two_vmas_tags_beside_its_range(rows: Rows) -> None:
+    """The first had the tag before, the second is tagged as a whole."""
+    rows.row(EventKind.VMA_NEW, 0, 9, flags=PLAIN | TAG)
+    rows.row(EventKind.VMA_NEW, 9, 23)
+    rows.call = 5
+    rows.row(EventKind.VMA_SEEN, 0, 9, flags=PLAIN | TAG, **span(7, 9))
+    rows.row(EventKind.VMA_SEEN, 9, 23, **span(9, 12))
+    split = {"flags": PLAIN | TAG, "addr": BASE + 12 * PAGE}
+    rows.row(EventKind.VMA_SPLIT, 9, 23, **split)
+    rows.row(EventKind.POLICY, 9, 12, flags=PLAIN | TAG, bound=True, **span(9, 12))
+    call = rows.returns(
+        Probe.SYS_MBIND,
+        other_policy=Mpol.BIND,
+        other=CDM,
+        start=BASE + 7 * PAGE,
+        end=BASE + 12 * PAGE,
+    )
+    (ended,) = (note for note in rows.notes if isinstance(note, MbindEnded))
+    assert ended.event is call
+    (over,) = ended.over
+    assert (over.area.start, over.area.end) == (BASE + 12 * PAGE, BASE + 23 * PAGE)
+    assert (over.before.start, over.before.end) == (BASE + 9 * PAGE, BASE + 23 * PAGE)
+    assert [area.over for area in rows.state.areas] == [False, False, True]
+
+
 def test_what_a_failure_has_tagged(rows: Rows) -> None:
     """Nothing was split: it is one VMA, and told of as one that was retagged."""
     rows.row(EventKind.VMA_NEW, 0, 23)
@@ -453,6 +497,68 @@ def test_what_a_failure_has_tagged(rows: Rows) -> None:
     assert (before.tagged(TERMS), after.tagged(TERMS)) == (False, True)
     assert (after.start, after.end) == (BASE, BASE + 23 * PAGE)
     assert not any(isinstance(note, MbindEnded) for note in rows.notes)
+
+
+@pytest.mark.parametrize(
+    ("page", "explicit", "retagged"),
+    [
+        # Nothing speaks for the tag that it took away.
+        (None, False, False),
+        (30, True, False),
+        # Something is left in the VMA, or was asked for.
+        (3, False, True),
+        (3, True, True),
+    ],
+)
+def test_a_tag_that_a_failure_has_cleared(
+    rows: Rows, page: int | None, explicit: bool, retagged: bool
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23, flags=PLAIN | TAG)
+    rows.row(EventKind.VMA_NEW, 23, 40)
+    if page is not None:
+        rows.call = 3
+        first, last = (0, 23) if page < 23 else (23, 40)
+        flags = PLAIN | TAG if page < 23 else PLAIN
+        rows.row(
+            EventKind.MIGRATE,
+            *(first, last),
+            flags=flags,
+            node=1,
+            src_node=0,
+            **span(page, page + 1),
+        )
+        call = Probe.SYS_MOVE_PAGES if explicit else Probe.SYS_MBIND
+        rows.returns(call, other_policy=Mpol.DEFAULT)
+    fails(rows, PLAIN, start=BASE)
+    mbind_ends(rows, Mpol.BIND, 1)
+    (failed,) = (note for note in rows.notes if isinstance(note, CallFailed))
+    assert bool(failed.retagged) is retagged
+    assert rows.area(0).over is False
+
+
+def test_of_what_was_one_vma_each_part_is_looked_at_when_a_call_fails(
+    rows: Rows,
+) -> None:
+    """Pages 0 and 1 are as they were; only of the last two it is the call's doing."""
+    rows.row(EventKind.VMA_NEW, 0, 12)
+    rows.call = 5
+    rows.row(EventKind.VMA_SEEN, 0, 12, **span(0, 12))
+    tagged = {"flags": PLAIN | TAG}
+    other(rows, EventKind.VMA_NEW, 2, 4, bound=True, **tagged)
+    for first in (4, 6, 8, 10):
+        other(rows, EventKind.VMA_NEW, first, first + 2, **tagged)
+    for first, known in (
+        (4, {"since": 1}),
+        (6, {"policy": None}),
+        (8, {"flags": None}),
+    ):
+        start = BASE + first * PAGE
+        rows.state = amend(rows.state, start, start + PAGE, **known)
+    mbind_ends(rows, Mpol.BIND, CDM)
+    (failed,) = (note for note in rows.notes if isinstance(note, CallFailed))
+    assert [(one.start - BASE) // PAGE for _, one in failed.retagged] == [10]
+    over = {(area.start - BASE) // PAGE: area.over for area in rows.state.areas}
+    assert over == {0: False, 2: False, 4: False, 6: False, 8: False, 10: True}
 
 
 def test_without_that_row_nobody_knows(rows: Rows) -> None:
@@ -523,6 +629,36 @@ def test_of_a_new_vma_all_pages_are_known(rows: Rows) -> None:
     assert rows.area(0).since == call.ts_entry
 
 
+@pytest.mark.parametrize(
+    ("shown", "areas"),
+    [
+        ((), [(7, 23, None)]),
+        (((7, 9), (12, 14)), [(7, 9, 1), (9, 12, None), (12, 14, 1), (14, 23, None)]),
+        (((7, 23),), [(7, 23, 1)]),
+        # It has grown from what lay before it, or into what lies behind.
+        (((0, 9), (20, 30)), [(0, 9, 1), (9, 20, None), (20, 30, 1)]),
+    ],
+)
+def test_of_a_new_mapping_what_no_row_has_shown_is_not_known(
+    rows: Rows, shown: tuple[tuple[int, int], ...], areas: list
+) -> None:
+    rows.state = State()
+    rows.call = 5
+    for first, last in shown:
+        rows.row(EventKind.VMA_NEW, first, last, flags=1)
+    call = rows.returns(
+        Probe.SYS_MMAP, size=15 * PAGE + 1, other=BASE + 7 * PAGE, addr=0
+    )
+    assert rows.areas == areas
+    for area in rows.state.areas:
+        if area.flags is None:
+            assert (area.seen, area.since, area.seen_ts) == (
+                None,
+                call.ts_entry,
+                call.ts_entry,
+            )
+
+
 def test_what_is_unmapped_has_no_story(rows: Rows) -> None:
     rows.bind(0, 23)
     rows.call = 5
@@ -576,6 +712,25 @@ def test_what_moves_may_grow(rows: Rows) -> None:
         **span(0, 11),
     )
     assert [area[:2] for area in rows.areas] == [(0, 11), (200, 213)]
+
+
+@pytest.mark.parametrize(("pages", "kept"), [(7, 7), (23, 23), (30, 23)])
+def test_mremap_in_place_cuts_off_what_is_too_much(
+    rows: Rows, pages: int, kept: int
+) -> None:
+    """That it grows, the row of the VMA says."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    rows.row(EventKind.VMA_NEW, 23, 40, flags=LOCKED)
+    for number in (6, 7, 22):
+        page_row(rows, PLAIN, number)
+    page_row(rows, LOCKED, 23, first=23, last=40)
+    rows.call = 5
+    # The call gives bytes, of which the kernel makes pages.
+    to = {"nodes": pages * PAGE - 1, "other": BASE}
+    rows.returns(Probe.SYS_MREMAP, **span(0, 23), **to)
+    assert rows.areas == [(0, kept, PLAIN), (23, 40, LOCKED)]
+    held = [(one.addr - BASE) // PAGE for one in rows.state.pages.within(0, 1 << 64)]
+    assert held == [number for number in (6, 7, 22) if number < kept] + [23]
 
 
 # --- two threads --------------------------------------------------------------
@@ -649,6 +804,21 @@ def test_growth_under_the_write_lock_ends_it(
     assert rows.area(0).excused is excused
 
 
+@pytest.mark.parametrize(
+    ("last", "ret", "excused"), [(7, 0, False), (3, 0, True), (7, -ENOMEM, True)]
+)
+def test_mprotect_ends_it_where_it_has_come_to_anything(
+    rows: Rows, last: int, ret: int, excused: bool
+) -> None:
+    rows.bind(0, 7)
+    rows.state = amend(rows.state, BASE, BASE + PAGE, excused=True)
+    rows.call = 5
+    rows.row(EventKind.VMA_SEEN, 50, 51)
+    where = {"start": BASE + 3 * PAGE, "end": BASE + last * PAGE}
+    rows.returns(Probe.SYS_MPROTECT, ret, **where)
+    assert rows.area(0).excused is excused
+
+
 def test_madvise_ends_it_when_it_returns(rows: Rows) -> None:
     rows.bind(0, 7)
     rows.state = amend(rows.state, BASE, BASE + PAGE, excused=True)
@@ -662,19 +832,62 @@ def test_madvise_ends_it_when_it_returns(rows: Rows) -> None:
 # --- whose a tag is that a merge shows first ------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("took", "tid", "own"),
+    [
+        # The change began when the merge was over, or before it.
+        (1, 7, True),
+        (1900, 7, True),
+        # It is another thread's.
+        (1900, 8, False),
+    ],
+)
 def test_a_tag_that_a_merge_shows_first_came_by_who_changed_the_flags(
-    rows: Rows,
+    rows: Rows, took: int, tid: int, own: bool
 ) -> None:
     rows.row(EventKind.VMA_NEW, 0, 7, flags=READ_ONLY | TAG)
     rows.row(EventKind.VMA_NEW, 7, 23)
     rows.call = 9
     flags = READ_ONLY | TAG
-    rows.row(EventKind.VMA_MERGE, 0, 23, flags=flags, **span(7, 23))
-    event = rows.row(EventKind.FLAGS, 0, 23, flags=flags, before=PLAIN, **span(7, 23))
+    merge = rows.row(EventKind.VMA_MERGE, 0, 23, flags=flags, **span(7, 23))
+    change = {"flags": flags, "before": PLAIN, "took": took, "tid": tid}
+    event = rows.row(EventKind.FLAGS, 0, 23, **change, **span(7, 23))
     rise = rows.area(0).rise
     assert rise
-    assert rise.event is event
-    assert rows.area(0).set_by is event
+    first = BASE + 7 * PAGE
+    assert (rise.start, rise.end) == (first, BASE + 23 * PAGE)
+    assert rise.event is (event if own else merge)
+    assert rows.area(0).set_by is rise.event
+
+
+# --- what a third one does between two writers ---------------------------------------
+
+SOME = 0x20000
+
+
+@pytest.mark.parametrize(
+    ("third", "lost"),
+    [
+        (None, LOCKED & ~PLAIN),
+        # He has set another flag as well, which is there at the end; or cleared it.
+        (LOCKED | SOME, LOCKED & ~PLAIN),
+        (PLAIN, 0),
+    ],
+)
+def test_a_flag_that_a_third_one_has_cleared_is_not_lost(
+    rows: Rows, third: int | None, lost: int
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    open_ = {"lock": Lock.READ, **span(0, 23)}
+    first = other(rows, EventKind.FLAGS, 0, 23, flags=LOCKED, before=PLAIN, **open_)
+    if third is not None:
+        change = {"flags": third, "before": LOCKED, "tid": 9}
+        other(rows, EventKind.FLAGS, 0, 23, **change, **open_)
+    late = {"before": PLAIN, "took": 2500, **open_}
+    rows.row(EventKind.FLAGS, 0, 23, flags=PLAIN | SOME, **late)
+    (*_, note) = (note for note in rows.notes if isinstance(note, FlagsChanged))
+    assert note.lost == ((first, lost) if lost else None)
+    assert note.raced
 
 
 # --- madvise() as one of two writers -------------------------------------------------
@@ -710,3 +923,133 @@ def test_what_madvise_has_set_may_be_overwritten(
     assert note.raced
     assert note.raced.probe == Probe.NONE
     assert note.lost == ((note.raced, LOCKED & ~PLAIN) if lost else None)
+
+
+# --- calls that others have changed pages under, or that go on elsewhere -------------
+
+
+def test_of_what_a_call_has_moved_the_rest_counts(rows: Rows) -> None:
+    """The first page has gone since, and the second has come anew."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    rows.call = 5
+    for number in (3, 4, 5):
+        page_row(rows, PLAIN, number)
+    gone = {"node": -1, "src_node": 1, "size": PAGE}
+    other(rows, EventKind.UNMAP, 0, 23, addr=BASE + 3 * PAGE, **gone)
+    other(rows, EventKind.MAP, 0, 23, addr=BASE + 4 * PAGE, node=1, size=PAGE)
+    rows.notes.clear()
+    rows.returns(Probe.SYS_MOVE_PAGES)
+    came = [note for note in rows.notes if isinstance(note, Arrived)]
+    assert [(note.page.addr - BASE) // PAGE for note in came] == [5]
+    assert (came[0].page.how, came[0].asked) == ("move_pages", True)
+
+
+def test_a_task_that_goes_on_elsewhere_has_returned(rows: Rows) -> None:
+    """Nobody knows what it had asked for, and the VMA settles."""
+    rows.row(EventKind.VMA_NEW, 0, 23)
+    rows.call = 5
+    row = {"node": 1, "src_node": 0, "arg": 3, **span(3, 4)}
+    rows.row(EventKind.MIGRATE, 0, 23, **row)
+    assert (7, 5) in rows.state.open
+    rows.notes.clear()
+    elsewhere = replace(rows.events[-1], seq=90, ts=90_000, mm=2, call=6)
+    state, notes = abandon(rows.state, (7, 5), elsewhere, TERMS, PROFILES["intended"])
+    assert state.open == {}
+    arrived, settled = notes
+    assert isinstance(arrived, Arrived)
+    assert (arrived.asked, arrived.call, arrived.page.how) == (None, None, "migration")
+    assert isinstance(settled, Settled)
+    assert settled.event is elsewhere
+    assert settled.area.start == BASE
+
+
+@pytest.mark.parametrize(
+    ("policy", "later", "named"),
+    [
+        # The row says it; or one that shows the VMA later; or nobody does.
+        ({"bound": True}, {"bound": False}, True),
+        ({"bound": False}, {"bound": True}, False),
+        ({"policy": Mpol.UNREAD}, {"bound": True}, True),
+        ({"policy": Mpol.UNREAD}, {"bound": False}, False),
+        ({"policy": Mpol.UNREAD}, {"policy": Mpol.UNREAD}, None),
+        ({"policy": Mpol.UNREAD}, None, None),
+    ],
+)
+def test_whether_a_policy_names_the_node_of_what_a_call_has_moved(
+    rows: Rows, policy: dict, later: dict | None, named: bool | None
+) -> None:
+    rows.call = 5
+    moved = {"node": 1, "src_node": 0, **span(3, 4)}
+    rows.row(EventKind.MIGRATE, 0, 23, **policy, **moved)
+    if later is None:
+        other(rows, EventKind.VMA_FREE, 0, 23, **span(0, 23))
+    else:
+        other(rows, EventKind.VMA_SEEN, 0, 23, **later)
+    rows.returns(Probe.SYS_MOVE_PAGES)
+    (came,) = (note for note in rows.notes if isinstance(note, Arrived))
+    assert came.named is named
+
+
+@pytest.mark.parametrize(
+    ("probe", "nodes", "cause", "how", "explicit"),
+    [
+        (Probe.SYS_MOVE_PAGES, 0, Cause.CALL, "move_pages", True),
+        (Probe.SYS_MOVE_PAGES, 0, Cause.UNKNOWN, "move_pages", True),
+        (Probe.SYS_MIGRATE_PAGES, CDM, Cause.CALL, "migrate_pages", True),
+        # It was asked for another node, and there was no room.
+        (Probe.SYS_MIGRATE_PAGES, 1, Cause.CALL, "migrate_pages", False),
+        # What mbind() moves, its policy asks for.
+        (Probe.SYS_MBIND, CDM, Cause.CALL, "mbind", False),
+        # Others move pages at the same time, and some calls move none.
+        (Probe.SYS_MOVE_PAGES, 0, Cause.RECLAIM, "demotion", False),
+        (Probe.SYS_MADVISE, 0, Cause.COMPACTION, "compaction", False),
+    ],
+)
+def test_what_a_call_that_moves_pages_has_asked_for(
+    rows: Rows, probe: Probe, nodes: int, cause: Cause, how: str, explicit: bool
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 23, bound=True)
+    rows.call = 5
+    moved = {"node": 1, "src_node": 0, "arg": 8 if cause == Cause.RECLAIM else 0}
+    rows.row(EventKind.MIGRATE, 0, 23, bound=True, cause=cause, **moved, **span(3, 4))
+    call = rows.returns(probe, other=nodes, other_policy=Mpol.BIND)
+    (came,) = (note for note in rows.notes if isinstance(note, Arrived))
+    (held,) = rows.state.pages.within(0, 1 << 64)
+    assert came.page == held
+    assert (held.how, held.explicit, came.call) == (how, explicit, call)
+    assert came.asked is (explicit or probe != Probe.SYS_MADVISE)
+    assert came.here
+    assert came.named is True
+
+
+@pytest.mark.parametrize(
+    ("probe", "lock", "excused"),
+    [
+        # The VMA has gone as well.
+        (Probe.SYS_MUNMAP, Lock.READ, [False]),
+        # madvise(MADV_PAGEOUT) and its like take pages without the write lock.
+        (Probe.SYS_MADVISE, Lock.READ, [True, False]),
+        (Probe.SYS_MADVISE, Lock.WRITE_SELF, [False, False]),
+        # Whoever moves pages on request can clear the tag.
+        (Probe.SYS_MOVE_PAGES, Lock.READ, [False, False]),
+        (None, Lock.READ, [True, False]),
+    ],
+)
+def test_pages_that_a_call_takes_without_the_write_lock_are_an_excuse(
+    rows: Rows, probe: Probe | None, lock: Lock, excused: list[bool]
+) -> None:
+    rows.row(EventKind.VMA_NEW, 0, 8)
+    rows.row(EventKind.VMA_NEW, 8, 16, flags=READ_ONLY)
+    came = {"node": 1, "size": PAGE}
+    rows.row(EventKind.MAP, 0, 8, addr=BASE + 3 * PAGE, **came)
+    rows.call = 5
+    gone = {"node": -1, "src_node": 1, "size": PAGE, "lock": lock}
+    rows.row(EventKind.UNMAP, 0, 8, addr=BASE + 3 * PAGE, **gone)
+    if probe == Probe.SYS_MUNMAP:
+        rows.row(EventKind.VMA_FREE, 0, 8, **span(0, 8))
+    if probe:
+        rows.returns(probe)
+    else:
+        rows.call = 6
+        rows.row(EventKind.VMA_SEEN, 50, 51)
+    assert [area.excused for area in rows.state.areas][:2] == excused
