@@ -157,15 +157,16 @@ class PageMap:
         """Replace a huge page by the base pages (unit bytes) that it is made of."""
         pages = self.drop(page)
         key = page.addr >> LEAF_SHIFT
-        leaf = pages.leaves.get(key) or _Leaf({}, 0, 0)
+        leaf = pages.leaves.get(key)
+        there = leaf.pages if leaf else {}
         parts = {
             addr: replace(page, addr=addr, size=unit, part=part)
             for addr in range(page.addr, page.addr + page.size, unit)
         }
-        whole = _Leaf.of({**parts, **leaf.pages})
+        whole = _Leaf.of({**parts, **there})
         return PageMap(
             {**pages.leaves, key: whole},
-            pages.count + len(whole.pages) - len(leaf.pages),
+            pages.count + len(whole.pages) - len(there),
         )
 
     def drop_within(self, start: int, end: int) -> PageMap:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -157,6 +159,20 @@ def test_a_map_answers_for_a_range(ops, ranges) -> None:
             size = min(end, one.addr + one.size) - max(start, one.addr)
             on_nodes[one.node] = on_nodes.get(one.node, 0) + size
         assert held.on_nodes(start, end) == on_nodes
+
+
+@pytest.mark.parametrize("came", [True, False])
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_leaf_counts_what_is_in_it(came: bool, explicit: bool) -> None:
+    """Where a range has all of it, nobody looks at its pages."""
+    one = page(BASE, PAGE, 1, explicit, "fault" if came else "fork")
+    rest = page(BASE + PAGE, PAGE, 1, False, "fork")
+    leaf = BASE - BASE % LEAF, BASE - BASE % LEAF + LEAF
+    held = PageMap().put(rest).put(one)
+    assert (held.any_came(*leaf), held.any_explicit(*leaf)) == (came, explicit)
+    # As often as it is put; and another one in its place, or none.
+    for less in (held.put(one).drop(one), held.put(replace(rest, addr=BASE))):
+        assert (less.any_came(*leaf), less.any_explicit(*leaf)) == (False, False)
 
 
 def test_parts_leave_alone_what_is_there_and_say_that_they_are_parts() -> None:
