@@ -539,13 +539,19 @@ def test_a_tag_that_a_failure_has_cleared(
 def test_of_what_was_one_vma_each_part_is_looked_at_when_a_call_fails(
     rows: Rows,
 ) -> None:
-    """Pages 0 and 1 are as they were; only of the last two it is the call's doing."""
-    rows.row(EventKind.VMA_NEW, 0, 12)
+    """The first is as it was, for the last but one a driver has asked.
+
+    One has another policy, one is new, of two it is not known: the last is left.
+    """
+    rows.row(EventKind.VMA_NEW, 0, 14)
+    for number, cause in ((9, Cause.FAULT), (11, Cause.DRIVER)):
+        page = {"node": 1, "cause": cause, **span(number, number + 1)}
+        rows.row(EventKind.MAP, 0, 14, **page)
     rows.call = 5
-    rows.row(EventKind.VMA_SEEN, 0, 12, **span(0, 12))
+    rows.row(EventKind.VMA_SEEN, 0, 14, **span(0, 14))
     tagged = {"flags": PLAIN | TAG}
     other(rows, EventKind.VMA_NEW, 2, 4, bound=True, **tagged)
-    for first in (4, 6, 8, 10):
+    for first in (4, 6, 8, 10, 12):
         other(rows, EventKind.VMA_NEW, first, first + 2, **tagged)
     for first, known in (
         (4, {"since": 1}),
@@ -556,9 +562,27 @@ def test_of_what_was_one_vma_each_part_is_looked_at_when_a_call_fails(
         rows.state = amend(rows.state, start, start + PAGE, **known)
     mbind_ends(rows, Mpol.BIND, CDM)
     (failed,) = (note for note in rows.notes if isinstance(note, CallFailed))
-    assert [(one.start - BASE) // PAGE for _, one in failed.retagged] == [10]
-    over = {(area.start - BASE) // PAGE: area.over for area in rows.state.areas}
-    assert over == {0: False, 2: False, 4: False, 6: False, 8: False, 10: True}
+    assert [(one.start - BASE) // PAGE for _, one in failed.retagged] == [12]
+    assert [area.over for area in rows.state.areas] == [False] * 6 + [True]
+
+
+@pytest.mark.parametrize(
+    ("mode", "nodes", "reached", "ended"),
+    [
+        (Mpol.BIND, CDM, True, True),
+        (Mpol.BIND, CDM, False, False),
+        (Mpol.BIND, 1, True, False),
+        (Mpol.UNREAD, 0, True, False),
+    ],
+)
+def test_which_mbind_is_asked_what_it_has_tagged(
+    rows: Rows, mode: Mpol, nodes: int, reached: bool, ended: bool
+) -> None:
+    """One that named CDM nodes, and came to a VMA."""
+    rows.call = 5
+    rows.row(EventKind.VMA_SEEN if reached else EventKind.VMA_NEW, 0, 7)
+    rows.returns(Probe.SYS_MBIND, other_policy=mode, other=nodes)
+    assert any(isinstance(note, MbindEnded) for note in rows.notes) is ended
 
 
 def test_without_that_row_nobody_knows(rows: Rows) -> None:
