@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel stock lint test check-host histories demo demo-foreign golden \
-	docs audit bench install uninstall clean
+.PHONY: help deps dev kernel stock lint test check-host histories mutants demo \
+	demo-foreign golden docs audit bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -20,6 +20,7 @@ help:
 	@echo "make test         lint, then all tests, those in the guest too"
 	@echo "make check-host   the tests that need no guest: seconds"
 	@echo "make histories    drive the model by more than ten thousand random histories"
+	@echo "make mutants      change the model and the rules: do the tests notice?"
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
@@ -67,6 +68,11 @@ check-host: dev
 histories: dev
 	CDMTRACE_HISTORIES=400 $(BIN)/python -m pytest -q tests/property
 
+# Some five thousand changes, each tried until a test fails.
+mutants: dev
+	$(BIN)/python -m pip install -q -e '.[mutation]'
+	$(BIN)/python scripts/mutants.py
+
 demo: dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
@@ -106,4 +112,5 @@ uninstall:
 	rm -rf $(PREFIX)/lib/cdmtrace $(PREFIX)/bin/cdmtrace
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+		mutants
