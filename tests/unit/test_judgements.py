@@ -9,6 +9,7 @@ import pytest
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import (
+    Advised,
     Arrived,
     CallFailed,
     FaultEnded,
@@ -309,14 +310,13 @@ def test_two_writers_at_a_time(entry: int, overlap: int) -> None:
     assert said("CDM004", note) == "well"
 
 
-# --- services: CDM006 to CDM009 ---------------------------------------------------
+# --- KSM and NUMA balancing: CDM006 to CDM009 --------------------------------------
 
 
 @pytest.mark.parametrize(
     ("rule", "kind", "columns"),
     [
         ("CDM006", EventKind.KSM_PAGE, {}),
-        ("CDM007", EventKind.KSM_ADVICE, {"arg": 12}),
         ("CDM008", EventKind.NUMA_SCAN, {}),
         ("CDM009", EventKind.NUMA_MOVE, {"ret": 1}),
     ],
@@ -325,14 +325,25 @@ def test_a_service_has_to_do_with_tagged_vmas(rule, kind, columns) -> None:
     plain = row(4, kind, flags_after=PLAIN, **columns)
     tagged = replace(plain, flags_before=PLAIN | TAG, flags_after=PLAIN | TAG)
     alien = replace(tagged, kind=EventKind.UNMAP)
-    if rule == "CDM007":
-        tagged = replace(tagged, flags_after=PLAIN | TAG | MERGEABLE)
     assert said(rule, Serviced(event=tagged, near=True)) == "violated"
     assert said(rule, Serviced(event=alien, near=True)) == "no premise"
     assert said(rule, Serviced(event=plain, near=False)) == "no premise"
-    if rule != "CDM007":
-        assert said(rule, Serviced(event=tagged, near=False)) == "violated"
-        assert said(rule, Serviced(event=plain, near=True)) == "well"
+    assert said(rule, Serviced(event=tagged, near=False)) == "violated"
+    assert said(rule, Serviced(event=plain, near=True)) == "well"
+
+
+def test_who_asks_ksm_to_have_a_tagged_vma() -> None:
+    plain = row(4, EventKind.KSM_ADVICE, flags_after=PLAIN, arg=12)
+    honoured = replace(plain, flags_after=PLAIN | MERGEABLE)
+    tagged = replace(plain, flags_before=PLAIN | TAG, flags_after=PLAIN | TAG)
+    broken = replace(tagged, flags_after=PLAIN | TAG | MERGEABLE)
+    left = replace(broken, arg=13)
+    serviced = Serviced(event=broken, near=True)
+    assert said("CDM007", Advised(event=broken)) == "violated"
+    assert said("CDM007", Advised(event=tagged)) == "well"
+    for other in (plain, honoured, left):
+        assert said("CDM007", Advised(event=other)) == "no premise"
+    assert said("CDM007", serviced) == "no premise"
 
 
 def test_a_page_that_was_to_be_moved_and_was_not() -> None:
