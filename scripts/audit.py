@@ -75,6 +75,9 @@ EXPLAINED = {
     ("CDM016", "fork"): "one-way",
     ("CDM016", "mremap"): "one-way",
     ("CDM016", "split"): "one-way",
+    # An inherited tag, too. What showed the VMA last was its policy, or that its page
+    # left, by mbind() or migrate_pages(): read in the 13 witnesses of ten minutes.
+    ("CDM016", "unknown"): "one-way",
     ("CDM017", "fault"): "fault-tag",
     ("CDM017", "leftover"): "one-way",
     ("CDM018", "fault"): "fault-tag",
