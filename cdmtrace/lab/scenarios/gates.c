@@ -8,7 +8,7 @@
  * swap device, a huge page pool); one that lacks it is skipped and says so.
  * Step N is at 0x100000000000 + (32 + N) GiB.
  */
-#include "scenario.h"
+#include "tools.h"
 
 #include <sys/vfs.h>
 
@@ -1000,5 +1000,6 @@ static const struct step steps[] = {
 
 int main(int argc, char **argv)
 {
+	stay_on_this_cpu();
 	return scenario_main(argc, argv, steps, ARRAY_SIZE(steps));
 }
