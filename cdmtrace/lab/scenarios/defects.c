@@ -159,15 +159,8 @@ static void step_refused_copy(void)
 /* The slot in swap that a page is in; 0 if it is in none */
 static uint64_t slot_in_swap(unsigned long addr)
 {
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
+	uint64_t entry = pagemap_entry(addr);
 
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, sizeof(entry), addr / PAGE * 8) !=
-	    (ssize_t)sizeof(entry))
-		entry = 0;
-	close(fd);
 	return entry >> 62 & 1 ? (entry & ((1ULL << 55) - 1)) >> 5 : 0;
 }
 

@@ -442,7 +442,6 @@ static void swap_keeper(void)
 static void step_swap(void)
 {
 	const char *reason = swap_begin();
-	unsigned int i, out = 0;
 	pid_t keeper;
 
 	if (reason) {
@@ -454,21 +453,8 @@ static void step_swap(void)
 	    !fault_pages(swapped, 0, 34))
 		goto out;
 	expect_state(swapped, "before");
-	for (i = 0; i < 50 && out < 34; i++) {
-		unsigned int j;
-
-		madvise((void *)swapped->start, 34 * PAGE, MADV_PAGEOUT);
-		sys_move_pages(swapped->start, 34, -1, page_status, 0);
-		for (out = j = 0; j < 34; j++)
-			out += page_status[j] == -ENOENT;
-		if (out < 34)
-			sleep_ms(20);
-	}
-	report(out == 34, "34 pages are swapped out");
-	if (out != 34) {
-		diag("expected 34, found %u", out);
+	if (!page_out(swapped, 34))
 		goto out;
-	}
 	if (pipe2(to_child, O_CLOEXEC))
 		goto out;
 	if (pipe2(to_parent, O_CLOEXEC)) {

@@ -244,8 +244,8 @@ static UNUSED void expect_state(const struct region *r, const char *what)
 	expect_flags(r, what);
 }
 
-/* The physical page of an address; 0 if absent or not to be known. */
-static UNUSED uint64_t pfn_of(unsigned long addr)
+/* The word of pagemap for an address; 0 if it cannot be read */
+static UNUSED uint64_t pagemap_entry(unsigned long addr)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	uint64_t entry = 0;
@@ -256,6 +256,14 @@ static UNUSED uint64_t pfn_of(unsigned long addr)
 	    (ssize_t)sizeof(entry))
 		entry = 0;
 	close(fd);
+	return entry;
+}
+
+/* The physical page of an address; 0 if absent or not to be known. */
+static UNUSED uint64_t pfn_of(unsigned long addr)
+{
+	uint64_t entry = pagemap_entry(addr);
+
 	return entry >> 63 ? entry & ((1ULL << 55) - 1) : 0;
 }
 
