@@ -31,6 +31,7 @@ from cdmtrace import recorder, snapshot
 from cdmtrace.events import EVENT_DTYPE
 from cdmtrace.kernel import symbols, tracefs
 from cdmtrace.loader import bcc
+from cdmtrace.options import Options
 from cdmtrace.probes import Kind, Plan, plan
 from cdmtrace.ring import Ring
 
@@ -166,7 +167,7 @@ def load() -> bcc.BccLoader:
     def compiled(numbers: dict[str, int]) -> Any:
         raise Compiled(bcc.BccLoader(numbers))
 
-    options = recorder.Options(output=Path("none.arrows"), ring_pages=RING_PAGES)
+    options = Options(output=Path("none.arrows"), ring_pages=RING_PAGES)
     try:
         with mock.patch.object(recorder, "BccLoader", compiled):
             recorder.record(options)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdmtrace import recorder
+from cdmtrace import target
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
 from cdmtrace.probes import PROBES, Kind
 
@@ -43,8 +43,8 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "mounted", lambda: root)
     monkeypatch.setattr(tracefs, "tracepoints", lambda root: NAMES["tracepoints"])
     monkeypatch.setattr(symbols, "functions", lambda: NAMES["functions"])
-    monkeypatch.setattr(recorder.layout, "defines", lambda types, config: {})
-    monkeypatch.setattr(recorder.Btf, "load", lambda: None)
+    monkeypatch.setattr(target.layout, "defines", lambda types, config: {})
+    monkeypatch.setattr(target.Btf, "load", lambda: None)
     monkeypatch.setattr(
         nodes,
         "discover",

@@ -112,6 +112,7 @@ def record(
     exit status is its own; 125 if nothing could be recorded.
     """
     from cdmtrace import recorder
+    from cdmtrace.options import Options
 
     if pid is not None and command:
         raise UsageTrouble(
@@ -131,7 +132,7 @@ def record(
             "--audit needs what every process does, and --pid leaves others out",
             hint="leave --pid out",
         )
-    options = recorder.Options(
+    options = Options(
         output=output,
         command=command,
         force=force,

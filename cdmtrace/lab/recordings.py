@@ -27,6 +27,7 @@ from cdmtrace.kernel import headers
 from cdmtrace.lab import quirks
 from cdmtrace.lab.guestscript import STATUSES
 from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +88,7 @@ class Kept:
 
 def record(row: Mapping[str, Any], kept: Kept) -> int:
     """Make one recording; return its status. What is said goes to NAME.stderr."""
-    options = recorder.Options(
+    options = Options(
         output=Path(f"{row['name']}.arrows"), command=tuple(row["command"])
     )
     with Path(f"{row['name']}.stderr").open("w", buffering=1) as said:

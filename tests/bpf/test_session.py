@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from fakemachine import pretend
 
-from cdmtrace import recorder
+from cdmtrace import command, drain, looking, recorder, session
 from cdmtrace.cli import main
 from cdmtrace.errors import RecordError, TraceWriteError
 from cdmtrace.events import EVENT_DTYPE, EventKind, Lost, Probe
@@ -159,7 +159,7 @@ def test_a_command_is_ended_when_time_is_up() -> None:
 
 
 def test_a_command_that_will_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "LINGER", 0.3)
+    monkeypatch.setattr(command, "LINGER", 0.3)
     script = "trap '' TERM; while :; do sleep 0.1; done"
     status = record("--duration", "0.5", "--", "sh", "-c", script)
     assert status == 128 + signal.SIGKILL
@@ -289,10 +289,10 @@ def test_a_command_is_not_left_alone_when_the_file_cannot_be_written(
             raise TraceWriteError("x.arrows: cannot write it: No space left on device")
 
     monkeypatch.setattr(TraceWriter, "write", full)
-    monkeypatch.setattr(recorder.snapshot, "processes", frozenset)
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
     FakeLoader.losses += [(Probe.ALLOC, Lost.RING, 1)]
     # The first look at the ring may be before the shell has written its pid.
-    monkeypatch.setattr(recorder, "DRAIN_INTERVAL", 0.5)
+    monkeypatch.setattr(session, "DRAIN_INTERVAL", 0.5)
     script = "echo $$ > pid; exec sleep 1000"
     assert record("--", "sh", "-c", script) == 125
     pid = int(Path("pid").read_text())
@@ -339,10 +339,10 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Return the pid of the only process that there seems to be."""
     with subprocess.Popen(["sleep", "1000"]) as process:
         # exec() closes the pipe that Popen waits for before it sets the name.
-        while b"sleep" not in recorder.snapshot.name(process.pid):
+        while b"sleep" not in looking.snapshot.name(process.pid):
             time.sleep(0.01)
         found = frozenset({process.pid})
-        monkeypatch.setattr(recorder.snapshot, "processes", lambda: found)
+        monkeypatch.setattr(looking.snapshot, "processes", lambda: found)
         yield process.pid
         process.kill()
 
@@ -359,8 +359,8 @@ def test_the_file_says_that_everything_was_looked_at(
     """With --pid, there is one process."""
     both = frozenset({child, os.getppid()})
     looks: list[int] = []
-    monkeypatch.setattr(recorder.snapshot, "processes", lambda: both)
-    monkeypatch.setattr(recorder.snapshot, "look", looks.append)
+    monkeypatch.setattr(looking.snapshot, "processes", lambda: both)
+    monkeypatch.setattr(looking.snapshot, "look", looks.append)
     assert record("--duration", "0.1", *(["--pid", str(child)] if only else [])) == 0
     assert looks == ([child] if only else sorted(both))
     (row,) = all_looked_at()
@@ -376,7 +376,7 @@ def test_a_process_that_may_not_be_looked_at(
     def refuse(pid: int) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(recorder.snapshot, "look", refuse)
+    monkeypatch.setattr(looking.snapshot, "look", refuse)
     assert record("--audit", "0.1", "--duration", "0.3") == 0
     assert all_looked_at() == []
     assert "1 processes may not be looked at" in capfd.readouterr().err
@@ -384,9 +384,9 @@ def test_a_process_that_may_not_be_looked_at(
 
 def test_who_is_forked_meanwhile_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(recorder.snapshot, "look", seen.append)
+    monkeypatch.setattr(looking.snapshot, "look", seen.append)
     monkeypatch.setattr(
-        recorder.snapshot,
+        looking.snapshot,
         "processes",
         lambda: frozenset({5, 7, *({9, 10} if seen else ())}),
     )
@@ -399,21 +399,21 @@ def test_processes_that_never_end_to_come(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[int] = []
-    monkeypatch.setattr(recorder.snapshot, "look", seen.append)
+    monkeypatch.setattr(looking.snapshot, "look", seen.append)
     monkeypatch.setattr(
-        recorder.snapshot, "processes", lambda: frozenset({len(seen) + 1})
+        looking.snapshot, "processes", lambda: frozenset({len(seen) + 1})
     )
     assert record("--", "true") == 0
-    assert len(seen) == recorder.LOOK_ROUNDS
+    assert len(seen) == looking.LOOK_ROUNDS
     assert all_looked_at() == []
     assert "come faster than they can be looked at" in capfd.readouterr().err
 
 
 def test_who_stops_the_look_starts_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     # Not SIGINT: where these tests run in the background, that is ignored.
-    monkeypatch.setattr(recorder.snapshot, "processes", lambda: frozenset({5, 7}))
+    monkeypatch.setattr(looking.snapshot, "processes", lambda: frozenset({5, 7}))
     monkeypatch.setattr(
-        recorder.snapshot, "look", lambda pid: signal.raise_signal(signal.SIGTERM)
+        looking.snapshot, "look", lambda pid: signal.raise_signal(signal.SIGTERM)
     )
     assert record("--", "touch", "started") == 128 + signal.SIGTERM
     assert not Path("started").exists()
@@ -471,12 +471,12 @@ def test_where_pages_are_is_told_with_their_counts(
         asked.append(question)
         return np.array([9 * page, 10 * page, 20 * page], np.uint64)
 
-    def drain(ring: object, limit: int) -> np.ndarray:
+    def drained(ring: object, limit: int) -> np.ndarray:
         return waiting.pop() if waiting else np.empty(0, EVENT_DTYPE)
 
-    monkeypatch.setattr(recorder.snapshot, "look", lambda _: waiting.append(counts))
-    monkeypatch.setattr(recorder.snapshot, "pages_on", pages_on)
-    monkeypatch.setattr(recorder.Ring, "drain", drain)
+    monkeypatch.setattr(looking.snapshot, "look", lambda _: waiting.append(counts))
+    monkeypatch.setattr(looking.snapshot, "pages_on", pages_on)
+    monkeypatch.setattr(drain.Ring, "drain", drained)
     assert record("--duration", "0.1") == 0
     assert asked == [(child, 8 * page, 24 * page, 1, 3)]
     told = rows()
@@ -515,7 +515,7 @@ def test_an_audit_looks_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(recorder.snapshot, "look", looks.append)
+    monkeypatch.setattr(looking.snapshot, "look", looks.append)
     assert record("--duration", "0.9", *words) == 0
     assert least <= len(looks) <= most
     assert set(looks) == {child}
@@ -536,7 +536,7 @@ def test_an_audit_looks_while_a_cgroup_stands_still(
         yield
         done.append("on")
 
-    monkeypatch.setattr(recorder.cgroup, "frozen", frozen)
-    monkeypatch.setattr(recorder.snapshot, "look", done.append)
+    monkeypatch.setattr(looking.cgroup, "frozen", frozen)
+    monkeypatch.setattr(looking.snapshot, "look", done.append)
     assert record("--duration", "0.1", "--audit", "9", "--freeze", str(group)) == 0
     assert done == [child, group, child, "on"]

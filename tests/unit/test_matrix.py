@@ -27,6 +27,7 @@ from cdmtrace.lab.expectations import ROWS, Row
 from cdmtrace.lab.guestscript import STATUSES
 from cdmtrace.lab.matrix import Found, Outcome, Recording
 from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.options import Outcome as Ended
 from cdmtrace.render import matrix as text
 from cdmtrace.render.tables import FORMATS
 
@@ -381,7 +382,7 @@ class Program:
 def in_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """debugfs is a file, and the program none; record runs the command only."""
 
-    def record(options: Any, *, say: Any, load: Any) -> recorder.Outcome:
+    def record(options: Any, *, say: Any, load: Any) -> Ended:
         if options.command == ("trouble",):
             raise RecordError("no room")
         keys = {"KEY0": len(Program.log), "RECORDER": 7}
@@ -390,9 +391,7 @@ def in_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             say("recording")
             options.output.write_text(Path("debugfs").read_text())
             status = subprocess.run(options.command, check=False).returncode
-        return recorder.Outcome(
-            events=5, lost=1, size=0, reason="", status=status, missing=()
-        )
+        return Ended(events=5, lost=1, size=0, reason="", status=status, missing=())
 
     Program.log.clear()
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,40 @@
+"""What ``record`` is asked for, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdmtrace.probes import Plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What ``record`` was asked for. Sizes in pages, times in seconds."""
+
+    output: Path
+    command: tuple[str, ...] = ()
+    force: bool = False
+    pid: int | None = None
+    duration: float | None = None
+    cdm_nodes: str | None = None
+    vm_cdm_mask: str | None = None
+    ring_pages: int = 4096
+    map_size: int = 16384
+    all: bool = False
+    audit: float | None = None
+    freeze: Path | None = None
+    probes: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How a recording ended. ``status`` is the command's; 0 without one."""
+
+    events: int
+    lost: int
+    size: int
+    reason: str
+    status: int
+    missing: tuple[Plan, ...]

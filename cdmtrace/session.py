@@ -1,0 +1,159 @@
+"""One recording while it runs: who may end it, and what is still to write then."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final
+
+from cdmtrace import looking
+from cdmtrace.command import Command
+from cdmtrace.drain import Drain
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.format.writer import TraceWriter
+from cdmtrace.loader import Loader
+from cdmtrace.options import Options, Outcome
+from cdmtrace.probes import Plan
+
+DRAIN_INTERVAL: Final = 0.1
+"""Seconds between two looks at the ring: events wake nobody up."""
+
+
+class Session:
+    """One recording, from the first event to the end of the file."""
+
+    def __init__(
+        self,
+        loader: Loader,
+        writer: TraceWriter,
+        options: Options,
+        say: Callable[[str], None],
+    ) -> None:
+        """Map the ring of a loader that is attached. Raises OSError."""
+        self._loader = loader
+        self._writer = writer
+        self._options = options
+        self._say = say
+        self._drain = Drain(loader, writer, options.ring_pages)
+        self._command: Command | None = None
+        self._signal: int | None = None
+
+    def close(self) -> None:
+        """Let go of the ring."""
+        self._drain.close()
+
+    def run(self, plans: tuple[Plan, ...]) -> Outcome:
+        """Record until the command ends, time is up, or a signal comes."""
+        with self._signals(), contextlib.ExitStack() as stack:
+            self._loader.enable(True)
+            self._say("looking at what is there")
+            why = looking.cannot_look(plans) or looking.look_before(
+                self._drain, self._options.pid, lambda: self._signal is not None
+            )
+            if why:
+                self._say(f"what is there is not known whole: {why}")
+            self._say("recording")
+            poll = select.epoll()
+            stack.callback(poll.close)
+            watched = self._start(stack) if self._signal is None else None
+            if watched is not None:
+                poll.register(watched, select.EPOLLIN)
+            reason = self._drain_until(poll, self._deadline())
+            if self._options.audit is not None:
+                self._look_again()
+            status = self._status()
+            self._loader.enable(False)
+            # A handler that was past the switch may still be at work: look twice.
+            self._drain()
+            time.sleep(DRAIN_INTERVAL)
+            self._drain()
+            self._drain.write_waiting()
+            self._writer.end(reason)
+        return Outcome(
+            events=self._writer.events,
+            lost=self._drain.lost,
+            size=self._writer.size,
+            reason=reason,
+            status=status,
+            missing=tuple(p for p in plans if p.missing and not p.unwanted),
+        )
+
+    def _deadline(self) -> float | None:
+        if self._options.duration is None:
+            return None
+        return time.monotonic() + self._options.duration
+
+    def _start(self, stack: contextlib.ExitStack) -> int | None:
+        """Start the command, if any; return what to wait for."""
+        pid = self._options.pid
+        if self._options.command:
+            self._command = Command(self._options.command)
+            stack.callback(self._command.abandon)
+            pid = self._command.pid
+        if pid is None:
+            return None
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError as error:
+            raise UsageTrouble(f"--pid {pid}: there is no such process") from error
+        stack.callback(os.close, fd)
+        return fd
+
+    def _drain_until(self, poll: select.epoll, deadline: float | None) -> str:
+        audit = self._options.audit
+        look = None if audit is None else time.monotonic() + audit
+        while True:
+            if audit is not None and look is not None and time.monotonic() >= look:
+                self._look_again()
+                look = time.monotonic() + audit
+            left = DRAIN_INTERVAL
+            if deadline is not None:
+                left = min(left, deadline - time.monotonic())
+            ended = poll.poll(max(left, 0))
+            self._drain()
+            if self._signal is not None:
+                return f"stopped by {signal.Signals(self._signal).name}"
+            if ended:
+                return (
+                    "the command ended" if self._command else "the traced process ended"
+                )
+            if deadline is not None and time.monotonic() >= deadline:
+                return "time was up"
+
+    def _look_again(self) -> None:
+        looking.look_again(self._drain, self._options.freeze, self._say)
+
+    def _status(self) -> int:
+        """Return the command's status, ending it first if recording was stopped."""
+        if self._command is not None:
+            return self._command.finish(self._drain)
+        # A command that a signal kept from being started.
+        return 128 + self._signal if self._signal and self._options.command else 0
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note SIGINT, SIGTERM and SIGHUP instead of dying of them."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            del frame
+            self._signal = number
+
+        # One that is ignored stays so: nohup means it.
+        kinds = [
+            kind
+            for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(kind) is not signal.SIG_IGN
+        ]
+        before = {kind: signal.signal(kind, note) for kind in kinds}
+        # A file that may not grow is an error to report, not a reason to die.
+        before[signal.SIGXFSZ] = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
