@@ -351,6 +351,7 @@ enum cdm_lost {
 #define CDM_NO_NODE (-1)
 #define CDM_NO_REASON 0xffff
 #define CDM_COMM_LEN 16
+#define CDM_STACKS 4096	/* numbers of stacks: 1 to this */
 
 struct cdm_event {
 	unsigned long long ts;		/* return, ns, CLOCK_MONOTONIC */

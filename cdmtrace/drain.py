@@ -15,7 +15,15 @@ from typing import Final
 
 import numpy as np
 
-from cdmtrace.events import EVENT_DTYPE, NO_NODE, EventKind, Events, Lost, Probe
+from cdmtrace.events import (
+    EVENT_DTYPE,
+    NO_NODE,
+    STACKS,
+    EventKind,
+    Events,
+    Lost,
+    Probe,
+)
 from cdmtrace.format.schema import Shortfall
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.loader import Loader
@@ -42,18 +50,25 @@ class Drain:
         """Map the ring. Raises OSError."""
         self.writer: Final = writer
         self._loader = loader
-        size = ring_pages * os.sysconf("SC_PAGE_SIZE")
-        self._ring = Ring(loader.ring_fd, size, EVENT_DTYPE)
-        self._full_batches = size // (BATCH_ROWS * EVENT_DTYPE.itemsize) + 1
+        self._size = ring_pages * os.sysconf("SC_PAGE_SIZE")
+        self._ring = Ring(loader.ring_fd, self._size, EVENT_DTYPE)
+        self._full_batches = self._size // (BATCH_ROWS * EVENT_DTYPE.itemsize) + 1
         self._counted: Losses = loader.lost()
         self._lost = 0
-        self._stacks: set[int] = set()
+        # Whether a stack is written already, by its number; there is no stack 0.
+        self._told = np.zeros(STACKS + 1, np.bool_)
+        self._told[0] = True
         self._kept: list[Events] | None = None
 
     @property
     def lost(self) -> int:
         """Events lost so far."""
         return self._lost
+
+    @property
+    def behind(self) -> bool:
+        """Whether a quarter of the ring or more waits: nobody will say so again."""
+        return self._ring.pending * 4 >= self._size
 
     def close(self) -> None:
         """Unmap the ring."""
@@ -117,11 +132,12 @@ class Drain:
         """Keep the counts, if they are waited for; write the stacks that are new."""
         if self._kept is not None:
             self._kept.append(events[events["kind"] == EventKind.SNAP_PAGES])
-        new = sorted(set(np.unique(events["stack"]).tolist()) - self._stacks - {0})
+        stacks = events["stack"]
+        new = np.unique(stacks[~self._told[stacks]]).tolist()
         if not new:
             return
         rows = own_rows(EventKind.STACK, time.monotonic_ns(), len(new))
         rows["stack"] = new
         frames = ["\n".join(self._loader.stack(number)) for number in new]
         self.writer.write(rows, payloads=[text.encode() for text in frames])
-        self._stacks.update(new)
+        self._told[new] = True

@@ -22,6 +22,7 @@ __all__ = [
     "EVENT_DTYPE",
     "NO_NODE",
     "POLICY_UNREAD",
+    "STACKS",
     "Bit",
     "Cause",
     "EventKind",
@@ -43,6 +44,9 @@ __all__ = [
 
 NO_NODE: Final = -1
 """Stands for "no page" or "node unknown" in the columns node and src_node."""
+
+STACKS: Final = 4096
+"""The numbers that a record's ``stack`` can have: 1 to this; 0 is none."""
 
 COMM_LEN: Final = 16
 """Bytes of a task name, the terminating NUL included (the kernel's

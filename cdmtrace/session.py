@@ -21,7 +21,7 @@ from cdmtrace.options import Options, Outcome
 from cdmtrace.probes import Plan
 
 DRAIN_INTERVAL: Final = 0.1
-"""Seconds between two looks at the ring: events wake nobody up."""
+"""Seconds between two looks at the ring, unless a quarter of it is taken before."""
 
 
 class Session:
@@ -60,6 +60,8 @@ class Session:
             self._say("recording")
             poll = select.epoll()
             stack.callback(poll.close)
+            # Ready always means a quarter full here: what is in it wakes nobody else.
+            poll.register(self._loader.ring_fd, select.EPOLLIN | select.EPOLLET)
             watched = self._start(stack) if self._signal is None else None
             if watched is not None:
                 poll.register(watched, select.EPOLLIN)
@@ -111,10 +113,11 @@ class Session:
             if audit is not None and look is not None and time.monotonic() >= look:
                 self._look_again()
                 look = time.monotonic() + audit
-            left = DRAIN_INTERVAL
+            left = 0 if self._drain.behind else DRAIN_INTERVAL
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
-            ended = poll.poll(max(left, 0))
+            ready = [fd for fd, _ in poll.poll(max(left, 0))]
+            ended = any(fd != self._loader.ring_fd for fd in ready)
             self._drain()
             if self._signal is not None:
                 return f"stopped by {signal.Signals(self._signal).name}"

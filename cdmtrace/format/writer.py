@@ -13,21 +13,19 @@ import os
 import secrets
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 from cdmtrace.errors import TraceWriteError
-from cdmtrace.events import EVENT_DTYPE, EventKind, Events, comm_bytes
+from cdmtrace.events import EVENT_DTYPE, Events
+from cdmtrace.format.batches import Batches
 from cdmtrace.format.schema import (
     SCHEMA,
     Header,
     Mark,
     Shortfall,
     header_metadata,
-    mark_metadata,
     sum_losses,
 )
 
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 _FLAGS: Final = (
     os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 )
-_SCHEMA_BYTES: Final = SCHEMA.serialize().size
 
 
 class TraceWriter:
@@ -70,6 +67,7 @@ class TraceWriter:
         self._batches = 0
         self._seq = 0
         self._lost: dict[str, dict[str, int]] = {}
+        self._made = Batches()
         made = self._path
         if force and _replaceable(self._path):
             suffix = secrets.token_hex(4)
@@ -184,9 +182,9 @@ class TraceWriter:
             end=end,
             totals=totals if end is not None else None,
         )
-        batch = _record_batch(events, payloads, self._seq + 1)
+        batch = self._made.record_batch(events, payloads, self._seq + 1)
         try:
-            self._append(_message(batch, mark))
+            self._append(self._made.message(batch, mark))
         except OSError as error:
             raise _cannot("write", self._path, error) from error
         self._batches += 1
@@ -209,69 +207,6 @@ class TraceWriter:
     def _give_up(self, made: Path) -> None:
         self.close()
         made.unlink(missing_ok=True)
-
-
-def _message(batch: pa.RecordBatch, mark: Mark) -> memoryview:
-    """Return the bytes of batch in the stream, with the stream's end if it is last.
-
-    pyarrow has no call for one batch with metadata. So this makes a stream of
-    its own of it and leaves out what such a stream begins with.
-    """
-    sink = pa.BufferOutputStream()
-    stream = pa.ipc.new_stream(sink, SCHEMA)
-    stream.write_batch(batch, custom_metadata=mark_metadata(mark, batch))
-    if mark.end is not None:
-        stream.close()
-    return memoryview(sink.getvalue())[_SCHEMA_BYTES:]
-
-
-def _record_batch(
-    events: Events, payloads: Sequence[bytes | None] | None, first_seq: int
-) -> pa.RecordBatch:
-    """Return events as columns, numbered from first_seq."""
-    names = np.flatnonzero(events["kind"] == EventKind.COMM)
-    if len(names):
-        payloads = list(payloads) if payloads is not None else [None] * len(events)
-        for row in names.tolist():
-            if payloads[row] is None:
-                payloads[row] = comm_bytes(events[row])
-        events = events.copy()
-        events["nodes"][names] = 0
-        events["other"][names] = 0
-    assert events.dtype.names is not None
-    columns = [_column(events[name]) for name in events.dtype.names]
-    if payloads is None:
-        columns.append(pa.nulls(len(events), pa.binary()))
-    else:
-        columns.append(_binary_column(payloads))
-    columns.append(
-        _column(np.arange(first_seq, first_seq + len(events), dtype=np.uint64))
-    )
-    return pa.record_batch(columns, schema=SCHEMA)
-
-
-def _column(values: npt.NDArray[Any]) -> pa.Array:
-    """Return values as a column; see column_values() for why not pa.array()."""
-    return pa.Array.from_buffers(
-        pa.from_numpy_dtype(values.dtype),
-        len(values),
-        [None, pa.py_buffer(np.ascontiguousarray(values))],
-    )
-
-
-def _binary_column(values: Sequence[bytes | None]) -> pa.Array:
-    offsets = np.zeros(len(values) + 1, np.int64)
-    offsets[1:] = np.cumsum([len(value or b"") for value in values], dtype=np.int64)
-    if offsets[-1] > np.iinfo(np.int32).max:
-        raise ValueError(f"{offsets[-1]} bytes of payloads in one batch")
-    valid = np.packbits(
-        np.array([value is not None for value in values], bool), bitorder="little"
-    )
-    data = b"".join(value for value in values if value is not None)
-    parts = valid, offsets.astype(np.int32), data
-    return pa.Array.from_buffers(
-        pa.binary(), len(values), list(map(pa.py_buffer, parts))
-    )
 
 
 def _replaceable(path: Path) -> bool:

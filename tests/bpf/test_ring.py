@@ -12,19 +12,19 @@ import mmap
 import os
 import platform
 import select
-import struct
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
+import ringsource
 
 from cdmtrace.errors import RingError
 from cdmtrace.events import EVENT_DTYPE
 from cdmtrace.ring import HEADER_SIZE, Ring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import numpy as np
 
@@ -33,13 +33,6 @@ pytestmark = pytest.mark.bpf
 RING_SIZE = 64 * mmap.PAGESIZE
 STRIDE = HEADER_SIZE + EVENT_DTYPE.itemsize
 ROOM = RING_SIZE // STRIDE
-
-SYS_BPF = {"x86_64": 321, "aarch64": 280, "ppc64le": 361, "riscv64": 280}
-MAP_CREATE, MAP_LOOKUP, PROG_LOAD, PROG_TEST_RUN = 0, 1, 5, 10
-MAP_ARRAY, MAP_RINGBUF = 2, 27
-SOCKET_FILTER = 1
-
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def require(condition: object, reason: str) -> None:
@@ -51,128 +44,23 @@ def require(condition: object, reason: str) -> None:
     pytest.skip(reason)
 
 
-def bpf(command: int, attr: bytes) -> int:
-    """bpf(2). Raises OSError."""
-    buffer = ctypes.create_string_buffer(attr.ljust(144, b"\0"), 144)
-    got = LIBC.syscall(SYS_BPF[platform.machine()], command, buffer, 144)
-    if got < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return int(got)
-
-
-def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    """One instruction (include/uapi/linux/bpf.h, struct bpf_insn)."""
-    return struct.pack("=BBhi", code, dst | src << 4, off, imm)
-
-
-def load_map(dst: int, fd: int) -> bytes:
-    return insn(0x18, dst, 1, 0, fd) + insn(0)  # dst = map fd, 16 bytes
-
-
-def mov(dst: int, imm: int) -> bytes:
-    return insn(0xB7, dst, imm=imm)
-
-
-def call(helper: int) -> bytes:
-    return insn(0x85, imm=helper)
-
-
-EXIT = insn(0x95)
-
-
-def program(ring_fd: int, counts_fd: int, discard_every: int, size: int) -> bytes:
-    """Return a program that puts one record of size bytes, numbered from 0.
-
-    The number is in its first and its last 8 bytes. counts: u64 runs so far,
-    u64 lost. Every discard_every-th run gives its record up (0: none does).
-    """
-    body = b"".join(insn(0x7A, 0, off=off, imm=0) for off in range(0, size, 8))
-    body += insn(0x7B, 0, 8, 0)  # first = r8
-    body += insn(0x7B, 0, 8, size - 8)  # last = r8
-    body += insn(0xBF, 1, 0) + mov(2, 0)
-    if discard_every:
-        submit = call(132) + mov(0, 0) + EXIT
-        # The last run of each round jumps over the submit.
-        body += insn(0xBF, 3, 8) + insn(0x97, 3, imm=discard_every)
-        body += insn(0x15, 3, off=len(submit) // 8, imm=discard_every - 1)
-        body += submit + call(133) + mov(0, 0) + EXIT
-    else:
-        body += call(132) + mov(0, 0) + EXIT
-    lost = mov(1, 1) + insn(0xDB, 7, 1, 8, 0) + mov(0, 0) + EXIT
-    return b"".join(
-        [
-            insn(0x62, 10, off=-4, imm=0),  # *(u32 *)(r10 - 4) = 0
-            load_map(1, counts_fd),
-            insn(0xBF, 2, 10) + insn(0x07, 2, imm=-4),
-            call(1),  # bpf_map_lookup_elem
-            insn(0x55, 0, off=2, imm=0) + mov(0, 0) + EXIT,
-            insn(0xBF, 7, 0),
-            mov(8, 1) + insn(0xDB, 7, 8, 0, 0x01),  # r8 = fetch_add(r7, 1)
-            load_map(1, ring_fd),
-            mov(2, size) + mov(3, 0) + call(131),  # bpf_ringbuf_reserve
-            insn(0x55, 0, off=len(lost) // 8, imm=0) + lost,
-            body,
-        ]
-    )
-
-
-class Source(NamedTuple):
-    """A ring and a program that fills it."""
-
-    ring_fd: int
-    run: Callable[[int], None]
-    counts: Callable[[], tuple[int, int]]
-
-
 @contextmanager
 def source(
     discard_every: int = 0, size: int = EVENT_DTYPE.itemsize
-) -> Iterator[Source]:
-    require(platform.machine() in SYS_BPF, f"no bpf(2) number for {platform.machine()}")
-    fds: list[int] = []
-    try:
+) -> Iterator[ringsource.Source]:
+    """A ring of RING_SIZE, or a skip where bpf(2) is not to be had."""
+    require(
+        platform.machine() in ringsource.SYS_BPF,
+        f"no bpf(2) number for {platform.machine()}",
+    )
+    with ExitStack() as stack:
         try:
-            fds.append(
-                bpf(MAP_CREATE, struct.pack("=5I", MAP_RINGBUF, 0, 0, RING_SIZE, 0))
+            made = stack.enter_context(
+                ringsource.source(RING_SIZE, size=size, discard_every=discard_every)
             )
-            fds.append(bpf(MAP_CREATE, struct.pack("=5I", MAP_ARRAY, 4, 16, 1, 0)))
-            code = program(fds[0], fds[1], discard_every, size)
-            log = ctypes.create_string_buffer(1 << 16)
-            text, license_ = ctypes.create_string_buffer(code), b"GPL\0"
-            keep = ctypes.create_string_buffer(license_)
-            attr = struct.pack(
-                "=IIQQIIQ",
-                *(SOCKET_FILTER, len(code) // 8),
-                *(ctypes.addressof(text), ctypes.addressof(keep)),
-                *(1, len(log), ctypes.addressof(log)),
-            )
-            fds.append(bpf(PROG_LOAD, attr))
         except PermissionError:
             require(False, "bpf(2) is not permitted here: run the tests as root")
-        except OSError as error:
-            # A program that the verifier refuses is a bug here, never a skip.
-            said = log.value.decode() if len(fds) == 2 else ""
-            pytest.fail(f"bpf(2): {error}\n{said}")
-        ring_fd, counts_fd, prog_fd = fds
-
-        def run(times: int) -> None:
-            packet = ctypes.create_string_buffer(64)
-            attr = struct.pack(
-                "=IIIIQQII", prog_fd, 0, 64, 0, ctypes.addressof(packet), 0, times, 0
-            )
-            bpf(PROG_TEST_RUN, attr)
-
-        def counts() -> tuple[int, int]:
-            key, value = ctypes.c_uint32(0), (ctypes.c_uint64 * 2)()
-            where = ctypes.addressof(key), ctypes.addressof(value)
-            bpf(MAP_LOOKUP, struct.pack("=IIQQQ", counts_fd, 0, *where, 0))
-            return int(value[0]), int(value[1])
-
-        yield Source(ring_fd, run, counts)
-    finally:
-        for fd in fds:
-            os.close(fd)
+        yield made
 
 
 def numbers(events: np.ndarray) -> list[int]:

@@ -37,6 +37,7 @@ FIELDS = read_fields(HEADER.read_text())
 MACROS = {
     "CDM_NO_NODE": events.NO_NODE,
     "CDM_COMM_LEN": events.COMM_LEN,
+    "CDM_STACKS": events.STACKS,
     "CDM_POLICY_UNREAD": events.POLICY_UNREAD,
     "CDM_LOCK(CDM_LOCK_WRITE_OTHER, CDM_VMA_LOCK_DETACHED)": events.lock_byte(
         events.Lock.WRITE_OTHER, events.VmaLock.DETACHED
