@@ -116,20 +116,31 @@ static __always_inline u8 find_cause(struct entry *call)
 }
 
 /*
- * Take room for an event about @vma, or about @mm where that is 0, and fill in
- * who, when and where.
+ * Pages come and go by the million. The last quarter of the ring is for what changes
+ * VMAs and policies: no flood of pages keeps that from being told.
  */
-static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_entry,
-						   u64 vma, u64 mm)
+static __always_inline int ring_is_kept(void)
+{
+	return ring_used() >= RING_BYTES / 4 * 3;
+}
+
+/*
+ * Take room for an event about @vma, or about @mm where that is 0, and fill in
+ * who, when and where. @page: it is about no more than a page.
+ */
+static __always_inline struct cdm_event *event_begin(u8 kind, u8 probe, u64 ts_entry,
+						     u64 vma, u64 mm, int page)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct entry *call = slot_open(SLOT_CALL);
-	struct cdm_event *e;
+	struct cdm_event *e = 0;
 
-	report_comm(pid_tgid);
 	/* Of what is told of once, the end is told as well: its id is given anew. */
 	watch(vma ? VMA_MM(vma) : mm);
-	e = events.ringbuf_reserve(sizeof(*e));
+	if (!(page && ring_is_kept())) {
+		report_comm(pid_tgid);
+		e = events.ringbuf_reserve(sizeof(*e));
+	}
 	if (!e) {
 		if (vma)
 			count_lost_at(probe, CDM_LOST_RING, VMA_MM(vma),
@@ -156,21 +167,41 @@ static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_ent
 	return e;
 }
 
+static __always_inline struct cdm_event *event_new(u8 kind, u8 probe, u64 ts_entry,
+						   u64 vma, u64 mm)
+{
+	return event_begin(kind, probe, ts_entry, vma, mm, 0);
+}
+
+static __always_inline struct cdm_event *event_page(u8 kind, u8 probe, u64 ts_entry,
+						    u64 vma)
+{
+	return event_begin(kind, probe, ts_entry, vma, 0, 1);
+}
+
+/*
+ * Whoever drains the ring looks again and again, and sleeps in between. He is woken when
+ * a quarter is taken; some times more, as two cpus may pass that mark at once.
+ */
 static __always_inline void event_submit(struct cdm_event *e)
 {
-	events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	u64 beyond = ring_used() - RING_BYTES / 4;
+
+	events.ringbuf_submit(e, beyond < 64 * sizeof(*e) ? BPF_RB_FORCE_WAKEUP :
+							    BPF_RB_NO_WAKEUP);
 }
 
 /* The VMA as it is now. Flags before are the same unless the caller knows. */
 static __always_inline void event_vma(struct cdm_event *e, u64 vma)
 {
-	u64 mm = VMA_MM(vma);
+	struct vma_head head = read_vma(vma);
+	u64 mm = HEAD_MM(&head);
 
 	e->vma = pointer_id(vma) >> 32;
 	e->mm = pointer_id(mm);
-	e->start = VMA_START(vma);
-	e->end = VMA_END(vma);
-	e->flags_before = e->flags_after = VMA_FLAGS(vma);
+	e->start = HEAD_START(&head);
+	e->end = HEAD_END(&head);
+	e->flags_before = e->flags_after = HEAD_FLAGS(&head);
 	e->policy = read_policy(VMA_POLICY(vma), &e->nodes);
 	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
 	if (!mm)
@@ -183,10 +214,12 @@ static __always_inline void event_vma(struct cdm_event *e, u64 vma)
 
 static __always_inline void entry_vma(struct entry *entry, u64 vma)
 {
+	struct vma_head head = read_vma(vma);
+
 	entry->ts = bpf_ktime_get_ns();
 	entry->vma = vma;
-	entry->mm = VMA_MM(vma);
-	entry->flags = VMA_FLAGS(vma);
+	entry->mm = HEAD_MM(&head);
+	entry->flags = HEAD_FLAGS(&head);
 	entry->lock = CDM_LOCK(mmap_lock_state(entry->mm), 0);
 }
 

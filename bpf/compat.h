@@ -17,6 +17,32 @@
 	__val;								\
 })
 
+/*
+ * Members that lie close together, by one read. What user space puts before this file:
+ * where the first of them is, and how many words they take.
+ */
+struct vma_head {
+	u64 words[VMA_HEAD_WORDS];
+};
+
+struct sem_head {
+	u64 words[SEM_HEAD_WORDS];
+};
+
+static __always_inline struct vma_head read_vma(u64 vma)
+{
+	struct vma_head head = {};
+
+	bpf_probe_read_kernel(&head, sizeof(head), (void *)(vma + VMA_HEAD));
+	return head;
+}
+
+#define HEAD_WORD(head, off, first)	((head)->words[((off) - (first)) / 8])
+#define HEAD_START(head) HEAD_WORD(head, OFF_vm_area_struct_vm_start, VMA_HEAD)
+#define HEAD_END(head)	HEAD_WORD(head, OFF_vm_area_struct_vm_end, VMA_HEAD)
+#define HEAD_MM(head)	HEAD_WORD(head, OFF_vm_area_struct_vm_mm, VMA_HEAD)
+#define HEAD_FLAGS(head) HEAD_WORD(head, OFF_vm_area_struct_vm_flags, VMA_HEAD)
+
 #define VMA_START(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_start)
 #define VMA_END(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_end)
 #define VMA_FLAGS(vma)	READ_FIELD(vma, u64, OFF_vm_area_struct_vm_flags)
@@ -109,7 +135,6 @@ static __always_inline u64 looped_vma(u64 sp, u64 mm)
 	u64 tree = mm + OFF_mm_struct_mm_mt, node, slot, vma;
 	int i;
 
-#pragma unroll
 	for (i = 0; i < 64; i++, sp += sizeof(u64)) {
 		if (READ_FIELD(sp, u64, OFF_ma_state_tree) != tree)
 			continue;
@@ -133,13 +158,15 @@ static __always_inline u64 looped_vma(u64 sp, u64 mm)
  */
 static __always_inline u8 mmap_lock_state(u64 mm)
 {
-	u64 sem = mm + OFF_mm_struct_mmap_lock;
+	struct sem_head sem = {};
 	u64 count, owner;
 
 	if (!mm)
 		return CDM_LOCK_UNKNOWN;
-	count = READ_FIELD(sem, u64, OFF_rw_semaphore_count);
-	owner = READ_FIELD(sem, u64, OFF_rw_semaphore_owner);
+	bpf_probe_read_kernel(&sem, sizeof(sem),
+			      (void *)(mm + OFF_mm_struct_mmap_lock + SEM_HEAD));
+	count = HEAD_WORD(&sem, OFF_rw_semaphore_count, SEM_HEAD);
+	owner = HEAD_WORD(&sem, OFF_rw_semaphore_owner, SEM_HEAD);
 	if (count & 1)
 		return (owner & ~7ULL) == bpf_get_current_task() &&
 		       !(owner & 1) ? CDM_LOCK_WRITE_SELF : CDM_LOCK_WRITE_OTHER;

@@ -9,6 +9,22 @@
 /* One page count for all: user space maps the ring and needs the same number. */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
+#define RING_BYTES	(RING_PAGES * (u64)PAGE_SIZE)
+
+/*
+ * Bytes in the ring that are not taken yet. bcc has a method for that since 0.28 only (its
+ * pull request 4595). But it makes of each method a call of the helper of that name, with
+ * the map put before the arguments: so of a reserve of nothing, this makes a query.
+ */
+#define bpf_ringbuf_reserve(map, size, flags)				\
+	__builtin_choose_expr((size) == 0, bpf_ringbuf_query(map, BPF_RB_AVAIL_DATA), \
+			      (bpf_ringbuf_reserve)(map, size, flags))
+
+static __always_inline u64 ring_used(void)
+{
+	return (u64)events.ringbuf_reserve(0);
+}
+
 /*
  * What is missing, and where: how many records of one probe, for one reason, in
  * one address space, and the addresses that all of them lie in. What has no
@@ -44,7 +60,6 @@ BPF_ARRAY(enabled, u32, 1);
  */
 enum slot {
 	SLOT_CALL,
-	SLOT_ALLOC,
 	SLOT_MBIND_RANGE,
 	SLOT_SPLIT,
 	SLOT_KSM_MADVISE,
@@ -93,6 +108,23 @@ struct entry {
 BPF_HASH(entries, u64, struct entry, MAP_SIZE);
 
 /*
+ * For what a task allocates a page. Every fault does, and hardly any has to do with
+ * CDM: so this is apart from the entries, and small.
+ */
+struct allocation {
+	u64 ts;
+	u64 vma;
+	u64 addr;
+	u64 flags;
+	u64 nodes;	/* of a shared policy */
+	u32 order;
+	u8 lock;
+	u8 policy;
+};
+
+BPF_HASH(allocations, u32, struct allocation, MAP_SIZE);
+
+/*
  * What a task was told of one page or one gather, for the function inside that
  * is not told. To lose one costs an address, where page->index has none, or that a
  * migration has changed vm_flags: so the oldest may go. What is kept of one whose
@@ -135,7 +167,7 @@ BPF_TABLE("lru_hash", u32, struct comm, comms, 8192);
 BPF_PERCPU_ARRAY(call_ids, u32, 1);
 
 /* Each stack once. One for which there is no room is not told. */
-BPF_STACK_TRACE(stacks, 4096);
+BPF_STACK_TRACE(stacks, CDM_STACKS);
 
 /*
  * A pointer's id: a permutation of 64-bit numbers (two rounds of multiply and
@@ -274,6 +306,17 @@ static __always_inline int slot_take(enum slot slot, struct entry *entry)
 	*entry = *found;
 	entries.delete(&key);
 	return 1;
+}
+
+/* What was being allocated will not return: that return was missed. */
+static __always_inline void allocation_missed(u32 tid)
+{
+	struct allocation *old = allocations.lookup(&tid);
+
+	if (!old)
+		return;
+	count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_UNPAIRED, VMA_MM(old->vma), 0, ~0ULL);
+	allocations.delete(&tid);
 }
 
 static __always_inline u64 place_key(enum place_kind kind)

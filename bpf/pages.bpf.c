@@ -4,18 +4,29 @@
 /* alloc_pages_vma() and its successors: (gfp, order, vma, addr, ...) */
 int alloc_entry(struct pt_regs *ctx)
 {
-	struct entry entry = {};
+	struct allocation begun = {};
 	u64 vma = PT_REGS_PARM3(ctx);
+	u32 tid = bpf_get_current_pid_tgid();
+	struct vma_head head;
 
-	slot_begin(SLOT_ALLOC);
-	if (!vma || !wanted())
+	if (!vma || !wanted()) {
+		allocation_missed(tid);
 		return 0;
-	entry_vma(&entry, vma);
-	entry.probe = CDM_PROBE_ALLOC;
-	entry.arg[0] = PT_REGS_PARM4(ctx);
-	entry.arg[1] = PT_REGS_PARM2(ctx);
-	entry.policy = CDM_POLICY_UNREAD;
-	slot_put(SLOT_ALLOC, &entry);
+	}
+	head = read_vma(vma);
+	begun.ts = bpf_ktime_get_ns();
+	begun.vma = vma;
+	begun.addr = PT_REGS_PARM4(ctx);
+	begun.flags = HEAD_FLAGS(&head);
+	begun.order = PT_REGS_PARM2(ctx);
+	begun.lock = CDM_LOCK(mmap_lock_state(HEAD_MM(&head)), 0);
+	begun.policy = CDM_POLICY_UNREAD;
+	/* If it cannot be new, there is one whose return was missed, or no room. */
+	if (!allocations.insert(&tid, &begun))
+		return 0;
+	allocation_missed(tid);
+	if (allocations.update(&tid, &begun))
+		count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_MAP, HEAD_MM(&head), 0, ~0ULL);
 	return 0;
 }
 
@@ -39,10 +50,11 @@ int shmem_end(struct pt_regs *ctx)
 /* mpol_shared_policy_lookup(), of a private mapping of a shmem file, too */
 int shared_policy_return(struct pt_regs *ctx)
 {
-	struct entry *entry = slot_open(SLOT_ALLOC);
+	u32 tid = bpf_get_current_pid_tgid();
+	struct allocation *begun = allocations.lookup(&tid);
 
-	if (entry)
-		entry->policy = read_policy(PT_REGS_RC(ctx), &entry->nodes);
+	if (begun)
+		begun->policy = read_policy(PT_REGS_RC(ctx), &begun->nodes);
 	return 0;
 }
 
@@ -71,42 +83,47 @@ static __always_inline void event_fault(struct cdm_event *e)
 
 int alloc_return(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_RC(ctx), flags, task;
-	struct entry entry;
+	u64 page = PT_REGS_RC(ctx), task;
+	u32 tid = bpf_get_current_pid_tgid();
+	struct allocation begun, *found = allocations.lookup(&tid);
 	struct cdm_event *e;
-	int node = CDM_NO_NODE, asked;
+	int node = CDM_NO_NODE, changed, asked;
 
-	if (!slot_take(SLOT_ALLOC, &entry))
+	if (!found)
 		return 0;
 	if (page)
 		node = page_node(page);
-	flags = VMA_FLAGS(entry.vma);
-	if (!IS_FOLLOWED(node) && flags == entry.flags)
+	changed = VMA_FLAGS(found->vma) != found->flags;
+	if (!changed && !IS_FOLLOWED(node)) {
+		allocations.delete(&tid);
 		return 0;
+	}
+	begun = *found;
+	allocations.delete(&tid);
 
-	e = event_new(CDM_EV_ALLOC, CDM_PROBE_ALLOC, entry.ts, entry.vma, 0);
+	e = event_begin(CDM_EV_ALLOC, CDM_PROBE_ALLOC, begun.ts, begun.vma, 0, !changed);
 	if (!e)
 		return 0;
-	event_vma(e, entry.vma);
-	event_entry(e, &entry);
-	e->addr = entry.arg[0] & ~(PAGE_SIZE - 1ULL);
-	e->size = (u64)PAGE_SIZE << (entry.arg[1] & 31);
+	event_vma(e, begun.vma);
+	e->flags_before = begun.flags;
+	e->lock_entry = begun.lock;
+	e->addr = begun.addr & ~(PAGE_SIZE - 1ULL);
+	e->size = (u64)PAGE_SIZE << (begun.order & 31);
 	e->node = node;
 	event_stack(e, ctx);
-	if (!entry.mm)
+	if (!e->mm)
 		event_fault(e);
 	/* A file that is asked and has no policy leaves it to the task, not to the VMA. */
-	asked = entry.policy != CDM_POLICY_UNREAD;
-	if (asked && entry.policy) {
-		e->policy = entry.policy;
-		e->nodes = entry.nodes;
+	asked = begun.policy != CDM_POLICY_UNREAD;
+	if (asked && begun.policy) {
+		e->policy = begun.policy;
+		e->nodes = begun.nodes;
 	}
-	if (!(asked ? entry.policy : e->policy)) {
+	if (!(asked ? begun.policy : e->policy)) {
 		task = READ_FIELD(bpf_get_current_task(), u64,
 				  OFF_task_struct_mempolicy);
 		e->other_policy = read_policy(task, &e->other);
 	}
-	watch(entry.mm);
 	event_submit(e);
 	return 0;
 }
@@ -131,9 +148,9 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 		return 0;
 	migration = slot_open(SLOT_MIGRATE);
 	if (from || migration)
-		e = event_new(CDM_EV_MIGRATE, CDM_PROBE_REMOVE_MIGRATION_PTE, 0, vma, 0);
+		e = event_page(CDM_EV_MIGRATE, CDM_PROBE_REMOVE_MIGRATION_PTE, 0, vma);
 	else
-		e = event_new(CDM_EV_MAP, CDM_PROBE_RMAP_ADD, 0, vma, 0);
+		e = event_page(CDM_EV_MAP, CDM_PROBE_RMAP_ADD, 0, vma);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -360,7 +377,7 @@ int rmap_remove(struct pt_regs *ctx)
 	exiting = slot_open(SLOT_EXIT_MMAP);
 	if (exiting && exiting->mm == VMA_MM(vma))
 		return 0;
-	e = event_new(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma, 0);
+	e = event_page(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -416,7 +433,7 @@ int numa_scan(struct pt_regs *ctx)
 
 	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted())
 		return 0;
-	e = event_new(CDM_EV_NUMA_SCAN, CDM_PROBE_NUMA_SCAN, 0, vma, 0);
+	e = event_page(CDM_EV_NUMA_SCAN, CDM_PROBE_NUMA_SCAN, 0, vma);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
@@ -470,7 +487,7 @@ int numa_move_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_NUMA_MOVE, &entry))
 		return 0;
-	e = event_new(CDM_EV_NUMA_MOVE, CDM_PROBE_NUMA_MIGRATE, entry.ts, entry.vma, 0);
+	e = event_page(CDM_EV_NUMA_MOVE, CDM_PROBE_NUMA_MIGRATE, entry.ts, entry.vma);
 	if (!e)
 		return 0;
 	moved_fill(e, &entry);
@@ -515,7 +532,7 @@ int ksm_merge_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_KSM_MERGE, &entry) || (int)PT_REGS_RC(ctx))
 		return 0;
-	e = event_new(CDM_EV_KSM_PAGE, CDM_PROBE_KSM_MERGE, entry.ts, entry.vma, 0);
+	e = event_page(CDM_EV_KSM_PAGE, CDM_PROBE_KSM_MERGE, entry.ts, entry.vma);
 	if (!e)
 		return 0;
 	moved_fill(e, &entry);

@@ -44,7 +44,6 @@ int snapshot_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_SNAPSHOT, &entry))
 		return 0;
-#pragma unroll
 	for (nid = 0; nid < 64; nid++)
 		if (MEMORY_NODES >> nid & 1 && IS_FOLLOWED(nid) &&
 		    !vma_is_hugetlb(entry.vma) && counted(entry.arg[0], nid))
@@ -61,7 +60,6 @@ int snapshot_return(struct pt_regs *ctx)
 	event_vma(e, entry.vma);
 	e->pid = looked_at(entry.arg[0]);
 	event_submit(e);
-#pragma unroll
 	for (nid = 0; nid < 64; nid++) {
 		if (!(MEMORY_NODES >> nid & 1) || !(there >> nid & 1))
 			continue;

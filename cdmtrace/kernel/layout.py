@@ -77,6 +77,23 @@ def node_bits(config: Mapping[str, str]) -> tuple[int, int]:
     return 64 - bits, bits
 
 
+def heads(numbers: Mapping[str, int]) -> dict[str, int]:
+    """Return <STRUCT>_HEAD and <STRUCT>_HEAD_WORDS for what is read at once.
+
+    That is where the first of some members is, and how many words of 8 bytes it takes
+    to have them all. numbers: the offsets.
+    """
+    found = {}
+    for name, struct, members in (
+        ("VMA", "vm_area_struct", ("vm_start", "vm_end", "vm_mm", "vm_flags")),
+        ("SEM", "rw_semaphore", ("count", "owner")),
+    ):
+        places = [numbers[f"OFF_{struct}_{member}"] for member in members]
+        found[f"{name}_HEAD"] = min(places)
+        found[f"{name}_HEAD_WORDS"] = (max(places) - min(places)) // 8 + 1
+    return found
+
+
 def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
     """Return macro -> number for the BPF program.
 
@@ -96,6 +113,7 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
     }
     for struct, member in MEMBERS:
         numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
+    numbers |= heads(numbers)
     with contextlib.suppress(TypeMissing):
         numbers |= {
             f"OFF_{struct}_{member}": btf.offset(struct, member)

@@ -202,6 +202,9 @@ class BccLoader:
                 args=tuple(entry.arg),
             )
             for key, entry in self._bpf["entries"].items()
+        ] + [
+            Waiting(probe=Probe.ALLOC, call=0, concerns=False, ts=begun.ts)
+            for begun in self._bpf["allocations"].values()
         ]
 
     def close(self) -> None:

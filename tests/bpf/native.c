@@ -96,6 +96,12 @@ static inline int name##_update(type_of_key *key, type_of_value *value)	\
 	name##_room[i].value = *value;					\
 	return 0;							\
 }									\
+static inline int name##_insert(type_of_key *key, type_of_value *value)	\
+{									\
+	if (name##_find(key, false) >= 0)				\
+		return -EEXIST;						\
+	return name##_update(key, value);				\
+}									\
 static inline int name##_delete(type_of_key *key)			\
 {									\
 	int i = name##_find(key, false);				\
@@ -108,8 +114,9 @@ static inline int name##_delete(type_of_key *key)			\
 static const struct {							\
 	type_of_value *(*lookup)(type_of_key *);			\
 	int (*update)(type_of_key *, type_of_value *);			\
+	int (*insert)(type_of_key *, type_of_value *);			\
 	int (*delete)(type_of_key *);					\
-} name = { name##_lookup, name##_update, name##_delete };
+} name = { name##_lookup, name##_update, name##_insert, name##_delete };
 
 #define BPF_HASH(name, key, value, size)		MAP(name, key, value, false)
 #define BPF_PERCPU_HASH(name, key, value, size)		MAP(name, key, value, false)
@@ -129,28 +136,35 @@ static const struct { int (*get_stackid)(void *, int); } name = { no_stack };
 
 /* What was put into the ring, one record after the other */
 u8 ring[1 << 16];
-u32 ring_used;
+u32 ring_filled;
+
+/* Flags of each submit, and what is said to wait in the ring */
+u32 submitted[sizeof(ring) / 128];
+u64 ring_waiting;
 
 /* A word that another task clears while room is taken */
 u64 *cleared_meanwhile;
 
 static inline void *ring_reserve(u32 size)
 {
+	/* See ring_used() in bpf/maps.h. */
+	if (!size)
+		return (void *)ring_waiting;
 	if (cleared_meanwhile)
 		*cleared_meanwhile = 0;
-	if (ring_used + size > sizeof(ring))
+	if (ring_filled + size > sizeof(ring))
 		return NULL;
-	ring_used += size;
-	return ring + ring_used - size;
+	ring_filled += size;
+	return ring + ring_filled - size;
 }
 
 static inline void ring_submit(void *record, int flags)
 {
-	(void)record;
-	(void)flags;
+	submitted[((u8 *)record - ring) / 128] = flags;
 }
 
-#define BPF_RB_NO_WAKEUP	0
+#define BPF_RB_NO_WAKEUP	1
+#define BPF_RB_FORCE_WAKEUP	2
 #define BPF_RINGBUF_OUTPUT(name, pages)					\
 static const struct {							\
 	void *(*ringbuf_reserve)(u32);					\
@@ -187,7 +201,7 @@ u32 count_waiting(void)
 	u32 i, count = 0;
 
 	for (i = 0; i < ROOM; i++)
-		count += entries_room[i].used;
+		count += entries_room[i].used + allocations_room[i].used;
 	return count;
 }
 

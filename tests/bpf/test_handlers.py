@@ -59,7 +59,7 @@ def offsets() -> dict[str, int]:
     }
 
 
-NUMBERS = bpfnumbers.NUMBERS | offsets()
+NUMBERS = bpfnumbers.NUMBERS | offsets() | layout.heads(offsets())
 
 
 class Machine:
@@ -167,10 +167,25 @@ class Machine:
     def unread(self, probe: Probe) -> int:
         return int(self._library.count_missing(int(probe), int(Lost.READ)))
 
+    def fill(self, used: int) -> None:
+        """So many bytes wait in the ring, and nobody takes them out."""
+        self._u64("ring_waiting").value = used
+
+    def full(self, probe: Probe) -> int:
+        return int(self._library.count_missing(int(probe), int(Lost.RING)))
+
+    @property
+    def woken(self) -> list[bool]:
+        """Of each record, whether whoever drains the ring was woken for it."""
+        used = ctypes.c_uint32.in_dll(self._library, "ring_filled").value
+        flags = ctypes.c_uint32 * (used // EVENT_DTYPE.itemsize)
+        force = 2
+        return [x == force for x in flags.in_dll(self._library, "submitted")]
+
     @property
     def rows(self) -> list[Any]:
         """What is in the ring, but for names of tasks."""
-        used = ctypes.c_uint32.in_dll(self._library, "ring_used").value
+        used = ctypes.c_uint32.in_dll(self._library, "ring_filled").value
         ring = (ctypes.c_uint8 * used).in_dll(self._library, "ring")
         events = np.frombuffer(bytes(ring), EVENT_DTYPE)
         return [row for row in events if row["kind"] != EventKind.COMM]
@@ -832,3 +847,68 @@ def test_a_protection_s_change_is_told_once(machine: Machine, name: str) -> None
     (row,) = machine.rows
     assert (row["kind"], row["probe"]) == (EventKind.CALL, Probe.SYS_MPROTECT)
     assert (row["addr"], row["size"], row["arg"]) == (START, PAGE, 1)
+
+
+# --- room in the ring -------------------------------------------------------------
+
+RING_BYTES = bpfnumbers.NUMBERS["RING_PAGES"] * PAGE
+
+
+def allocate(machine: Machine, vma: int, flags: int | None = None) -> None:
+    """A page of the CDM node is allocated, and vm_flags become others meanwhile."""
+    machine.enter("alloc_entry", 0, 0, vma, START)
+    if flags is not None:
+        machine.set(vma, "vm_area_struct", vm_flags=flags)
+    machine.leave("alloc_return", machine.page(1))
+
+
+@pytest.mark.parametrize(
+    ("used", "told"), [(RING_BYTES // 4 * 3 - 1, True), (RING_BYTES // 4 * 3, False)]
+)
+def test_pages_leave_the_last_quarter_of_the_ring_alone(
+    machine: Machine, used: int, told: bool
+) -> None:
+    vma = machine.vma(machine.mm())
+    machine.fill(used)
+    allocate(machine, vma)
+    machine.enter("rmap_add_new_anon", mapped(machine, 1), vma, START)
+    machine.enter("rmap_remove", mapped(machine, 1), vma)
+    probes = [Probe.ALLOC, Probe.RMAP_ADD, Probe.RMAP_REMOVE]
+    assert [row["probe"] for row in machine.rows] == (probes if told else [])
+    assert [machine.full(probe) for probe in probes] == [0 if told else 1] * 3
+
+
+def test_what_changes_a_vma_finds_room_in_it(machine: Machine) -> None:
+    mm = machine.mm(watched=True)
+    machine.set(machine.task, "task_struct", mm=mm)
+    vma = machine.vma(mm)
+    machine.fill(RING_BYTES - PAGE)
+    allocate(machine, vma, TAG)
+    machine.call("mprotect", START, PAGE, 1)
+    machine.enter("mprotect_entry", 0, vma, machine.words(vma), START, START + PAGE)
+    machine.set(vma, "vm_area_struct", vm_flags=0)
+    machine.leave("mprotect_return")
+    machine.call_ends(0)
+    kinds = [EventKind.ALLOC, EventKind.FLAGS, EventKind.CALL]
+    assert [row["kind"] for row in machine.rows] == kinds
+    assert machine.full(Probe.ALLOC) == 0
+
+
+@pytest.mark.parametrize(
+    ("used", "woken"),
+    [
+        (0, False),
+        (RING_BYTES // 4 - 1, False),
+        (RING_BYTES // 4, True),
+        (RING_BYTES // 4 + 63 * EVENT_DTYPE.itemsize, True),
+        (RING_BYTES // 4 + 64 * EVENT_DTYPE.itemsize, False),
+    ],
+)
+def test_whoever_drains_is_woken_at_a_quarter(
+    machine: Machine, used: int, woken: bool
+) -> None:
+    """And not for each event after that: he is awake, or looks again by himself."""
+    vma = machine.vma(machine.mm())
+    machine.fill(used)
+    allocate(machine, vma)
+    assert machine.woken[-1] is woken

@@ -27,9 +27,10 @@ pytestmark = [
 ]
 
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-NUMBERS = bpfnumbers.NUMBERS | {
+OFFSETS = {
     f"OFF_{struct}_{name}": 8 for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
 }
+NUMBERS = bpfnumbers.NUMBERS | OFFSETS | layout.heads(OFFSETS)
 
 # Before a fixture puts an empty cache in its place.
 LAB = Layout.default()

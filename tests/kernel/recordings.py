@@ -37,6 +37,8 @@ PAGES_WAITING = 23
 STORY_STATUS = 23
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 """A warning of the compiler makes every recording fail."""
+PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+CHANGES = 211
 MBIND, BIND, CDM_MASK = 237, 2, 1 << 1
 USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER = 323, 0xC018AA3F, 0xC020AA00
 
@@ -60,20 +62,41 @@ def bind_a_page_each(processes: int) -> None:
         os.waitpid(pid, 0)
 
 
+def bind(start: int, size: int) -> None:
+    mask = ctypes.c_ulong(CDM_MASK)
+    arguments = (start, size, BIND, ctypes.addressof(mask), 65, 0)
+    if LIBC.syscall(MBIND, *map(ctypes.c_ulong, arguments)):
+        raise OSError(ctypes.get_errno(), "mbind")
+
+
 def bound(pages: int, *advice: int) -> mmap.mmap:
     """Return an anonymous region that is bound to the CDM node; advice comes before."""
     assert platform.machine() == "x86_64"
     size = pages * mmap.PAGESIZE
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    region = mmap.mmap(-1, size, flags=flags)
+    region = mmap.mmap(-1, size, flags=PRIVATE)
     for what in (mmap.MADV_NOHUGEPAGE, *advice):
         region.madvise(what)
-    mask = ctypes.c_ulong(CDM_MASK)
-    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
-    arguments = (start, size, BIND, ctypes.addressof(mask), 65, 0)
-    if LIBC.syscall(MBIND, *map(ctypes.c_ulong, arguments)):
-        raise OSError(ctypes.get_errno(), "mbind")
+    bind(ctypes.addressof(ctypes.c_char.from_buffer(region)), size)
     return region
+
+
+def change_in_a_flood(changes: int) -> None:
+    """Bind so many pages, one after the other, while another process does but fault."""
+    Path("changes.pid").write_text(f"{os.getpid()}\n")
+    flood = os.fork()
+    if not flood:
+        region = bound(FLOOD_PAGES)
+        while True:
+            for page in range(FLOOD_PAGES):
+                region[page * mmap.PAGESIZE] = 1
+            region.madvise(mmap.MADV_DONTNEED)
+    region = mmap.mmap(-1, changes * mmap.PAGESIZE, flags=PRIVATE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    for page in range(changes):
+        bind(start + page * mmap.PAGESIZE, mmap.PAGESIZE)
+        time.sleep(0.02)
+    os.kill(flood, signal.SIGKILL)
+    os.waitpid(flood, 0)
 
 
 def fault(pages: int, pause: float = 0.0) -> None:
@@ -173,6 +196,12 @@ def record_a_flood() -> int:
             sudo_uid=NOBODY,
         )
     )
+
+
+def record_changes_in_a_flood() -> int:
+    """A ring of 480 records, and many times as many pages."""
+    command = again("change", str(CHANGES))
+    return finish(start("changes", "--ring-pages", "16", "--", *command))
 
 
 def record_and_be_killed() -> int:
@@ -293,6 +322,7 @@ def run(gates: str, story: list[str]) -> None:
         "story": lambda: record_the_story(story),
         "gates": lambda: record_the_gates(gates, story),
         "flood": record_a_flood,
+        "changes": record_changes_in_a_flood,
         "killed": record_and_be_killed,
         "one": record_one_of_two,
         "full": record_with_full_maps,
@@ -313,6 +343,8 @@ def run(gates: str, story: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "fault":
         fault(int(sys.argv[2]), float(sys.argv[3]))
+    elif sys.argv[1] == "change":
+        change_in_a_flood(int(sys.argv[2]))
     elif sys.argv[1] == "bind":
         bind_a_page_each(int(sys.argv[2]))
     elif sys.argv[1] == "wait":

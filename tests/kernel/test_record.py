@@ -36,6 +36,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 NOBODY = 65534
 FLOOD_PAGES = 10007
+CHANGES = 211
 STORY_STATUS = 23
 MAP_SIZE, PROCESSES, PAGES_WAITING = 8, 19, 23
 PAGE = 4096
@@ -142,6 +143,11 @@ def gates(guest: Path) -> Recording:
 @pytest.fixture(scope="module")
 def flood(guest: Path) -> Recording:
     return load(guest, "flood")
+
+
+@pytest.fixture(scope="module")
+def changes(guest: Path) -> Recording:
+    return load(guest, "changes")
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +418,19 @@ def test_a_loss_is_placed_in_the_address_space_that_it_is_of(
     (end,) = set(flood.columns["end"][faults].tolist())
     losses = [x for x in flood.info.losses if x.probe in ("alloc", "rmap_add")]
     assert {(x.mm, x.start, x.end) for x in losses} == {(mm, start, end)}
+
+
+def test_a_flood_of_pages_does_not_hide_what_changes(
+    guest: Path, changes: Recording
+) -> None:
+    """Pages are lost, and each change of a policy is there, with its call."""
+    pid = int((guest / "changes.pid").read_text())
+    assert set(changes.info.lost) <= {"alloc", "rmap_add", "rmap_remove"}
+    lost = changes.info.lost["rmap_add"]["ring"]
+    assert lost > changes.pick(kind=EventKind.MAP).sum() > 0
+    for probe in (Probe.MBIND_RANGE, Probe.SYS_MBIND):
+        kind = EventKind.CALL if probe == Probe.SYS_MBIND else EventKind.POLICY
+        assert changes.pick(kind=kind, probe=probe, pid=pid).sum() == CHANGES
 
 
 def test_more_address_spaces_than_are_followed(full: Recording) -> None:
