@@ -24,9 +24,9 @@ help:
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
-	@echo "make docs         docs/rules.md anew, from the rules"
+	@echo "make docs         docs/rules.md and the man page anew, from rules and options"
 	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
-	@echo "make bench        what each probe costs where nothing has to do with CDM"
+	@echo "make bench        what recording costs: drain, start-up, faults, each probe"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -86,6 +86,8 @@ golden: demo demo-foreign
 docs: dev
 	$(BIN)/cdmtrace explain --all --format markdown > docs/rules.md.new
 	mv docs/rules.md.new docs/rules.md
+	$(BIN)/python scripts/manpage.py > man/cdmtrace.1.new
+	mv man/cdmtrace.1.new man/cdmtrace.1
 
 # An hour where the guest is emulated. `make test` has a short form of it.
 audit: kernel
@@ -93,7 +95,11 @@ audit: kernel
 	$(BIN)/python scripts/audit.py --all
 	$(BIN)/python scripts/audit.py --quirks rfc
 
+# The drain and the start-up are measured here, as root; the others in a guest.
 bench: kernel
+	$(BIN)/python benchmarks/drain.py
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/fault_cost.py
 	$(BIN)/python benchmarks/probe_cost.py
 
 # sudo takes only the system's directories for PATH, so the link goes to one of them.
@@ -107,9 +113,11 @@ install:
 	rm -rf build
 	mkdir -p $(PREFIX)/bin
 	ln -sfn $(PREFIX)/lib/cdmtrace/bin/cdmtrace $(PREFIX)/bin/cdmtrace
+	install -D -m 644 man/cdmtrace.1 $(PREFIX)/share/man/man1/cdmtrace.1
 
 uninstall:
-	rm -rf $(PREFIX)/lib/cdmtrace $(PREFIX)/bin/cdmtrace
+	rm -rf $(PREFIX)/lib/cdmtrace $(PREFIX)/bin/cdmtrace \
+		$(PREFIX)/share/man/man1/cdmtrace.1
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \

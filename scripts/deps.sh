@@ -13,8 +13,8 @@ build=(
 	gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd
 	pahole libelf-dev libssl-dev git
 )
-# The load of the audit, and who counts beside us.
-test=(stress-ng bpftrace)
+# The load of the audit, who counts beside us, and who reads the man page.
+test=(stress-ng bpftrace mandoc bsdextrautils)
 
 if [ $# -eq 0 ]; then
 	set -- record lab build test

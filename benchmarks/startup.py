@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Measure natively how long `record` takes until its programs are in the kernel.
+
+    sudo benchmarks/startup.py [--rounds N]
+
+The machine that this was made on has no kprobes. So what is measured ends with the
+verifier, and what it takes to attach is measured in the guest (fault_cost.py). The
+headers are the laboratory's kernel's where the running kernel's are not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from cdmtrace.kernel import headers
+from cdmtrace.lab.paths import Layout
+
+STEPS = ("import", "numbers", "compile", "verify and load")
+
+
+def once() -> None:
+    """Print the seconds of each step, as JSON."""
+    begin = time.monotonic()
+    times = [begin]
+    import cdmtrace.session
+    from cdmtrace.kernel import bpf, btf, config, layout, vmflags
+    from cdmtrace.loader.bcc import BccLoader, import_bcc
+    from cdmtrace.probes import PROBES, Kind
+
+    del cdmtrace.session
+    module = import_bcc()
+    times.append(time.monotonic())
+    directory = headers.require()
+    options = {"CONFIG_NODES_SHIFT": "10", "CONFIG_SPARSEMEM_VMEMMAP": "y"}
+    vmflags.read(headers.roots(directory), options | config.load())
+    kernel = btf.Btf.load()
+    # Offsets make no difference to the time. The kernel of this machine need not be one
+    # that can be recorded.
+    members = (*layout.MEMBERS, *layout.MAPLE_TREE)
+    for struct in sorted({struct for struct, _ in members}):
+        with contextlib.suppress(btf.TypeMissing):
+            kernel.sizeof(struct)
+    offsets = {f"OFF_{struct}_{name}": 8 for struct, name in members}
+    numbers = {
+        **offsets,
+        **layout.heads(offsets),
+        "NODES_PGSHIFT": 54,
+        "NODES_MASK": 1023,
+        "NODEMASK_MASK": (1 << 64) - 1,
+        "PG_HEAD": 16,
+        "PG_RESERVED": 12,
+        "SIZEOF_page": 64,
+        "PMD_BYTES": 2 << 20,
+        "CDM_NODES": 2,
+        "CDM_MASK": 1 << 38,
+        "KEY0": 1,
+        "KEY1": 2,
+        "MEMORY_NODES": 3,
+        "ALL": 0,
+        "FILTER_TGID": 0,
+        "RECORDER": 1,
+        "RING_PAGES": 4096,
+        "MAP_SIZE": 16384,
+        "LOST_PLACES": 1024,
+    }
+    times.append(time.monotonic())
+    loader = BccLoader(numbers)
+    times.append(time.monotonic())
+    for handler, kind in {(a.handler, a.kind) for p in PROBES for a in p.attachments}:
+        program = bpf.PROG_TRACEPOINT if kind is Kind.TRACEPOINT else bpf.PROG_KPROBE
+        if bpf.has_program_type(program):
+            loader._bpf.load_func(
+                handler,
+                module.BPF.TRACEPOINT if kind is Kind.TRACEPOINT else module.BPF.KPROBE,
+            )
+    times.append(time.monotonic())
+    loader.close()
+    print(json.dumps([b - a for a, b in itertools.pairwise(times)]))
+
+
+def main() -> None:
+    """Do as the module says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.once:
+        once()
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = dict(os.environ)
+        if headers.find() in (None, headers.KHEADERS):
+            packed = sorted(
+                Layout.default().work.glob("*/obj-*/kernel/kheaders_data.tar.xz")
+            )
+            if not packed:
+                sys.exit("no kernel headers here: make kernel")
+            subprocess.run(["tar", "-xJf", packed[0], "-C", scratch], check=True)
+            environment[headers.SOURCE_VARIABLE] = scratch
+        rounds = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, Path(__file__), "--once"],
+                    env=environment,
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            for _ in range(options.rounds)
+        ]
+    print("| step | least, s | median, s |")
+    print("|---|---:|---:|")
+    for name, seconds in zip(STEPS, zip(*rounds, strict=True), strict=True):
+        print(f"| {name} | {min(seconds):.2f} | {statistics.median(seconds):.2f} |")
+    whole = [sum(one) for one in rounds]
+    print(f"| all | {min(whole):.2f} | {statistics.median(whole):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
