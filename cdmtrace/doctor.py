@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib.util
-import os
 import platform
 import re
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdmtrace import privileges
 from cdmtrace.errors import CdmtraceError, apt_hint
 from cdmtrace.kernel import bpf, config, headers, layout, nodes, symbols, tracefs
 from cdmtrace.kernel.btf import Btf, BtfMissing, TypeMissing
@@ -66,22 +66,23 @@ def examine(
     Both arguments are as ``record`` takes them. Raises UsageTrouble if one of
     them makes no sense.
     """
-    root = os.geteuid() == 0
-    yield check_root(root=root)
+    lacking = privileges.missing()
+    able = not lacking
+    yield check_privileges(lacking)
     yield check_python()
     yield check_lockdown()
     check, options = check_config()
     yield check
     yield check_options(options)
     yield check_kprobes_enabled()
-    yield check_ring(root=root)
-    yield check_programs(root=root)
+    yield check_ring(able=able)
+    yield check_programs(able=able)
     yield check_types(options)
     directory = None
-    if root:
+    if able:
         with contextlib.suppress(CdmtraceError):
             directory = tracefs.mounted()
-    yield check_tracefs(directory, root=root)
+    yield check_tracefs(directory, able=able)
     yield check_symbols(directory)
     yield check_nodes(cdm_nodes)
     yield check_headers()
@@ -89,15 +90,16 @@ def examine(
     yield check_bcc()
 
 
-def check_root(*, root: bool) -> Check:
-    """Check for the right to trace the kernel."""
-    if root:
-        return _ok("root", "running as root")
+def check_privileges(lacking: Mapping[privileges.Capability, str]) -> Check:
+    """Check for the right to trace the kernel, which some of the checks need too."""
+    name = "privileges"
+    if not lacking:
+        return _ok(name, "every capability that recording needs")
     return _fail(
-        "root",
-        "not running as root: no probe can be put into the kernel, and some of the "
-        "checks below cannot tell",
-        "sudo cdmtrace doctor",
+        name,
+        f"recording needs {privileges.sentence(lacking)}; some of the checks below "
+        "cannot tell without",
+        privileges.hint("cdmtrace doctor"),
     )
 
 
@@ -170,19 +172,19 @@ def check_kprobes_enabled(path: Path = KPROBES_ENABLED) -> Check:
     return _ok("kprobes", "switched on")
 
 
-def check_ring(*, root: bool, probe: Callable[[int], bool] = bpf.has_map_type) -> Check:
+def check_ring(*, able: bool, probe: Callable[[int], bool] = bpf.has_map_type) -> Check:
     """Check for the map that events are handed over in (since 5.8)."""
     return _bpf_feature(
         "ring buffer",
         lambda: probe(bpf.MAP_RINGBUF),
         "this kernel has no BPF ring buffer: events cannot be handed over",
         "boot a kernel of version 5.8 or later",
-        root=root,
+        able=able,
     )
 
 
 def check_programs(
-    *, root: bool, probe: Callable[[int], bool] = bpf.has_program_type
+    *, able: bool, probe: Callable[[int], bool] = bpf.has_program_type
 ) -> Check:
     """Check that the kernel takes programs for kprobes and tracepoints."""
     return _bpf_feature(
@@ -190,15 +192,15 @@ def check_programs(
         lambda: probe(bpf.PROG_KPROBE) and probe(bpf.PROG_TRACEPOINT),
         "this kernel takes no BPF programs for kprobes and tracepoints",
         "boot a kernel that has CONFIG_BPF_EVENTS=y",
-        root=root,
+        able=able,
     )
 
 
 def _bpf_feature(
-    name: str, probe: Callable[[], bool], missing: str, remedy: str, *, root: bool
+    name: str, probe: Callable[[], bool], missing: str, remedy: str, *, able: bool
 ) -> Check:
-    if not root:
-        return _unknown_without_root(name)
+    if not able:
+        return _unknown(name)
     try:
         there = probe()
     except CdmtraceError as error:
@@ -235,11 +237,11 @@ def check_types(
     return _ok(name, f"{len(numbers)} numbers from BTF; node of a page {where}")
 
 
-def check_tracefs(directory: Path | None, *, root: bool) -> Check:
+def check_tracefs(directory: Path | None, *, able: bool) -> Check:
     """Check for the tracepoints of system calls."""
     name = "tracefs"
-    if directory is None and not root:
-        return _unknown_without_root(name)
+    if directory is None and not able:
+        return _unknown(name)
     if directory is None:
         return _fail(
             name,
@@ -372,5 +374,6 @@ def _of_error(name: str, error: CdmtraceError) -> Check:
     return _fail(name, error.message, error.hint)
 
 
-def _unknown_without_root(name: str) -> Check:
-    return _warn(name, "cannot be told without root", "sudo cdmtrace doctor")
+def _unknown(name: str) -> Check:
+    remedy = privileges.hint("cdmtrace doctor")
+    return _warn(name, "cannot be told without privileges", remedy)

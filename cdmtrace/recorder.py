@@ -8,13 +8,17 @@ counts what was lost.
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from cdmtrace.command import caller
+from cdmtrace import privileges
+from cdmtrace.caller import Caller, acting_as, caller
 from cdmtrace.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -27,6 +31,7 @@ from cdmtrace.loader import Loader
 from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
+from cdmtrace.privileges import Capability
 from cdmtrace.probes import Plan, choose, plan
 from cdmtrace.session import Session
 from cdmtrace.target import Target
@@ -35,13 +40,8 @@ LOST_PLACES: Final = 1024
 """Address spaces, by probe and reason, whose losses are told apart."""
 
 
-def require_root() -> None:
-    """Raise RecordError unless we may load BPF programs and attach kprobes."""
-    if os.geteuid() != 0:
-        raise RecordError(
-            "recording needs root: probes are put into the running kernel",
-            hint="sudo cdmtrace record …",
-        )
+Drop = Callable[[frozenset[Capability], Caller | None], Iterable[str]]
+"""Gives up all privileges but these; returns what could not be, a sentence each."""
 
 
 def record(
@@ -49,15 +49,20 @@ def record(
     *,
     say: Callable[[str], None] = lambda _: None,
     load: Callable[[Mapping[str, int]], Loader] | None = None,
+    drop: Drop | None = None,
 ) -> Outcome:
     """Record until the command ends, time is up, or a signal comes.
 
     say: is called with one line at each stage. load: makes the program of its numbers,
-    BccLoader if None. Raises RecordError and its kin for whatever keeps it from
-    starting; nothing is left attached then.
+    BccLoader if None. drop: gives up all privileges but these, and is who called sudo
+    from then on (privileges.drop); it is called when the command has started. None:
+    this process has more to do and keeps them. Raises RecordError and its kin for
+    whatever keeps it from starting; nothing is left attached then.
     """
-    require_root()
-    _check_output(options)
+    privileges.require()
+    if drop is not None:
+        privileges.nothing_to_inherit()
+    _check_output(options, caller())
     if options.command:
         _check_command(options.command[0])
     _check_pid(options.pid)
@@ -89,7 +94,7 @@ def record(
         }
         say("compiling the probes")
         loader = (load or BccLoader)(numbers)
-    with contextlib.closing(loader):
+    with _closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)
         header = target.header(
@@ -104,13 +109,80 @@ def record(
         with TraceWriter(
             options.output, header, force=options.force, owner=caller()
         ) as writer:
-            session = Session(loader, writer, options, say)
+            let_go = functools.partial(_let_go, options, loader, say, drop)
+            session = Session(loader, writer, options, say, let_go)
             with contextlib.closing(session):
                 return session.run(plans)
 
 
-def _check_output(options: Options) -> None:
-    """Say now what would be said after half a minute of compiling."""
+@contextlib.contextmanager
+def _closed_in_peace(loader: Loader) -> Iterator[None]:
+    """Detach everything after the block; signals that would end us have to wait."""
+    try:
+        yield
+    finally:
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        try:
+            loader.close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _let_go(
+    options: Options,
+    loader: Loader,
+    say: Callable[[str], None],
+    drop: Drop | None,
+) -> None:
+    """Give up what the rest of a recording does not need, if that is asked for."""
+    if drop is None:
+        return
+    who = caller()
+    keep = set()
+    if options.audit is not None:
+        keep.add(Capability.SYS_PTRACE)
+    if options.freeze is not None and who is not None:
+        # The cgroup's files are root's, and we are not any more.
+        keep.add(Capability.DAC_OVERRIDE)
+    if options.command:
+        # It may be, or become, another user's.
+        keep.add(Capability.KILL)
+    if loader.needs_capability():
+        keep.add(Capability.BPF)
+    for what in drop(frozenset(keep), who):
+        say(what)
+
+
+def _check_output(options: Options, who: Caller | None) -> None:
+    """Say now what would be said after half a minute of compiling.
+
+    The file will be of who called sudo, so it is asked what they may do.
+    """
+    parent = options.output.parent
+    with acting_as(who):
+        try:
+            _check_place(options)
+            allowed = os.access(parent, os.W_OK | os.X_OK, effective_ids=True)
+        except PermissionError:
+            allowed = False
+    if allowed:
+        return
+    if os.statvfs(parent).f_flag & os.ST_RDONLY:
+        raise RecordError(
+            f"{options.output}: cannot create it: {os.strerror(errno.EROFS)}",
+            hint="name a file on a writable disk with -o FILE",
+        )
+    if who is not None:
+        raise RecordError(
+            f"{parent}: user {who.uid}, who called sudo, may not write "
+            "there, and the file is theirs",
+            hint="name a file in a directory of theirs with -o FILE, or be root "
+            "altogether: sudo env -u SUDO_UID cdmtrace record …",
+        )
+
+
+def _check_place(options: Options) -> None:
     if os.path.lexists(options.output) and not options.force:
         raise RecordError(
             f"{options.output}: exists already",

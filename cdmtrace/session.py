@@ -33,12 +33,17 @@ class Session:
         writer: TraceWriter,
         options: Options,
         say: Callable[[str], None],
+        let_go: Callable[[], None],
     ) -> None:
-        """Map the ring of a loader that is attached. Raises OSError."""
+        """Map the ring of a loader that is attached. Raises OSError.
+
+        let_go: gives up what privileges are of no use once the command has started.
+        """
         self._loader = loader
         self._writer = writer
         self._options = options
         self._say = say
+        self._let_go = let_go
         self._drain = Drain(loader, writer, options.ring_pages)
         self._command: Command | None = None
         self._signal: int | None = None
@@ -63,6 +68,7 @@ class Session:
             # Ready always means a quarter full here: what is in it wakes nobody else.
             poll.register(self._loader.ring_fd, select.EPOLLIN | select.EPOLLET)
             watched = self._start(stack) if self._signal is None else None
+            self._let_go()
             if watched is not None:
                 poll.register(watched, select.EPOLLIN)
             reason = self._drain_until(poll, self._deadline())
@@ -134,7 +140,8 @@ class Session:
     def _status(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""
         if self._command is not None:
-            return self._command.finish(self._drain)
+            told = self._signal == signal.SIGINT
+            return self._command.finish(self._drain, told=told)
         # A command that a signal kept from being started.
         return 128 + self._signal if self._signal and self._options.command else 0
 

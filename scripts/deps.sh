@@ -7,7 +7,7 @@
 set -euo pipefail
 
 # python3-bpfcc is bcc; the project of that name on PyPI is something else.
-record=(python3 python3-venv python3-bpfcc libbpf1 xz-utils)
+record=(python3 python3-venv python3-bpfcc libbpf1 libcap-ng0 xz-utils)
 lab=(qemu-system-x86 busybox-static kmod iproute2)
 build=(
 	gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd

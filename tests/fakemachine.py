@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdmtrace import target
+from cdmtrace import privileges, target
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
 from cdmtrace.probes import PROBES, Kind
 
@@ -37,7 +37,12 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     discover = nodes.discover
 
     monkeypatch.chdir(root)
-    monkeypatch.setattr("os.geteuid", lambda: 0)
+    # The privileges are the tests' own too, and they need them still.
+    monkeypatch.setattr(privileges, "missing", dict)
+    monkeypatch.setattr(privileges, "nothing_to_inherit", lambda: None)
+    monkeypatch.setattr(privileges, "drop", lambda keep, who: [])
+    for name in ("SUDO_UID", "SUDO_GID"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(headers.SOURCE_VARIABLE, str(root))
     monkeypatch.setattr(config, "load", lambda: OPTIONS)
     monkeypatch.setattr(tracefs, "mounted", lambda: root)

@@ -111,7 +111,11 @@ def record(
     COMMAND starts when every probe is attached, and runs as who called sudo. The
     exit status is its own; 125 if nothing could be recorded.
     """
-    from cdmtrace import recorder
+    from cdmtrace import privileges
+    from cdmtrace.lab.processes import signals_as_errors
+
+    with privileges.single_threaded():
+        from cdmtrace import recorder
     from cdmtrace.options import Options
 
     if pid is not None and command:
@@ -148,9 +152,13 @@ def record(
         probes=probes,
         without=without,
     )
-    outcome = recorder.record(
-        options, say=lambda text: click.echo(f"cdmtrace: {text}", err=True)
-    )
+    # While it compiles and attaches; what comes later ends the recording well.
+    with signals_as_errors():
+        outcome = recorder.record(
+            options,
+            say=lambda text: click.echo(f"cdmtrace: {text}", err=True),
+            drop=privileges.drop,
+        )
     for item in outcome.missing:
         click.echo(
             f"cdmtrace: no {item.missing} on this kernel: {item.probe.name} was not "

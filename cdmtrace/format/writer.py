@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
+from cdmtrace.caller import Caller, acting_as
 from cdmtrace.errors import TraceWriteError
 from cdmtrace.events import EVENT_DTYPE, Events
 from cdmtrace.format.batches import Batches
@@ -50,13 +51,14 @@ class TraceWriter:
         header: Header,
         *,
         force: bool = False,
-        owner: tuple[int, int] | None = None,
+        owner: Caller | None = None,
     ) -> None:
         """Create the file, mode 0600, and write the header.
 
         force: replace a file that is there. It is replaced, not overwritten:
         who has it open keeps the old one, and nothing but a regular file is
-        ever replaced. owner: (uid, gid) to give the new file to.
+        ever replaced. owner: whose the new file is: it is made with their rights
+        and not with root's, whatever there is on the way to it.
 
         Raises TraceWriteError if the file exists (without force), is a
         symbolic link or no regular file, or cannot be created or written.
@@ -68,15 +70,18 @@ class TraceWriter:
         self._seq = 0
         self._lost: dict[str, dict[str, int]] = {}
         self._made = Batches()
+        with acting_as(owner):
+            self._make(memoryview(schema.serialize()), force=force)
+
+    def _make(self, head: memoryview, *, force: bool) -> None:
+        """Create the file, or replace the one that is there, and write its head."""
         made = self._path
         if force and _replaceable(self._path):
             suffix = secrets.token_hex(4)
             made = self._path.with_name(f".{self._path.name}.{suffix}")
         self._fd = _create(made, asked=self._path)
         try:
-            if owner is not None:
-                os.fchown(self._fd, *owner)
-            self._append(memoryview(schema.serialize()))
+            self._append(head)
             if made != self._path:
                 made.replace(self._path)
         except OSError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -29,13 +31,44 @@ def functions(path: Path = KALLSYMS) -> frozenset[str]:
             f"{path} is missing: the names of the kernel's functions are unknown",
             hint="boot a kernel that has CONFIG_KALLSYMS=y",
         )
-    names = set()
+    return frozenset(name for _, name in _listed(path))
+
+
+def _listed(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield address and name of each function."""
     with path.open() as lines:
         for line in lines:
-            _, kind, name, *_ = line.split(maxsplit=3)
+            address, kind, name, *_ = line.split(maxsplit=3)
             if kind in "tTwW":
-                names.add(name)
-    return frozenset(names)
+                yield address, name
+
+
+class Names:
+    """Names of the kernel's functions by address, as they were when this was made.
+
+    bcc knows them too, but asks for nobody whose effective user is not root.
+    """
+
+    def __init__(self, path: Path = KALLSYMS) -> None:
+        """Read them all. Raises OSError. Who may not see addresses sees zeros."""
+        found = sorted(
+            ((int(address, 16), name) for address, name in _listed(path)),
+            # Of several at one address the first counts, as in the kernel's own dumps.
+            key=lambda one: one[0],
+        )
+        self._addresses = array("Q")
+        self._names: list[str] = []
+        for address, name in found:
+            if address and (not self._addresses or self._addresses[-1] != address):
+                self._addresses.append(address)
+                self._names.append(name)
+
+    def at(self, address: int) -> str:
+        """Return name+0xoffset of an address in a function."""
+        index = bisect_right(self._addresses, address) - 1
+        if index < 0:
+            return "[unknown]"
+        return f"{self._names[index]}+{address - self._addresses[index]:#x}"
 
 
 def twins(known: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -14,6 +14,9 @@ from cdmtrace.errors import RecordError
 _OF_BCC: Final = re.compile(r"[pr]\d*:(?P<name>kprobes/\w+_bcc_(?P<pid>\d+)) ")
 """A probe in kprobe_events that bcc defined, named after its process."""
 
+GROUP: Final = "kprobes"
+"""Where in events/ the probes are that are defined in kprobe_events."""
+
 TRACEFS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 
@@ -45,6 +48,42 @@ def tracepoints(root: Path, category: str = "syscalls") -> frozenset[str]:
     return frozenset(
         f"{category}:{path.name}" for path in directory.iterdir() if path.is_dir()
     )
+
+
+class Returns:
+    """Return probes that are defined in kprobe_events, until close().
+
+    The file is opened once: to open it again, at the end, takes privileges that a
+    recorder has given up by then. To write to what is open does not.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Open the file. Raises OSError."""
+        # Appended: a write at the start would remove all probes, of anybody.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(root / "kprobe_events", flags)
+        self._names: list[str] = []
+
+    def define(self, symbol: str, maxactive: int) -> str:
+        """Define a probe of a function's return; return its name, of our process.
+
+        maxactive: calls that it can wait for at a time. Raises OSError.
+        """
+        # As bcc would call it: sweep() knows whose it is.
+        name = f"r_{re.sub(r'[.+]', '_', symbol)}_bcc_{os.getpid()}"
+        # First noted: a signal may come as soon as it is there.
+        self._names.append(name)
+        os.write(self._fd, f"r{maxactive}:{GROUP}/{name} {symbol}\n".encode())
+        return name
+
+    def close(self) -> None:
+        """Remove what was defined; nothing may use it any more. Raises OSError."""
+        try:
+            while self._names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.write(self._fd, f"-:{GROUP}/{self._names.pop()}\n".encode())
+        finally:
+            os.close(self._fd)
 
 
 def sweep(root: Path) -> tuple[str, ...]:

@@ -33,5 +33,8 @@ class Loader(Protocol):
     def waiting(self) -> list[Waiting]:
         """Return what has begun and not returned: calls and functions."""
 
+    def needs_capability(self) -> bool:
+        """Return whether lost() and its kin need CAP_BPF here."""
+
     def close(self) -> None:
         """Detach everything."""

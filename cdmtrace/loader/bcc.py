@@ -11,6 +11,9 @@ import ctypes
 import importlib
 import importlib.util
 import os
+import platform
+import re
+import resource
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,8 +23,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from cdmtrace.errors import RecordError, apt_hint
+from cdmtrace.errors import CdmtraceError, RecordError, apt_hint
 from cdmtrace.events import Lost, Probe
+from cdmtrace.kernel import symbols, tracefs
 from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.probes import Kind, Plan
 
@@ -102,16 +106,34 @@ def _stderr_kept(kept: list[str]) -> Iterator[None]:
             kept.append(file.read().decode(errors="replace"))
 
 
+def _release() -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+
+
+@contextlib.contextmanager
+def _memlock_kept() -> Iterator[None]:
+    """Set the limit of locked memory back: bcc raises it, and our command inherits."""
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
+
+
 class BccLoader:
     """The program, compiled by bcc for the running kernel and loaded."""
 
     def __init__(self, defines: Mapping[str, int]) -> None:
         """Compile and load. Raises BccMissing, ProgramRejected."""
         self._module = import_bcc()
+        self._returns: tracefs.Returns | None = None
+        self._return_fds: list[int] = []
         output: list[str] = []
         try:
-            with _stderr_kept(output):
+            with _stderr_kept(output), _memlock_kept():
                 self._bpf: Any = self._module.BPF(text=program_text(defines))
+        except CdmtraceError:
+            raise  # A signal has come.
         except Exception as error:
             raise ProgramRejected(
                 f"bcc cannot compile the BPF program: {error}",
@@ -135,26 +157,45 @@ class BccLoader:
                 item.probe.attachments, item.symbols, strict=item.why_not is None
             ):
                 self._attach(attachment.kind, attachment.handler, symbol)
+        # Once, and now, while their addresses may be seen.
+        self._names = symbols.Names()
 
     def _attach(self, kind: Kind, handler: str, symbol: str) -> None:
         output: list[str] = []
         try:
-            with _stderr_kept(output):
+            with _stderr_kept(output), _memlock_kept():
                 match kind:
                     case Kind.KPROBE:
                         self._bpf.attach_kprobe(event=symbol, fn_name=handler)
                     case Kind.KRETPROBE:
-                        self._bpf.attach_kretprobe(
-                            event=symbol, fn_name=handler, maxactive=MAXACTIVE
-                        )
+                        self._attach_return(handler, symbol)
                     case Kind.TRACEPOINT:
                         self._bpf.attach_tracepoint(tp=symbol, fn_name=handler)
+        except CdmtraceError:
+            raise  # A signal has come.
         except Exception as error:
             raise ProgramRejected(
                 f"{handler} cannot be attached to {kind} {symbol}: {error}",
                 details="\n".join("".join(output).splitlines()[-20:]),
                 hint="cdmtrace probes",
             ) from error
+
+    def _attach_return(self, handler: str, symbol: str) -> None:
+        """Attach to a return of which many may be waited for at a time.
+
+        bcc could, but asks with access(2) whether the probe is there: it means the
+        real user, whom capabilities do not let into tracefs.
+        """
+        if self._returns is None:
+            self._returns = tracefs.Returns(tracefs.mounted())
+        function = self._bpf.load_func(handler, self._module.BPF.KPROBE)
+        name = self._returns.define(symbol, MAXACTIVE)
+        fd = self._module.lib.bpf_attach_tracepoint(
+            function.fd, tracefs.GROUP.encode(), name.encode()
+        )
+        if fd < 0:
+            raise OSError(f"the kernel refuses a program at {name}")
+        self._return_fds.append(fd)
 
     def enable(self, on: bool) -> None:
         """Let events through, or stop them while all probes stay attached."""
@@ -180,10 +221,8 @@ class BccLoader:
 
     def stack(self, number: int) -> tuple[str, ...]:
         """Return a stack that an event names: name+0xoffset, innermost first."""
-        ksym = self._module.BPF.ksym
         return tuple(
-            ksym(address, show_offset=True).decode()
-            for address in self._bpf["stacks"].walk(number - 1)
+            self._names.at(address) for address in self._bpf["stacks"].walk(number - 1)
         )
 
     def waiting(self) -> list[Waiting]:
@@ -207,6 +246,25 @@ class BccLoader:
             for begun in self._bpf["allocations"].values()
         ]
 
+    def needs_capability(self) -> bool:
+        """Return whether lost() and its kin need CAP_BPF here.
+
+        Until 5.18, all of bpf(2) does where it is not for everybody; from 5.19 on, who
+        has a map open may use it (c8644cd0efe7).
+        """
+        return _release() < (5, 19)
+
     def close(self) -> None:
-        """Detach everything. Closing twice is harmless."""
+        """Detach everything, whatever privileges are left. Twice is harmless."""
+        close = self._module.lib.bpf_close_perf_event_fd
+        # A kprobe ends with what holds it open; bcc would look into tracefs for it.
+        for fds in self._bpf.kprobe_fds.values():
+            for fd in fds.values():
+                close(fd)
+        self._bpf.kprobe_fds.clear()
+        while self._return_fds:
+            close(self._return_fds.pop())
+        if self._returns is not None:
+            self._returns.close()
+            self._returns = None
         self._bpf.cleanup()

@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ import numpy as np
 import pytest
 from fakemachine import pretend
 
-from cdmtrace import command, drain, looking, recorder, session
+from cdmtrace import command, drain, looking, privileges, recorder, session
+from cdmtrace.caller import user
 from cdmtrace.cli import main
 from cdmtrace.errors import RecordError, TraceWriteError
 from cdmtrace.events import EVENT_DTYPE, EventKind, Lost, Probe
@@ -31,6 +33,7 @@ from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import bpf
 from cdmtrace.kernel.btf import load_library
 from cdmtrace.losses import Losses, Missing, Waiting, Where
+from cdmtrace.privileges import Capability
 from cdmtrace.probes import Plan
 
 pytestmark = pytest.mark.bpf
@@ -71,9 +74,16 @@ class FakeLoader:
     def waiting(self) -> list[Waiting]:
         return self.open
 
+    def needs_capability(self) -> bool:
+        return False
+
     def close(self) -> None:
         os.close(self.ring_fd)
         self.log.append("close")
+
+
+DROP = privileges.drop
+LOST = FakeLoader.lost
 
 
 @pytest.fixture(autouse=True)
@@ -88,8 +98,6 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             pytest.fail(reason)
         pytest.skip(reason)
     pretend(tmp_path, monkeypatch)
-    for name in ("SUDO_UID", "SUDO_GID"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(FakeLoader, "log", [])
     monkeypatch.setattr(FakeLoader, "losses", [])
     monkeypatch.setattr(FakeLoader, "open", [])
@@ -181,6 +189,77 @@ def test_a_signal_ends_a_recording_well(number: signal.Signals) -> None:
     assert info().clean_end
 
 
+@pytest.mark.parametrize("everybody", [False, True])
+def test_ctrl_c_is_for_the_command_too(
+    everybody: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends as it wants to; one that was not told is sent SIGTERM in the end."""
+    monkeypatch.setattr(command, "GRACE", 1.0)
+
+    def work() -> int:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        kill = os.killpg if everybody else os.kill
+        threading.Timer(1.0, kill, (os.getpid(), signal.SIGINT)).start()
+        trap = "trap 'sleep 0.3; exit 7' INT; trap 'exit 8' TERM"
+        script = f"{trap}; while :; do sleep 0.1; done"
+        return record("--", "sh", "-c", script)
+
+    assert in_a_child(work) == (7 if everybody else 8)
+    assert info().end == "stopped by SIGINT"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)],
+)
+def test_a_signal_before_anything_is_recorded(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was attached by then is detached, and there is no file."""
+    done = Path("closed")
+
+    def close(self: FakeLoader) -> None:
+        # One more must not keep it from that.
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.touch()
+
+    def work() -> int:
+        signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        monkeypatch.setattr(
+            FakeLoader, "attach", lambda *_: os.kill(os.getpid(), number)
+        )
+        monkeypatch.setattr(FakeLoader, "close", close)
+        return record("--", "touch", "started")
+
+    assert in_a_child(work) == status
+    assert done.exists()
+    assert not Path("x.arrows").exists()
+    assert not Path("started").exists()
+
+
+def test_a_signal_while_all_is_detached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has to wait until that is done."""
+    done = Path("closed")
+
+    def attach(*_: object) -> None:
+        raise RecordError("cannot be attached")
+
+    def close(self: FakeLoader) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.touch()
+
+    def work() -> int:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        monkeypatch.setattr(FakeLoader, "attach", attach)
+        monkeypatch.setattr(FakeLoader, "close", close)
+        return record("--", "touch", "started")
+
+    assert in_a_child(work) == 143
+    assert done.exists()
+
+
 def test_a_signal_that_is_ignored_stays_so() -> None:
     """nohup means it."""
     outside = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -255,30 +334,89 @@ def test_what_has_not_returned_is_told_at_the_end() -> None:
     assert second["ts"] > info().header.started
 
 
+@pytest.fixture
+def open_place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory where everybody may make files; that of a test is root's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        place.chmod(0o1777)
+        monkeypatch.chdir(place)
+        yield place
+
+
+def as_who_called_sudo(monkeypatch: pytest.MonkeyPatch, uid: int, gid: int) -> None:
+    monkeypatch.setenv("SUDO_UID", str(uid))
+    monkeypatch.setenv("SUDO_GID", str(gid))
+
+
 def test_the_command_is_run_as_who_called_sudo(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    open_place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    user = pwd.getpwnam("nobody")
-    monkeypatch.setenv("SUDO_UID", str(user.pw_uid))
-    monkeypatch.setenv("SUDO_GID", str(user.pw_gid))
-    script = 'id -u; id -g; id -G; echo "$HOME $USER $LOGNAME"'
-    # The directory of the test is root's alone; the file in it is opened by root.
-    path = Path.cwd() / "x.arrows"
-    monkeypatch.chdir("/")
+    nobody = pwd.getpwnam("nobody")
+    as_who_called_sudo(monkeypatch, nobody.pw_uid, nobody.pw_gid)
+    script = 'id -u; id -g; id -G; echo "$HOME $USER $LOGNAME"; env | grep -c SUDO_'
     groups_before = os.getgroups()
     os.setgroups([0, 1])
     try:
-        assert main(["record", "-o", str(path), "--", "sh", "-c", script]) == 0
+        assert record("--", "sh", "-c", script) == 1
     finally:
         os.setgroups(groups_before)
-    status = path.stat()
-    uid, gid, groups, names = capfd.readouterr().out.splitlines()
-    assert (int(uid), int(gid)) == (user.pw_uid, user.pw_gid)
-    wanted = os.getgrouplist("nobody", user.pw_gid)
+    status = Path("x.arrows").stat()
+    uid, gid, groups, names, of_sudo = capfd.readouterr().out.splitlines()
+    assert (int(uid), int(gid)) == (nobody.pw_uid, nobody.pw_gid)
+    wanted = os.getgrouplist("nobody", nobody.pw_gid)
     assert sorted(map(int, groups.split())) == sorted(wanted)
-    assert names == f"{user.pw_dir} nobody nobody"
-    assert (status.st_uid, status.st_gid) == (user.pw_uid, user.pw_gid)
+    assert names == f"{nobody.pw_dir} nobody nobody"
+    assert of_sudo == "0"
+    assert (status.st_uid, status.st_gid) == (nobody.pw_uid, nobody.pw_gid)
     assert status.st_mode & 0o777 == 0o600
+
+
+def test_who_called_sudo_gets_no_file_where_only_root_may_write(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    as_who_called_sudo(monkeypatch, 54321, 54322)
+    assert record("--", "touch", "started") == 125
+    err = capfd.readouterr().err
+    assert "cdmtrace: .: user 54321, who called sudo, may not write there" in err
+    assert "hint: name a file in a directory of theirs" in err
+    assert FakeLoader.log == []
+    assert not Path("x.arrows").exists()
+
+
+TELL = """
+import os, resource, signal
+from pathlib import Path
+for line in Path("/proc/self/status").read_text().splitlines():
+    if line.startswith(("Sig", "Shd", "Cap", "NoNew", "Seccomp:")):
+        print(line)
+print(os.getcwd(), oct(os.umask(0)), os.getpriority(os.PRIO_PROCESS, 0))
+print(sorted(os.listdir("/proc/self/fd"))[:-1], os.getpgrp() == os.getppid())
+for name in dir(resource):
+    if name.startswith("RLIMIT_"):
+        print(name, resource.getrlimit(getattr(resource, name)))
+"""
+
+
+@pytest.mark.parametrize("sudo", [False, True])
+def test_a_command_is_like_one_that_nobody_records(
+    sudo: bool,
+    open_place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Signals, limits, files, directory, mask: as if who called had started it."""
+    words = ["/usr/bin/python3", "-ISc", TELL]
+    ids: dict[str, Any] = {}
+    if sudo:
+        ids = {"user": 54321, "group": 54322, "extra_groups": [54322]}
+    subprocess.run(words, check=True, **ids)
+    alone = capfd.readouterr().out
+    assert "RLIMIT_MEMLOCK" in alone
+    if sudo:
+        as_who_called_sudo(monkeypatch, 54321, 54322)
+    assert record("--", *words) == 0
+    assert capfd.readouterr().out == alone
 
 
 def test_a_command_is_not_left_alone_when_the_file_cannot_be_written(
@@ -313,13 +451,136 @@ def test_a_thread_is_no_process(capfd: pytest.CaptureFixture[str]) -> None:
     assert not Path("x.arrows").exists()
 
 
+@pytest.mark.usefixtures("open_place")
 def test_a_uid_without_a_name(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SUDO_UID", "54321")
-    monkeypatch.setenv("SUDO_GID", "54322")
+    as_who_called_sudo(monkeypatch, 54321, 54322)
     assert record("--", "sh", "-c", "id -u; id -G") == 0
     assert capfd.readouterr().out == "54321\n54322\n"
+
+
+@pytest.mark.parametrize("sudo", [False, True])
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (("--duration", "0.1"), set()),
+        (("--", "true"), {Capability.KILL}),
+        (("--audit", "9", "--duration", "0.1"), {Capability.SYS_PTRACE}),
+    ],
+)
+def test_what_is_kept_of_the_privileges(
+    words: tuple[str, ...],
+    kept: set[Capability],
+    sudo: bool,
+    open_place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is left to do decides; it is asked for when the command has started."""
+    asked: list[Any] = []
+
+    def drop(*question: Any) -> list[str]:
+        asked.append(question)
+        assert FakeLoader.log == ["attach", "enable True, started: False"]
+        assert Path("x.arrows").exists()
+        return ["thread 7 keeps its privileges"]
+
+    monkeypatch.setattr(privileges, "drop", drop)
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
+    if sudo:
+        as_who_called_sudo(monkeypatch, 54321, 54322)
+    assert record(*words) == 0
+    assert asked == [(kept, user(54321, 54322) if sudo else None)]
+
+
+def in_a_child(work: Callable[[], int]) -> int:
+    """Do it in a process that may lose its privileges; return its status."""
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            status = work()
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_command_of_another_user_is_ended_too(
+    open_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes CAP_KILL, which is kept for it."""
+    monkeypatch.setattr(privileges, "drop", DROP)
+    command = ("setpriv", "--reuid", "54321", "--clear-groups", "sleep", "1000")
+    status = in_a_child(lambda: record("--duration", "0.7", "--", *command))
+    assert status == 128 + signal.SIGTERM
+    assert info().end == "time was up"
+
+
+def test_a_command_that_we_may_not_end_is_left_alone(
+    open_place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording ends all the same, and well."""
+    monkeypatch.setattr(command, "LINGER", 0.3)
+    monkeypatch.setattr(privileges, "drop", lambda keep, who: DROP((), who))
+    script = "echo $$ >pid; exec setpriv --reuid 54321 --clear-groups sleep 1000"
+    begin = time.monotonic()
+    status = in_a_child(lambda: record("--duration", "0.7", "--", "sh", "-c", script))
+    try:
+        assert time.monotonic() - begin < 60
+        assert status == 128 + signal.SIGTERM
+        assert info().clean_end
+    finally:
+        os.kill(int(Path("pid").read_text()), signal.SIGKILL)
+
+
+@pytest.fixture
+def small(open_place: Path) -> Iterator[Path]:
+    """A file system of our own, with room for little."""
+    place = open_place / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_file_system_that_is_read_only(
+    small: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is said before anything is compiled."""
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    assert main(["record", "-o", f"{small}/x.arrows", "--", "touch", "started"]) == 125
+    assert capfd.readouterr().err.splitlines() == [
+        f"cdmtrace: {small}/x.arrows: cannot create it: Read-only file system",
+        "  hint: name a file on a writable disk with -o FILE",
+    ]
+    assert not Path("started").exists()
+
+
+def test_a_file_system_that_is_full(
+    small: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written before can be read, and the command is ended."""
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
+    FakeLoader.losses += [(Probe.ALLOC, Lost.RING, 1)] * 1000
+    monkeypatch.setattr(session, "DRAIN_INTERVAL", 0.001)
+    script = "echo $$ >pid; exec sleep 1000"
+    words = ("--ring-pages", "1", "-o", f"{small}/x.arrows", "--", "sh", "-c", script)
+    monkeypatch.setattr(
+        FakeLoader, "lost", lambda self: self.log.append("enable") or LOST(self)
+    )
+    assert main(["record", *words]) == 125
+    assert capfd.readouterr().err.splitlines()[-2:] == [
+        f"cdmtrace: {small}/x.arrows: cannot write it: No space left on device",
+        "  hint: make room there, or record to another disk with -o FILE",
+    ]
+    with TraceReader(small / "x.arrows") as trace:
+        assert trace.info.lost["alloc"]["ring"] > 10
+        assert trace.info.bytes_intact == (small / "x.arrows").stat().st_size
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path("pid").read_text()), 0)
+    assert FakeLoader.log[-1] == "close"
 
 
 def test_an_interpreter_that_is_not_there(capfd: pytest.CaptureFixture[str]) -> None:
@@ -467,15 +728,15 @@ def test_where_pages_are_is_told_with_their_counts(
     waiting: list[np.ndarray] = []
     asked: list[tuple[int, ...]] = []
 
-    def pages_on(*question: int) -> np.ndarray:
+    def runs_on(*question: int) -> np.ndarray:
         asked.append(question)
-        return np.array([9 * page, 10 * page, 20 * page], np.uint64)
+        return np.array([[9 * page, 2 * page], [20 * page, page]], np.uint64)
 
     def drained(ring: object, limit: int) -> np.ndarray:
         return waiting.pop() if waiting else np.empty(0, EVENT_DTYPE)
 
     monkeypatch.setattr(looking.snapshot, "look", lambda _: waiting.append(counts))
-    monkeypatch.setattr(looking.snapshot, "pages_on", pages_on)
+    monkeypatch.setattr(looking.snapshot, "runs_on", runs_on)
     monkeypatch.setattr(drain.Ring, "drain", drained)
     assert record("--duration", "0.1") == 0
     assert asked == [(child, 8 * page, 24 * page, 1, 3)]

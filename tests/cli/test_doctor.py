@@ -9,7 +9,7 @@ from cdmtrace import doctor
 from cdmtrace.cli import main
 from cdmtrace.doctor import Check, State
 
-OK = Check(name="root", state=State.OK, text="running as root")
+OK = Check(name="python", state=State.OK, text="Python 3")
 WARN = Check(name="VM_CDM", state=State.WARN, text="unknown", remedy="--vm-cdm-mask")
 FAIL = Check(name="bcc", state=State.FAIL, text="missing", remedy="apt-get install")
 
@@ -32,7 +32,7 @@ def test_a_machine_that_can_record(
     out, err = capsys.readouterr()
     assert err == ""
     assert out.splitlines() == [
-        "ok    root         running as root",
+        "ok    python       Python 3",
         "warn  VM_CDM       unknown",
         "                   -> --vm-cdm-mask",
         "This machine can record: sudo cdmtrace record -- COMMAND",

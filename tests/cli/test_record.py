@@ -10,9 +10,10 @@ from typing import NoReturn
 import pytest
 from fakemachine import NAMES, OPTIONS, pretend
 
-from cdmtrace import recorder
+from cdmtrace import privileges, recorder
 from cdmtrace.cli import main
 from cdmtrace.kernel import config, headers, nodes, symbols
+from cdmtrace.privileges import Capability
 
 
 class Reached(Exception):
@@ -79,15 +80,15 @@ def test_each_recording_has_its_own_keys() -> None:
     assert len(keys) == 6
 
 
-def test_not_root(
+def test_privileges_that_are_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    refused(
-        capsys,
-        *(125, "recording needs root", "hint: sudo cdmtrace record"),
-        words="-- true",
-    )
+    lacking = {Capability.BPF: "to load", Capability.SYSLOG: "to see"}
+    monkeypatch.setattr(privileges, "missing", lambda: lacking)
+    sentence = "recording needs CAP_BPF (to load), CAP_SYSLOG (to see)"
+    for uid, hint in ((1000, "sudo cdmtrace record"), (0, "they were taken from")):
+        monkeypatch.setattr("os.geteuid", lambda uid=uid: uid)
+        refused(capsys, 125, sentence, f"hint: {hint}", words="-- true")
 
 
 def test_the_output_exists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from cdmtrace import doctor
+from cdmtrace import doctor, privileges
 from cdmtrace.doctor import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.kernel import btf, config, headers, tracefs
@@ -26,9 +26,14 @@ def said(check: Check, state: State, *parts: str) -> None:
     assert (check.remedy is None) is (state is State.OK)
 
 
-def test_root() -> None:
-    said(doctor.check_root(root=True), State.OK)
-    said(doctor.check_root(root=False), State.FAIL, "not running as root", "sudo ")
+def test_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    said(doctor.check_privileges({}), State.OK)
+    lacking = {privileges.Capability.BPF: "to load programs"}
+    words = "recording needs CAP_BPF (to load programs)"
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    said(doctor.check_privileges(lacking), State.FAIL, words, "sudo cdmtrace doctor")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    said(doctor.check_privileges(lacking), State.FAIL, words, "taken from this root")
 
 
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +96,15 @@ def test_kprobes_that_are_switched_off(tmp_path: Path, text: str, state: State) 
 
 
 @pytest.mark.parametrize("check", [doctor.check_ring, doctor.check_programs])
-def test_parts_of_bpf(check: Any) -> None:
+def test_parts_of_bpf(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(number: int) -> NoReturn:
         raise RecordError("cannot be found out", hint="as root")
 
-    said(check(root=True, probe=lambda number: True), State.OK)
-    said(check(root=True, probe=lambda number: False), State.FAIL, "this kernel ")
-    said(check(root=True, probe=refused), State.FAIL, "found out -> as root")
-    said(check(root=False, probe=refused), State.WARN, "without root", "sudo ")
+    said(check(able=True, probe=lambda number: True), State.OK)
+    said(check(able=True, probe=lambda number: False), State.FAIL, "this kernel ")
+    said(check(able=True, probe=refused), State.FAIL, "found out -> as root")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    said(check(able=False, probe=refused), State.WARN, "without privileges", "sudo ")
 
 
 class FakeBtf(btf.Btf):
@@ -137,22 +143,22 @@ def test_layout() -> None:
 
 
 def test_tracefs(tmp_path: Path) -> None:
-    said(doctor.check_tracefs(None, root=False), State.WARN, "without root")
+    said(doctor.check_tracefs(None, able=False), State.WARN, "without privileges")
     said(
-        doctor.check_tracefs(None, root=True),
+        doctor.check_tracefs(None, able=True),
         State.FAIL,
         "cannot be mounted",
         "mount -t tracefs",
     )
     (tmp_path / "events").mkdir()
     said(
-        doctor.check_tracefs(tmp_path, root=True),
+        doctor.check_tracefs(tmp_path, able=True),
         State.WARN,
         "system calls will not be seen",
         "CONFIG_FTRACE_SYSCALLS=y",
     )
     (tmp_path / "events/syscalls/sys_enter_mbind").mkdir(parents=True)
-    said(doctor.check_tracefs(tmp_path, root=True), State.OK, "1 tracepoint")
+    said(doctor.check_tracefs(tmp_path, able=True), State.OK, "1 tracepoint")
 
 
 FUNCTIONS = (
@@ -266,10 +272,12 @@ def test_all_of_it_on_this_machine_without_root(
     def never() -> NoReturn:
         raise AssertionError("tracefs is mounted by root alone")
 
+    lacking = {privileges.Capability.BPF: "to load programs"}
     monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr(privileges, "missing", lambda: lacking)
     monkeypatch.setattr(tracefs, "mounted", never)
     checks = list(doctor.examine())
-    assert checks[0].name == "root"
+    assert checks[0].name == "privileges"
     assert checks[-1].name == "bcc"
     assert len({check.name for check in checks}) == len(checks) == 15
     assert not doctor.can_record(checks)

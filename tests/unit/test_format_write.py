@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdmtrace.caller import user
 from cdmtrace.errors import TraceWriteError
 from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind
 from cdmtrace.format.reader import Loss, TraceReader
@@ -452,11 +454,37 @@ def test_mode_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "t").stat().st_mode) == 0o600
 
 
-def test_owner(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_owner(force: bool) -> None:
     uid, gid = (65534, 65534) if os.getuid() == 0 else (os.getuid(), os.getgid())
-    TraceWriter(tmp_path / "t", HEADER, owner=(uid, gid)).close()
-    status = (tmp_path / "t").stat()
-    assert (status.st_uid, status.st_gid) == (uid, gid)
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "t"
+        os.chown(name, uid, gid)
+        for _ in range(1 + force):
+            TraceWriter(path, HEADER, force=force, owner=user(uid, gid)).close()
+        status = path.stat()
+        assert (status.st_uid, status.st_gid) == (uid, gid)
+        assert [one.name for one in path.parent.iterdir()] == ["t"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is somebody else than it is")
+@pytest.mark.parametrize("force", [False, True])
+def test_an_owner_gets_no_file_where_only_root_may_write(
+    tmp_path: Path, force: bool
+) -> None:
+    """Not even by a symbolic link on the way there, which root would follow."""
+    tmp_path.chmod(0o755)
+    with tempfile.TemporaryDirectory() as name:
+        os.chown(name, 65534, 65534)
+        link = Path(name) / "link"
+        link.symlink_to(tmp_path)
+        (tmp_path / "there").write_text("precious")
+        for path in (tmp_path / "new", link / "new", *[link / "there"] * force):
+            with pytest.raises(TraceWriteError, match="Permission denied"):
+                TraceWriter(path, HEADER, force=force, owner=user(65534, 65534))
+    assert [one.name for one in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "precious"
+    assert os.geteuid() == 0
 
 
 def refused(path: Path, message: str, hint: str, *, force: bool = False) -> None:

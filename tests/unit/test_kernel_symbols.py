@@ -54,3 +54,22 @@ def test_a_kernel_that_does_not_tell(tmp_path: Path) -> None:
 
 def test_the_running_kernel() -> None:
     assert "schedule" in symbols.functions()
+
+
+def test_an_address_by_its_function(tmp_path: Path) -> None:
+    path = tmp_path / "kallsyms"
+    path.write_text(
+        "ffffffff81002000 t second\n"
+        "ffffffff81001000 T first\n"
+        "ffffffff81001000 T alias\n"
+        "ffffffff81001800 D data\n"
+        "ffffffffc0001000 t of_a_module\t[module]\n"
+        "0000000000000000 T nowhere\n"
+    )
+    names = symbols.Names(path)
+    assert names.at(0xFFFFFFFF81001000) == "first+0x0"
+    assert names.at(0xFFFFFFFF81001FFF) == "first+0xfff"
+    assert names.at(0xFFFFFFFF81002000) == "second+0x0"
+    assert names.at(0xFFFFFFFFC0001010) == "of_a_module+0x10"
+    assert names.at(0xFFFFFFFF81000FFF) == "[unknown]"
+    assert names.at(1) == "[unknown]"

@@ -53,3 +53,37 @@ def test_what_dead_recorders_left_is_removed_and_nothing_else(root: Path) -> Non
 
 def test_a_kernel_without_probes_has_nothing_to_sweep(root: Path) -> None:
     assert tracefs.sweep(root) == ()
+
+
+def test_returns_are_removed_by_who_may_not_open_the_file_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "kprobe_events"
+    path.write_text("p:kprobes/of_others f\n")
+    returns = tracefs.Returns(tmp_path)
+    name = returns.define("vma_merge.constprop.0", 23)
+    assert name == f"r_vma_merge_constprop_0_bcc_{os.getpid()}"
+    returns.define("exit_mmap", 23)
+    other = f"r_exit_mmap_bcc_{os.getpid()}"
+    path.rename(tmp_path / "moved")
+    returns.close()
+    assert (tmp_path / "moved").read_text().splitlines() == [
+        "p:kprobes/of_others f",
+        f"r23:kprobes/{name} vma_merge.constprop.0",
+        f"r23:kprobes/{other} exit_mmap",
+        f"-:kprobes/{other}",
+        f"-:kprobes/{name}",
+    ]
+
+
+def test_what_a_return_is_called_is_what_is_swept_away(tmp_path: Path) -> None:
+    """Of a process that has ended, as far as can be told."""
+    path = tmp_path / "kprobe_events"
+    path.touch()
+    returns = tracefs.Returns(tmp_path)
+    name = returns.define("exit_mmap", 23)
+    text = path.read_text()
+    assert tracefs.sweep(tmp_path) == ()
+    path.write_text(text.replace(f"bcc_{os.getpid()} ", "bcc_4194305 "))
+    gone = name.replace(f"bcc_{os.getpid()}", "bcc_4194305")
+    assert tracefs.sweep(tmp_path) == (f"kprobes/{gone}",)
