@@ -84,8 +84,8 @@ def _look_at(drain: Drain, pid: int) -> None:
             row[column] = count[column]
         start, end, node = (int(count[name]) for name in ("start", "end", "node"))
         many = int(count["size"]) // page
-        pages = snapshot.pages_on(pid, start, end, node, many)
-        payloads.append(snapshot.runs(pages).tobytes())
+        where = snapshot.runs_on(pid, start, end, node, many)
+        payloads.append(where.tobytes())
     rows["ts"] = time.monotonic_ns()
     rows["probe"] = Probe.SNAPSHOT
     # What has happened to these pages until now comes before them in the file.

@@ -30,6 +30,8 @@ _CHUNK: Final = 1 << 18
 _MOVE_PAGES: Final = {"x86_64": 279, "aarch64": 239, "ppc64le": 301}
 
 Addresses = npt.NDArray[np.uint64]
+Runs = npt.NDArray[np.uint64]
+"""Of shape (n, 2): address, bytes."""
 
 
 def processes() -> frozenset[int]:
@@ -58,35 +60,42 @@ def name(pid: int) -> bytes:
     return b""
 
 
-def pages_on(pid: int, start: int, end: int, node: int, wanted: int) -> Addresses:
-    """Return where in [start, end) pages of a process lie on a node, ascending.
+def runs_on(pid: int, start: int, end: int, node: int, wanted: int) -> Runs:
+    """Return where in [start, end) pages of a process lie on a node, as runs.
 
     Stops when as many as wanted are found. Those that went meanwhile are left out, and
-    all of them where the process has ended.
+    all of them where the process has ended. No more than a piece of all addresses is
+    held at a time: a process can have more pages than we have memory for.
     """
-    found: list[Addresses] = []
+    found: list[Runs] = []
     missing = wanted
     with contextlib.suppress(*_ENDED):
         for addresses in _mapped(pid, start, end):
             here = addresses[_nodes(pid, addresses) == node]
-            found.append(here)
+            found.append(runs(here))
             missing -= len(here)
             if missing <= 0:
                 break
-    return np.concatenate(found) if found else np.empty(0, np.uint64)
+    return _joined(np.concatenate([np.empty((0, 2), np.uint64), *found]))
 
 
-def runs(addresses: Addresses) -> npt.NDArray[np.uint64]:
+def runs(addresses: Addresses) -> Runs:
     """Return pages as (address, bytes) of runs without a hole, shape (n, 2).
 
     addresses: of pages of the base size, ascending.
     """
-    if not len(addresses):
-        return np.empty((0, 2), np.uint64)
-    page = np.uint64(mmap.PAGESIZE)
-    heads = np.concatenate(([True], np.diff(addresses) != page))
-    lengths = np.diff(np.append(np.flatnonzero(heads), len(addresses)))
-    return np.column_stack((addresses[heads], lengths.astype(np.uint64) * page))
+    size = np.full(len(addresses), mmap.PAGESIZE, np.uint64)
+    return _joined(np.column_stack((addresses, size)))
+
+
+def _joined(parts: Runs) -> Runs:
+    """Return runs, ascending, of which none begins where the one before it ends."""
+    if not len(parts):
+        return parts
+    ends = parts[:, 0] + parts[:, 1]
+    heads = np.concatenate(([True], parts[1:, 0] != ends[:-1]))
+    tails = np.concatenate((heads[1:], [True]))
+    return np.column_stack((parts[heads, 0], ends[tails] - parts[heads, 0]))
 
 
 def _mapped(pid: int, start: int, end: int) -> Iterator[Addresses]:

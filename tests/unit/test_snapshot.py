@@ -59,6 +59,15 @@ def node_of(pid: int, address: int) -> int:
     return int(node)
 
 
+def pages_on(*question: int) -> list[int]:
+    """Return the pages of the runs that are found, one by one."""
+    return [
+        address
+        for start, size in snapshot.runs_on(*question).tolist()
+        for address in range(start, start + size, PAGE)
+    ]
+
+
 @pytest.mark.parametrize("chunk", [1 << 18, 3])
 def test_where_the_pages_of_a_process_are(
     child: tuple[int, int], chunk: int, monkeypatch: pytest.MonkeyPatch
@@ -68,12 +77,14 @@ def test_where_the_pages_of_a_process_are(
     end = start + PAGES * PAGE
     node = node_of(pid, start + PAGE)
     assert node >= 0
-    on_node = snapshot.pages_on(pid, start, end, node, PAGES)
+    on_node = snapshot.runs_on(pid, start, end, node, PAGES)
     assert on_node.dtype == np.uint64
-    assert on_node.tolist() == at(start, *TOUCHED)
-    assert snapshot.pages_on(pid, start, end, node + 1, PAGES).tolist() == []
-    inside = snapshot.pages_on(pid, start + 2 * PAGE, start + 9 * PAGE, node, PAGES)
-    assert inside.tolist() == at(start, 2, 5)
+    # In pieces or not, a run is one run.
+    assert on_node.tolist() == snapshot.runs(np.array(at(start, *TOUCHED))).tolist()
+    assert pages_on(pid, start, end, node, PAGES) == at(start, *TOUCHED)
+    assert pages_on(pid, start, end, node + 1, PAGES) == []
+    inside = pages_on(pid, start + 2 * PAGE, start + 9 * PAGE, node, PAGES)
+    assert inside == at(start, 2, 5)
 
 
 def test_no_more_is_read_than_is_wanted(
@@ -82,8 +93,8 @@ def test_no_more_is_read_than_is_wanted(
     monkeypatch.setattr(snapshot, "_CHUNK", 3)
     pid, start = child
     node = node_of(pid, start + PAGE)
-    first = snapshot.pages_on(pid, start, start + PAGES * PAGE, node, 2)
-    assert first.tolist() == at(start, 1, 2)
+    first = pages_on(pid, start, start + PAGES * PAGE, node, 2)
+    assert first == at(start, 1, 2)
 
 
 def test_pages_of_other_nodes_are_not_wanted(
@@ -95,12 +106,12 @@ def test_pages_of_other_nodes_are_not_wanted(
     monkeypatch.setattr(
         snapshot, "_nodes", lambda _, found: (found - np.uint64(start)) // PAGE % 2
     )
-    found = snapshot.pages_on(pid, start, start + PAGES * PAGE, 1, 2)
-    assert found.tolist() == at(start, 1, 5)
+    found = pages_on(pid, start, start + PAGES * PAGE, 1, 2)
+    assert found == at(start, 1, 5)
 
 
 def test_a_process_that_has_ended_has_no_pages(ended: int) -> None:
-    assert snapshot.pages_on(ended, 0, 1 << 30, 0, 1).tolist() == []
+    assert pages_on(ended, 0, 1 << 30, 0, 1) == []
     assert snapshot.name(ended) == b""
     snapshot.look(ended)
 
@@ -113,7 +124,7 @@ def test_a_process_that_ends_between_two_questions(
     monkeypatch.setattr(snapshot, "_mapped", lambda *_: iter([here]))
     with pytest.raises(ProcessLookupError):
         snapshot._nodes(ended, here)
-    assert snapshot.pages_on(ended, 0, PAGES * PAGE, 0, 1).tolist() == []
+    assert pages_on(ended, 0, PAGES * PAGE, 0, 1) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""How much memory a recorder takes does not depend on how much there is to record."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cdmtrace.errors import RecordError
+from cdmtrace.kernel import bpf
+
+pytestmark = pytest.mark.bpf
+
+HERE = Path(__file__).parent
+SECONDS = 8
+LEAST_EVENTS = 100_000
+MORE = 4 << 20
+"""Bytes by which it may differ from second to second: half a batch."""
+
+
+def test_a_flood_without_end(tmp_path: Path) -> None:
+    """Of many tasks, with many stacks, and with losses in a thousand places."""
+    try:
+        able = os.geteuid() == 0 and bpf.has_map_type(bpf.MAP_RINGBUF)
+    except RecordError:
+        able = False
+    if not able:
+        reason = "making a BPF ring needs root and a kernel that has them"
+        if os.environ.get("CDMTRACE_KERNEL_TESTS") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    path = os.pathsep.join([str(HERE.parents[1]), str(HERE), str(HERE.parent)])
+    result = subprocess.run(
+        [sys.executable, HERE / "flood.py", tmp_path / "flood.arrows", str(SECONDS)],
+        text=True,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert result.returncode == 0, result.stderr
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert len(told) >= 4
+    # By the first second each stack has been written, and each buffer filled once.
+    first, *rest = told
+    assert rest[-1]["events"] > first["events"] + LEAST_EVENTS
+    assert max(one["bytes"] for one in rest) - first["bytes"] < MORE, told
