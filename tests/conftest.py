@@ -11,6 +11,7 @@ FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 
 LONGEST_FIRST = (
     *("test_quirks", "test_record", "test_story", "test_audit", "test_matrix"),
+    "test_endings",
     "test_driver",
     *(
         "test_lab",
