@@ -102,7 +102,8 @@ bench: kernel
 	$(BIN)/python benchmarks/fault_cost.py
 	$(BIN)/python benchmarks/probe_cost.py
 
-# sudo takes only the system's directories for PATH, so the link goes to one of them.
+# sudo takes only the system's directories for PATH, so the script goes to one of them.
+# -I: root loads nothing from the caller's variables, home or current directory.
 install:
 	@scripts/deps.sh record lab build
 	rm -rf build
@@ -112,7 +113,10 @@ install:
 	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
 	rm -rf build
 	mkdir -p $(PREFIX)/bin
-	ln -sfn $(PREFIX)/lib/cdmtrace/bin/cdmtrace $(PREFIX)/bin/cdmtrace
+	rm -f $(PREFIX)/bin/cdmtrace
+	printf '#!%s -I\nimport sys\n\nfrom cdmtrace.cli import main\n\nsys.exit(main())\n' \
+		$(PREFIX)/lib/cdmtrace/bin/python >$(PREFIX)/bin/cdmtrace
+	chmod 755 $(PREFIX)/bin/cdmtrace
 	install -D -m 644 man/cdmtrace.1 $(PREFIX)/share/man/man1/cdmtrace.1
 
 uninstall:
