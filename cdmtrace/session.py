@@ -33,7 +33,7 @@ class Session:
         writer: TraceWriter,
         options: Options,
         say: Callable[[str], None],
-        let_go: Callable[[], None],
+        let_go: Callable[[], None] = lambda: None,
     ) -> None:
         """Map the ring of a loader that is attached. Raises OSError.
 

@@ -1,11 +1,11 @@
 """A process that drains a ring into a file while BPF fills it without a pause.
 
-It tells how much memory it has as it goes on: a line of JSON each second. The file is
-cut to nothing again and again, for the disk has an end. Every record comes out of the
-ring as some task's, with one of many stacks, and events are lost in many address spaces
-at a time.
+It tells how much memory it has as it goes on: a line of JSON every so many events. The
+file is cut to nothing again and again, for the disk has an end. Every record comes out
+of the ring as some task's, with one of many stacks, and events are lost in many address
+spaces at a time.
 
-Usage: flood.py FILE SECONDS
+Usage: flood.py FILE EVENTS
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import mmap
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import test_ring
+import ringsource
 
 from cdmtrace import drain
 from cdmtrace.events import EventKind, Events, Lost, Probe
@@ -30,6 +29,7 @@ from cdmtrace.recorder import LOST_PLACES
 from cdmtrace.ring import Ring
 
 PAGES = 4096
+EVERY = 1 << 18
 STACKS = 4096
 """As many as the program's map has room for."""
 HEADER = Header(
@@ -103,12 +103,11 @@ class Busy(Ring):
         return events
 
 
-def main(path: Path, seconds: float) -> None:
+def main(path: Path, events: int) -> None:
     """Flood, and tell."""
-    test_ring.RING_SIZE = PAGES * mmap.PAGESIZE
     drain.Ring = Busy  # type: ignore[misc]
     stop = threading.Event()
-    with test_ring.source() as source:
+    with ringsource.source(PAGES * mmap.PAGESIZE) as source:
 
         def fill() -> None:
             while not stop.is_set():
@@ -119,14 +118,14 @@ def main(path: Path, seconds: float) -> None:
         with TraceWriter(path, HEADER) as writer:
             drained = drain.Drain(loader, writer, PAGES)
             thread.start()
-            begin = last = time.monotonic()
+            last = 0
             try:
-                while (now := time.monotonic()) < begin + seconds:
+                while writer.events < events:
                     drained()
                     # It is written at its end, wherever that is.
                     os.truncate(path, 0)
-                    if now - last >= 1:
-                        last = now
+                    if writer.events - last >= EVERY:
+                        last = writer.events
                         told = {"events": writer.events, "bytes": memory()}
                         sys.stdout.write(json.dumps(told) + "\n")
                         sys.stdout.flush()
@@ -137,4 +136,4 @@ def main(path: Path, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
