@@ -69,7 +69,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         words = in_memory(sys.executable, str(HERE / "endings.py"))
-        result = lab_run(directory, "--timeout", "1800", "--", *words)
+        result = lab_run(directory, "--timeout", "3000", "--", *words)
     assert result.returncode == 134, result.stdout + result.stderr
     assert "sysrq triggered crash" in result.stderr
     return directory / "run"
