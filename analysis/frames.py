@@ -8,17 +8,22 @@ and not the clock of some cpu, is what the model is fed in.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cdmtrace.analysis import sanity
 from cdmtrace.analysis.stacks import Stack
+from cdmtrace.errors import TraceFileError
 from cdmtrace.events import Cause, EventKind
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+    from cdmtrace.format.reader import TraceReader
 
 
 FOLLOWED: Final = "watch"
@@ -155,7 +160,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
     from cdmtrace.format.reader import TraceReader
 
     with TraceReader(path) as reader:
-        events = [row for batch in reader for row in rows(batch.columns)]
+        events = list(_plausible(reader))
         info = reader.info
     stacks = {
         event.stack: Stack.parse(event.payload)
@@ -198,6 +203,24 @@ def load(path: str | os.PathLike[str]) -> Trace:
         clean_end=info.clean_end,
         cut=info.torn,
     )
+
+
+def _plausible(reader: TraceReader) -> Iterator[Event]:
+    """Yield the rows of a file. Raises TraceFileError for one that cannot be."""
+    page, before = reader.header.page_size, 0
+    for batch in reader:
+        columns = batch.columns
+        try:
+            before += sanity.pages_before(columns, page)
+            why = sanity.implausible(columns, page) or sanity.too_many(before)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            raise TraceFileError(
+                f"{reader.path}: {why}",
+                hint=f"cdmtrace info {shlex.quote(str(reader.path))} says what made it",
+            )
+        yield from rows(columns)
 
 
 def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:

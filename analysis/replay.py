@@ -354,7 +354,7 @@ class _Run:
         if event.kind == EventKind.CALL:
             if call == event.call:
                 concerned |= touched & self._lives.keys()
-                del self._busy[event.tid]
+                self._busy.pop(event.tid, None)
         elif event.call and event.mm:
             if call == event.call:
                 touched.add(event.mm)

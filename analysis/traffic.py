@@ -63,6 +63,8 @@ def read(events: Iterable[Event]) -> Traffic:
     moved = Counter[tuple[Space, tuple[int, int], str, int, int]]()
     tracks = _Tracks()
     for event in events:
+        if event.kind == EventKind.MIGRATE and not event.mm:
+            continue
         space = event.mm, ended[event.mm]
         match event.kind:
             case EventKind.MIGRATE:

@@ -3,7 +3,8 @@
 pyarrow reads what it is given: with a damaged length or a compression mark
 that nobody wrote it may allocate what a file claims. So each message is
 looked at here first, with bounds checked, and only a message that lies wholly
-in the file, uncompressed, of a size that its rows can explain, is handed on.
+in the file, uncompressed, of a size that its rows can explain and that the
+recorder writes, is handed on.
 
 Sources: Arrow's "Encapsulated message format" and format/Message.fbs (field
 order), and the FlatBuffers internals page (tables and vtables).
@@ -12,12 +13,17 @@ order), and the FlatBuffers internals page (tables and vtables).
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 MAX_METADATA: Final = 16 << 20
 """Bytes of a message's metadata beyond which it is taken for damage. A batch
 needs 2 KiB, a header with all its tables some ten."""
+
+MAX_BODY: Final = 1 << 30
+"""Bytes of a message's body beyond which it is taken for damage: a file may have
+holes, and so claim to be of any size. A batch has 8 MiB, but for long payloads."""
 
 SCHEMA_MESSAGE: Final = 1
 BATCH_MESSAGE: Final = 3
@@ -47,15 +53,20 @@ class Frame:
     rows: int
 
 
-def frame_at(data: memoryview, start: int) -> Frame:
-    """Return the message that begins at start.
+Read = Callable[[int, int], bytes]
+"""Returns so many bytes from an offset on, both of them in the file; fewer or an
+OSError where the file is not what it was."""
 
-    data is the whole file as bytes. Raises FrameError where the message is
-    cut, damaged, or nothing that cdmtrace writes.
+
+def frame_at(read: Read, size: int, start: int) -> Frame:
+    """Return the message that begins at start, in a file of size bytes.
+
+    Raises FrameError where the message is cut, damaged, or nothing that
+    cdmtrace writes.
     """
-    if len(data) - start < 8:
-        raise FrameError(f"{len(data) - start} bytes are no message")
-    mark, length = struct.unpack_from("<Ii", data, start)
+    if size - start < 8:
+        raise FrameError(f"{size - start} bytes are no message")
+    mark, length = struct.unpack("<Ii", _exactly(read, start, 8))
     if mark != _CONTINUATION:
         raise FrameError(f"no message begins with {mark:#010x}")
     if length == 0:
@@ -63,9 +74,9 @@ def frame_at(data: memoryview, start: int) -> Frame:
     if not 0 < length <= MAX_METADATA or length % 8:
         raise FrameError(f"metadata of {length} bytes is damage")
     body = start + 8 + length
-    if body > len(data):
+    if body > size:
         raise FrameError("the file ends inside its metadata")
-    metadata = data[start + 8 : body]
+    metadata = memoryview(_exactly(read, start + 8, length))
     try:
         table = _Table.root(metadata)
         kind = table.number(_HEADER_TYPE, "<B")
@@ -81,12 +92,24 @@ def frame_at(data: memoryview, start: int) -> Frame:
         raise FrameError("it claims to be compressed, which no trace is")
     if body_length < 0 or body_length % 8:
         raise FrameError(f"a body of {body_length} bytes is damage")
-    if body + body_length > len(data):
-        missing = body + body_length - len(data)
+    if body + body_length > size:
+        missing = body + body_length - size
         raise FrameError(f"the file ends {missing} bytes before its end")
+    if body_length > MAX_BODY:
+        raise FrameError(f"a body of {body_length} bytes is damage")
     if not 0 <= rows <= body_length:
         raise FrameError(f"{rows} rows in {body_length} bytes is damage")
     return Frame(kind=kind, start=start, end=body + body_length, rows=rows)
+
+
+def _exactly(read: Read, at: int, count: int) -> bytes:
+    try:
+        data = read(at, count)
+    except OSError as error:
+        raise FrameError(f"it cannot be read: {error.strerror}") from error
+    if len(data) != count:
+        raise FrameError("the file is shorter than it was")
+    return data
 
 
 @dataclass(frozen=True, slots=True)

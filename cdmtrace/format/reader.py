@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import mmap
 import os
 import stat
 import zlib
@@ -19,6 +17,7 @@ from cdmtrace.errors import TraceFileError
 from cdmtrace.events import Lost
 from cdmtrace.format.framing import (
     BATCH_MESSAGE,
+    MAX_METADATA,
     SCHEMA_MESSAGE,
     Frame,
     FrameError,
@@ -37,6 +36,7 @@ from cdmtrace.format.schema import (
     column_values,
     decode,
     parse_crc,
+    shown,
     sum_losses,
 )
 
@@ -54,6 +54,11 @@ if TYPE_CHECKING:
 # and its values is right. The first one that fails ends the reading: what
 # comes after it cannot be placed, so it is not looked at. Everything before
 # it is as good as on the day it was written.
+#
+# The file may be anybody's, and may change while it is read. So nothing of it is
+# mapped: where a mapped file is cut, or its disk fails, the reader dies of SIGBUS. A
+# message is read once it has been measured, measured again where it lies in memory,
+# and given to pyarrow behind a schema of our own, not behind that of the file.
 
 _MAGIC: Final = (
     (b"ARROW1", "an Arrow file, not an Arrow stream"),
@@ -64,6 +69,9 @@ _MAGIC: Final = (
 )
 _END_OF_STREAM: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _UNPAIRED: Final = Lost.UNPAIRED.name.lower()
+_SCHEMA_BYTES: Final = SCHEMA.serialize().to_pybytes()
+_FORMATS: Final = 1000
+"""No file has such a format: it is damage."""
 _MAKE_ONE: Final = "cdmtrace record -o FILE -- CMD makes a trace file"
 
 
@@ -86,8 +94,7 @@ class Loss(Shortfall):
 class TraceBatch:
     """One batch that has passed every check.
 
-    columns: SCHEMA's columns, a view on the mapped file. offset: where the
-    batch begins in the file, bytes.
+    columns: SCHEMA's columns. offset: where the batch begins in the file, bytes.
     """
 
     mark: Mark
@@ -127,7 +134,7 @@ class TraceInfo:
 
 
 class TraceReader:
-    """A trace file opened for reading, mapped into memory.
+    """A trace file opened for reading; one batch of it is in memory at a time.
 
     Iterating gives its batches in order and never raises for damage: it
     stops, and ``info`` tells why. The file may still be growing; it is read
@@ -135,20 +142,24 @@ class TraceReader:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Map the file and read its header.
+        """Open the file and read its header.
 
         Raises TraceFileError if it cannot be read, is not a trace file, has a
         damaged header, or a format that this version does not know.
         """
         self._path = Path(path)
-        self._map = _map_file(self._path)
-        self._data = memoryview(self._map)
+        self._file = _File(self._path)
         try:
-            self._header, self._start = _read_header(self._path, self._map)
+            self._header, self._start = _read_header(self._path, self._file)
         except BaseException:
             self.close()
             raise
         self._info: TraceInfo | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file's path, as it was given."""
+        return self._path
 
     @property
     def header(self) -> Header:
@@ -165,29 +176,26 @@ class TraceReader:
         return self._info
 
     def read(self) -> pa.Table:
-        """Return all intact batches as one table, a view on the mapped file."""
+        """Return all intact batches as one table, in memory."""
         return pa.Table.from_batches([batch.columns for batch in self], SCHEMA)
 
     def __iter__(self) -> Iterator[TraceBatch]:
         walk = _Walk(self._header, self._start)
-        stream = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(self._map)))
+        file = self._file
         stop = ""
-        while walk.end is None and walk.at < len(self._data):
+        while walk.end is None and walk.at < file.size:
             try:
-                batch = walk.take(stream, frame_at(self._data, walk.at))
+                batch = walk.take(file, frame_at(file.read, file.size, walk.at))
             except FrameError as error:
                 stop = str(error)
                 break
             yield batch
-        torn = walk.why_torn(self._data, stop)
-        self._info = walk.info(self._path, len(self._data), torn)
+        torn = walk.why_torn(file, stop)
+        self._info = walk.info(self._path, file.size, torn)
 
     def close(self) -> None:
         """Let go of the file. Batches that are still in use stay valid."""
-        self._data.release()
-        # Where columns of it are in use, the last one to go unmaps it.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -234,7 +242,7 @@ class _Walk:
         self._counted = header.started
         self._losses: list[Loss] = []
 
-    def take(self, stream: pa.RecordBatchStreamReader, frame: Frame) -> TraceBatch:
+    def take(self, file: _File, frame: Frame) -> TraceBatch:
         """Read the next batch, which is the message in frame.
 
         Raises FrameError for whatever makes it unfit to be used.
@@ -244,6 +252,7 @@ class _Walk:
         if frame.kind != BATCH_MESSAGE:
             raise FrameError("it is no batch")
         try:
+            stream = pa.ipc.open_stream(pa.BufferReader(file.message(frame)))
             columns, metadata = stream.read_next_batch_with_custom_metadata()
             # Before any value is touched: a column may claim more rows than
             # its buffers hold.
@@ -253,6 +262,8 @@ class _Walk:
             text = metadata[HEADER_KEY]
             intact = batch_crc(text, columns) == parse_crc(metadata[CRC_KEY])
             mark = Mark.from_json(decode(text)) if intact else None
+        except (FrameError, MemoryError):
+            raise
         except Exception as error:
             # Whatever pyarrow makes of damage, it must end the reading here.
             raise FrameError(
@@ -309,20 +320,20 @@ class _Walk:
             self._last_ts = max(mark.last_ts, self._last_ts or 0)
         return batch
 
-    def why_torn(self, data: memoryview, stop: str) -> str | None:
+    def why_torn(self, file: _File, stop: str) -> str | None:
         """Return what to say of the bytes after the last intact batch.
 
         stop: why the batch there was not taken, empty where there is none.
         """
         if self.end is not None:
-            tail = bytes(data[self.at : self.at + len(_END_OF_STREAM)])
+            tail = file.tail(self.at, len(_END_OF_STREAM))
             # The mark that ends an Arrow stream may be cut: nothing is lost.
             if tail == _END_OF_STREAM[: len(tail)]:
                 self.at += len(tail)
-            if self.at == len(data):
+            if self.at == file.size:
                 return None
             return (
-                f"{len(data) - self.at} bytes follow the end of the recording at "
+                f"{file.size - self.at} bytes follow the end of the recording at "
                 f"byte {self.at} and were not read"
             )
         if not stop:
@@ -356,56 +367,102 @@ def _follows(columns: pa.RecordBatch, last_seq: int) -> bool:
     if not rows:
         return True
     seq = column_values(columns.column("seq"))
-    return int(seq[0]) == last_seq + 1 and int(seq[-1]) == last_seq + rows
+    # Not by their sum with last_seq, which a mark may make larger than any uint64.
+    return int(seq[0]) == last_seq + 1 and bool((np.diff(seq) == 1).all())
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        # NONBLOCK: opening a pipe that nobody writes to must not wait.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        hint = _MAKE_ONE
-        if error.errno == errno.EACCES:
-            hint = f"it belongs to someone else: sudo chown $USER {path}"
-        raise TraceFileError(
-            f"{path}: cannot be read: {error.strerror}", hint=hint
-        ) from error
-    try:
+class _File:
+    """A regular file, of the size that it had when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it. Raises TraceFileError."""
+        try:
+            # NONBLOCK: opening a pipe that nobody writes to must not wait.
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        except (OSError, ValueError) as error:
+            # A path with a NUL in it is a ValueError to Python.
+            hint, why = _MAKE_ONE, str(error)
+            if isinstance(error, OSError):
+                why = error.strerror
+                if error.errno == errno.EACCES:
+                    hint = f"it belongs to someone else: sudo chown $USER {path}"
+            raise TraceFileError(f"{path}: cannot be read: {why}", hint=hint) from error
+        self._fd = fd
         status = os.fstat(fd)
+        self.size: Final = status.st_size
         if not stat.S_ISREG(status.st_mode):
+            self.close()
             raise TraceFileError(
                 f"{path}: is no regular file",
-                hint="a trace is mapped into memory: save it to a file first",
+                hint="save what comes out of it to a file first",
             )
-        if not status.st_size:
+        if not self.size:
+            self.close()
             raise TraceFileError(f"{path}: is empty", hint=_MAKE_ONE)
-        return mmap.mmap(fd, status.st_size, prot=mmap.PROT_READ)
-    except OSError as error:
-        raise TraceFileError(
-            f"{path}: cannot be mapped into memory: {error.strerror}",
-            hint="copy it to a local disk first",
-        ) from error
-    finally:
-        os.close(fd)
+
+    def read(self, at: int, count: int) -> bytes:
+        """Return bytes from an offset on, fewer at the file's end. Raises OSError."""
+        return os.pread(self._fd, count, at)
+
+    def tail(self, at: int, most: int) -> bytes:
+        """Return what is there from an offset on, nothing if it cannot be read."""
+        try:
+            return self.read(at, min(most, self.size - at))
+        except OSError:
+            return b""
+
+    def message(self, frame: Frame) -> pa.Buffer:
+        """Return a message behind the schema of format 1: a stream of one batch.
+
+        Raises FrameError if it cannot be read, or is another than it was.
+        """
+        head, size = len(_SCHEMA_BYTES), frame.end - frame.start
+        stream = bytearray(head + size)
+        stream[:head] = _SCHEMA_BYTES
+        view = memoryview(stream)[head:]
+        done = 0
+        try:
+            while done < size:
+                got = os.preadv(self._fd, [view[done:]], frame.start + done)
+                if not got:
+                    raise FrameError("the file is shorter than it was")
+                done += got
+        except OSError as error:
+            raise FrameError(f"it cannot be read: {error.strerror}") from error
+        again = frame_at(lambda at, n: bytes(view[at : at + n]), size, 0)
+        if (again.kind, again.rows) != (frame.kind, frame.rows) or again.end != size:
+            raise FrameError("it has changed while it was read")
+        return pa.py_buffer(stream)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
-def _read_header(path: Path, data: mmap.mmap) -> tuple[Header, int]:
+def _read_header(path: Path, file: _File) -> tuple[Header, int]:
     """Return the header and where the first batch begins.
 
     The key, its CRC and the member ``format`` are what no later format may
     change: they are how a newer file is known.
     """
+    begin = file.tail(0, 8)
     for magic, what in _MAGIC:
-        if data[: len(magic)] == magic:
+        if begin[: len(magic)] == magic:
             raise TraceFileError(f"{path}: is {what}", hint=_MAKE_ONE)
-    if data[:4] != b"\xff\xff\xff\xff"[: len(data)]:
+    if begin[:4] != b"\xff\xff\xff\xff"[: len(begin)]:
         raise TraceFileError(f"{path}: is not a trace file", hint=_MAKE_ONE)
     try:
-        with memoryview(data) as view:
-            frame = frame_at(view, 0)
+        frame = frame_at(file.read, file.size, 0)
         if frame.kind != SCHEMA_MESSAGE:
             raise FrameError("it does not begin with a schema")
-        schema = pa.ipc.open_stream(pa.BufferReader(pa.py_buffer(data))).schema
+        if frame.end - frame.start > MAX_METADATA + 8:
+            raise FrameError(f"a schema of {frame.end} bytes is damage")
+        data = file.read(0, frame.end)
+        schema = pa.ipc.open_stream(pa.BufferReader(data)).schema
+    except MemoryError:
+        raise
     except Exception as error:
         # As with batches: whatever pyarrow makes of damage.
         raise _bad_header(path, _one_line(error)) from error
@@ -419,11 +476,12 @@ def _read_header(path: Path, data: mmap.mmap) -> tuple[Header, int]:
         raise _bad_header(path, "its checksum is wrong")
     try:
         fields = decode(text)
-        if isinstance(fields.get("format"), int) and fields["format"] > FORMAT:
+        newer = fields.get("format")
+        if isinstance(newer, int) and FORMAT < newer < _FORMATS:
+            tool = shown(str(fields.get("tool", "of a later version")))
             raise TraceFileError(
-                f"{path}: has format {fields['format']}, made by cdmtrace "
-                f"{fields.get('tool', 'of a later version')}; this version reads "
-                f"up to format {FORMAT}",
+                f"{path}: has format {newer}, made by cdmtrace {tool}; this version "
+                f"reads up to format {FORMAT}",
                 hint="install a newer cdmtrace",
             )
         header = Header.from_json(fields)
@@ -442,4 +500,4 @@ def _bad_header(path: Path, why: str) -> TraceFileError:
 
 
 def _one_line(error: BaseException) -> str:
-    return str(error).split("\n", 1)[0] or type(error).__name__
+    return shown(str(error).split("\n", 1)[0]) or type(error).__name__

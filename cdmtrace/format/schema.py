@@ -32,6 +32,12 @@ FORMAT: Final = 1
 HEADER_KEY: Final = b"cdmtrace"
 CRC_KEY: Final = b"cdmtrace.crc32"
 
+_SHOWN: Final = 200
+"""Characters of what a file says of itself that are repeated to a person."""
+_LAST: Final = (1 << 63) - 1
+_LARGEST_PAGE: Final = 1 << 30
+_HEX: Final = 18
+
 LostCounts = Mapping[str, Mapping[str, int]]
 """Probe name -> reason -> events lost; names as in the header's enums."""
 
@@ -189,13 +195,13 @@ class Header:
             machine=_get(kernel, "machine", str),
             boot_id=_get(data, "boot_id", str),
             clock=_get(clock, "name", str),
-            started=_get(clock, "started", int),
-            utc_offset=_get(clock, "utc_offset", int),
-            page_size=_get(data, "page_size", int),
-            ring_size=_get(data, "ring_size", int),
-            cdm_nodes=_all(_get(nodes, "nodes", list), int),
+            started=_number(clock, "started", 0, _LAST),
+            utc_offset=_number(clock, "utc_offset", -_LAST, _LAST),
+            page_size=_page_size(data),
+            ring_size=_number(data, "ring_size", 0, _LAST),
+            cdm_nodes=_nodes(_get(nodes, "nodes", list)),
             cdm_nodes_from=_get(nodes, "from", str),
-            vm_cdm_mask=int(_get(mask, "mask", str), 16),
+            vm_cdm_mask=_mask(_get(mask, "mask", str)),
             vm_cdm_mask_from=_get(mask, "from", str),
             probes=tuple(
                 ProbeEntry(
@@ -216,7 +222,7 @@ class Header:
                 for name, names in _get(data, "enums", dict).items()
                 if isinstance(names, dict)
             },
-            extra={key: value for key, value in data.items() if key not in known},
+            extra=_extra({key: data[key] for key in data if key not in known}),
         )
 
 
@@ -281,11 +287,11 @@ class Mark:
             window = (before, after)
         end = data.get("end")
         return cls(
-            batch=_get(data, "batch", int),
-            rows=_get(data, "n", int),
+            batch=_number(data, "batch", 0, _LAST),
+            rows=_number(data, "n", 0, _LAST),
             first_ts=_get(data, "first_ts", int, type(None)),
             last_ts=_get(data, "last_ts", int, type(None)),
-            last_seq=_get(data, "last_seq", int),
+            last_seq=_number(data, "last_seq", 0, _LAST),
             window=window,
             lost=_shortfalls(_lost(_get(data, "lost", dict)), data.get("lost_in", [])),
             end=None if end is None else _get(data, "end", str),
@@ -303,11 +309,31 @@ def encode(data: Json) -> bytes:
 
 
 def decode(text: bytes) -> Json:
-    """Return the JSON object in text. Raises ValueError if it holds none."""
-    data = json.loads(text)
+    """Return the JSON object in text; half a surrogate pair in it becomes "?".
+
+    Raises ValueError if it holds none.
+    """
+    try:
+        data = json.loads(text.decode())
+        plain = json.dumps(data, ensure_ascii=False)
+        clean = plain.encode(errors="replace").decode()
+        # The words of a command need not be UTF-8, and what is no text cannot be shown.
+        if clean != plain:
+            data = json.loads(clean)
+    except RecursionError as error:
+        raise ValueError("JSON that is nested too deep") from error
     if not isinstance(data, dict):
         raise ValueError("no JSON object")
     return data
+
+
+def shown(text: str) -> str:
+    """Return what a file says of itself as it may be shown to a person.
+
+    It is cut where it is long, and nothing in it moves a cursor.
+    """
+    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
+    return "".join(c if c.isprintable() else "?" for c in short)
 
 
 def header_metadata(header: Header) -> dict[bytes, bytes]:
@@ -400,6 +426,36 @@ def sum_losses(
     return total
 
 
+def _page_size(data: Json) -> int:
+    size = _number(data, "page_size", 1, _LARGEST_PAGE)
+    if size & (size - 1):
+        raise ValueError(f"page_size is {size}, no power of two")
+    return size
+
+
+def _nodes(values: list[Any]) -> tuple[int, ...]:
+    """Return node ids: what a mask of 64 bits has room for, each once."""
+    found = _all(values, int)
+    if len(set(found)) < len(found) or not all(0 <= node < 64 for node in found):
+        raise ValueError("cdm_nodes has what is no list of nodes")
+    return found
+
+
+def _mask(text: str) -> int:
+    """Return the number in VM_CDM's mask. Raises ValueError if it is no flag word."""
+    mask = int(text[:_HEX], 16)
+    if len(text) > _HEX or not 0 < mask < ANYWHERE:
+        raise ValueError(f"vm_cdm's mask is {text[:_HEX]!r}")
+    return mask
+
+
+def _extra(data: Json) -> Json:
+    """Return what no key above is about; of it, one key has a meaning here."""
+    if "vm_cdm_taken_by" in data:
+        _get(data, "vm_cdm_taken_by", str)
+    return data
+
+
 def _hex(crc: int) -> bytes:
     return b"%08x" % crc
 
@@ -410,7 +466,7 @@ def _plain(lost: LostCounts) -> dict[str, dict[str, int]]:
 
 def _lost(data: Json) -> dict[str, dict[str, int]]:
     return {
-        probe: {reason: _get(reasons, reason, int) for reason in reasons}
+        probe: {reason: _number(reasons, reason, 0, _LAST) for reason in reasons}
         for probe in data
         for reasons in [_get(data, probe, dict)]
     }
@@ -422,17 +478,17 @@ def _shortfalls(lost: LostCounts, placed: Any) -> tuple[Shortfall, ...]:
     Raises ValueError where more have a place than were lost.
     """
     if not isinstance(placed, list):
-        raise ValueError(f"lost_in is {placed!r}")
+        raise ValueError(f"lost_in is {_quoted(placed)}")
     entries = []
     left = {probe: dict(reasons) for probe, reasons in lost.items()}
     for row in placed:
         if not isinstance(row, list) or len(row) != 6:
-            raise ValueError(f"lost_in has {row!r}")
+            raise ValueError("lost_in has what is no loss")
         (probe, reason), (count, mm, start, end) = row[:2], _all(row[2:], int)
         _all((probe, reason), str)
         more = left.get(probe, {}).get(reason, 0) - count
         if more < 0 or count < 1:
-            raise ValueError(f"lost_in has {row!r}, and lost has fewer")
+            raise ValueError(f"lost_in has {count} of {probe}, and lost has fewer")
         left[probe][reason] = more
         entries.append(
             Shortfall(
@@ -452,15 +508,40 @@ def _get(data: Json, key: str, *types: type) -> Any:
     if key not in data:
         raise ValueError(f"{key} is missing")
     value = data[key]
-    # bool is an int to Python, and never one here.
-    if not isinstance(value, types) or isinstance(value, bool):
-        raise ValueError(f"{key} is {value!r}")
+    if not _fits(value, *types):
+        raise ValueError(f"{key} is {_quoted(value)}")
     return value
+
+
+def _number(data: Json, key: str, least: int, most: int) -> int:
+    value: int = _get(data, key, int)
+    if not least <= value <= most:
+        raise ValueError(f"{key} is {_quoted(value)}")
+    return value
+
+
+def _fits(value: Any, *types: type) -> bool:
+    """Return whether a value is of one of these types, and an int none that is absurd.
+
+    bool is an int to Python, and never one here.
+    """
+    if isinstance(value, int):
+        return int in types and not isinstance(value, bool) and abs(value) <= ANYWHERE
+    return isinstance(value, types)
+
+
+def _quoted(value: Any) -> str:
+    """Return a value for a message, in which a list or an object has no place."""
+    if isinstance(value, int) and abs(value) > ANYWHERE:
+        return "a number of more than 64 bits"
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return repr(value)
 
 
 def _all(values: Any, kind: type) -> tuple[Any, ...]:
     found = tuple(values)
     for value in found:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ValueError(f"{value!r} in a list of {kind.__name__}")
+        if not _fits(value, kind):
+            raise ValueError(f"{_quoted(value)} in a list of {kind.__name__}")
     return found

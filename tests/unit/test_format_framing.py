@@ -12,8 +12,8 @@ from cdmtrace.format.framing import (
     SCHEMA_MESSAGE,
     Frame,
     FrameError,
-    frame_at,
 )
+from cdmtrace.format.framing import frame_at as frame_in
 
 ROWS = 1009
 
@@ -29,6 +29,10 @@ def two_messages() -> tuple[bytes, int]:
 
 DATA, START = two_messages()
 METADATA = struct.unpack_from("<i", DATA, START + 4)[0]
+
+
+def frame_at(data: memoryview, start: int) -> Frame:
+    return frame_in(lambda at, n: bytes(data[at : at + n]), len(data), start)
 
 
 def broken(at: int, kind: str, value: int) -> memoryview:
