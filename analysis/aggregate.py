@@ -68,7 +68,7 @@ def report(trace: Trace) -> dict[str, Rows]:
     mms = {_space(life.mm): life.mm for life in lives}
     held = {_space(life.mm): _held(life, terms) for life in lives}
     vmas = _vmas(lives, terms)
-    migrated = traffic.read(trace.events)
+    migrated = traffic.read(trace.events, trace.breaks)
     return {
         "Processes": _processes(lives, held, counts, terms),
         "VMAs": [_vma(vma, terms) for vma in vmas],
@@ -234,8 +234,8 @@ def _arrivals(counts: _Counts, terms: Terms) -> Rows:
 def _migrations(migrated: Traffic, mms: Mapping[Space, Mm], terms: Terms) -> Rows:
     return [
         {
-            "pid": mms[space].pid or None,
-            "comm": mms[space].comm or None,
+            "pid": mms[space].pid or None if space in mms else None,
+            "comm": mms[space].comm or None if space in mms else None,
             "cause": cause,
             "from": None if source < 0 else source,
             "to": node,
@@ -259,7 +259,7 @@ def _to_and_fro(routes: Iterable[Route], mms: Mapping[Space, Mm], terms: Terms) 
         sizes = [route.moves[0].size // terms.page for route in found]
         rows.append(
             {
-                "pid": mms[space].pid or None,
+                "pid": mms[space].pid or None if space in mms else None,
                 "VMA": _range(start, end),
                 "pages": sum(sizes),
                 "moves": sum(

@@ -153,6 +153,10 @@ class Auditor:
         """Drop what was counted of an address space that has ended meanwhile."""
         self._looks.pop(mm, None)
 
+    def begin_anew(self) -> None:
+        """Drop the looks that were going on when rows begin to be missing."""
+        self._looks.clear()
+
     def pass_by(self, event: Event) -> None:
         """Drop a count of an address space of which the model does not know all.
 

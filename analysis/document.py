@@ -27,6 +27,8 @@ def check(result: Result) -> Document:
         "profile": result.profile.name,
         "trace": {
             "path": trace.path,
+            "files": list(trace.files or (trace.path,)),
+            "rows_before": trace.before.count if trace.before else 0,
             "kernel": terms.kernel,
             "events": trace.count,
             "lost": trace.lost,

@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cdmtrace.analysis import sanity
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.errors import TraceFileError
 from cdmtrace.events import Cause, EventKind
+from cdmtrace.format.schema import printable
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from cdmtrace.format.reader import TraceReader
+    from cdmtrace.format.reader import TraceInfo, TraceReader
 
 
 FOLLOWED: Final = "watch"
 """Gaps of this probe mean that an address space was not followed from then on."""
+
+ROWS: Final = "*"
+"""A gap of this probe means that rows of every kind are missing: a part of the
+recording is, or has been cut."""
+
+BEFORE: Final = "before"
+"""The reason of the gap that is there where the first part of a recording is not."""
 
 _NEVER: Final = 1 << 64
 
@@ -133,8 +140,10 @@ class Trace:
     """A recording, read.
 
     cut: where and why the reading stopped short of the recording's own end; None
-    if it did not. stacks: by the number that events name them with. Events can be
-    iterated more than once; the cause of each is what its stack says.
+    if it did not. stacks: by the number that events name them with. files: its parts,
+    in order. before: rows that came before the first part that is here; None if that
+    begins the recording. breaks: seqs of rows before which some are missing. Events can
+    be iterated more than once; the cause of each is what its stack says.
     """
 
     path: str
@@ -145,6 +154,9 @@ class Trace:
     stacks: Mapping[int, Stack] = field(default_factory=dict)
     clean_end: bool = True
     cut: str | None = None
+    files: tuple[str, ...] = ()
+    before: Gap | None = None
+    breaks: frozenset[int] = frozenset()
 
     @property
     def lost(self) -> int:
@@ -152,16 +164,17 @@ class Trace:
         return sum(gap.count for gap in self.gaps)
 
 
-def load(path: str | os.PathLike[str]) -> Trace:
-    """Read a trace file, whole or torn.
+def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
+    """Read a trace file, whole or torn, or several that are parts of one recording.
 
-    Raises TraceFileError (an UnreadableFile) if nothing can be read of it.
+    Parts may be given in any order, and some may be missing. Raises TraceFileError (an
+    UnreadableFile) if nothing can be read of one, and UsageTrouble where they are not
+    parts of one recording.
     """
-    from cdmtrace.format.reader import TraceReader
+    from cdmtrace.analysis.parts import one_recording
 
-    with TraceReader(path) as reader:
-        events = list(_plausible(reader))
-        info = reader.info
+    read = [_File.read(file) for file in one_recording([path, *more])]
+    events = [event for file in read for event in file.events]
     stacks = {
         event.stack: Stack.parse(event.payload)
         for event in events
@@ -169,27 +182,40 @@ def load(path: str | os.PathLike[str]) -> Trace:
     }
     causes = {id_: stack.cause for id_, stack in stacks.items()}
     events = [_caused(event, causes) for event in events]
-    header = info.header
+    infos = [file.info for file in read]
+    header, last = infos[0].header, infos[-1]
+    taken_by = header.extra.get("vm_cdm_taken_by")
+    holes = joints(infos)
+    cuts = [info.torn for info in infos if info.torn]
+    if len(read) > 1:
+        cuts = [f"{info.path}: {info.torn}" for info in infos if info.torn]
+    if last.more:
+        following = last.header.part.number + 1 if last.header.part else 1
+        cuts.append(f"it goes on in part {following}, which is not here")
     return Trace(
-        path=str(Path(path)),
+        path=str(infos[0].path),
+        files=tuple(str(info.path) for info in infos),
         terms=Terms(
             cdm=sum(1 << node for node in header.cdm_nodes),
             tag=header.vm_cdm_mask,
             page=header.page_size,
-            kernel=header.kernel_release,
-            probes={entry.name: entry.symbol for entry in header.probes},
+            kernel=printable(header.kernel_release),
+            probes={
+                printable(entry.name): entry.symbol and printable(entry.symbol)
+                for entry in header.probes
+            },
             started=header.started,
             utc_offset=header.utc_offset,
             all=bool(header.filters.get("all")),
-            taken_by=header.extra.get("vm_cdm_taken_by"),
+            taken_by=taken_by and printable(taken_by),
         ),
         events=events,
         count=len(events),
         stacks=stacks,
         gaps=tuple(
             Gap(
-                probe=loss.probe,
-                reason=loss.reason,
+                probe=printable(loss.probe),
+                reason=printable(loss.reason),
                 count=loss.count,
                 since=loss.since,
                 # Once it is not followed, nothing more is known of it.
@@ -198,11 +224,71 @@ def load(path: str | os.PathLike[str]) -> Trace:
                 start=loss.start,
                 end=loss.end,
             )
+            for info in infos
             for loss in info.losses
-        ),
-        clean_end=info.clean_end,
-        cut=info.torn,
+        )
+        + tuple(hole.gap for hole in holes if hole.gap.reason != BEFORE),
+        before=next((hole.gap for hole in holes if hole.gap.reason == BEFORE), None),
+        breaks=frozenset(hole.seq for hole in holes),
+        clean_end=last.clean_end and not last.more,
+        cut="; ".join(cuts) or None,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _File:
+    """One file, read."""
+
+    info: TraceInfo
+    events: list[Event]
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> _File:
+        from cdmtrace.format.reader import TraceReader
+
+        with TraceReader(path) as reader:
+            events = list(_plausible(reader))
+            return cls(info=reader.info, events=events)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hole:
+    """Rows that are missing before a part. seq: of the first row after them."""
+
+    gap: Gap
+    seq: int
+
+
+def joints(infos: Sequence[TraceInfo]) -> tuple[Hole, ...]:
+    """Return where rows are missing before and between parts, which are in order.
+
+    A part that was cut may have lost losses, too, where it has lost no row.
+    """
+    holes = []
+    before: TraceInfo | None = None
+    for info in infos:
+        part = info.header.part
+        if part is None:
+            continue
+        number, seq = -1, 0
+        since, reason = info.header.started, BEFORE
+        if before is not None and before.header.part is not None:
+            number = before.header.part.number
+            seq = before.header.part.seq + before.events
+            since = before.counted
+            reason = f"before part {part.number}"
+        follows = part.number == number + 1 and part.seq == seq
+        if not follows or (before is not None and not before.more):
+            gap = Gap(
+                probe=ROWS,
+                reason=reason,
+                count=max(part.seq - seq, 0),
+                since=since,
+                until=part.began,
+            )
+            holes.append(Hole(gap=gap, seq=part.seq + 1))
+        before = info
+    return tuple(holes)
 
 
 def _plausible(reader: TraceReader) -> Iterator[Event]:

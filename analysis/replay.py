@@ -10,7 +10,7 @@ from typing import Final
 
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
-from cdmtrace.analysis.frames import FOLLOWED, Event, Gap, Terms, Trace
+from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.notes import Began, Note, Notes
 from cdmtrace.analysis.profiles import PROFILES, Profile
 from cdmtrace.analysis.rules import (
@@ -23,6 +23,7 @@ from cdmtrace.analysis.rules import (
 )
 from cdmtrace.analysis.state import State
 from cdmtrace.events import Bit, EventKind, Probe
+from cdmtrace.format.schema import printable
 
 _NO_MM: Final = frozenset(
     {
@@ -253,17 +254,24 @@ class _Run:
         self._comms: dict[int, str] = {}
         self._busy: dict[int, tuple[int, set[int]]] = {}
         self._auditor = Auditor(trace.events, trace.terms)
-        self._blind = [gap for gap in trace.gaps if gap.probe in {FOLLOWED, *_ACCOUNT}]
+        blind = {FOLLOWED, ROWS, *_ACCOUNT}
+        self._blind = [gap for gap in trace.gaps if gap.probe in blind]
+        self._before = [trace.before] if trace.before else []
+        self._missing = [*self._before, *(g for g in trace.gaps if g.probe == ROWS)]
+        self._ended: set[int] = set()
         self._looked = False
         self._begun = False
 
     def take(self, event: Event) -> None:
         """Give one row to the mms that it is about."""
+        if event.seq in self._trace.breaks:
+            self._begin_anew()
         if not self._begun:
             self._begin(event)
         if event.kind == EventKind.COMM:
             comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
-            self._comms[event.tid] = comm
+            # A task calls itself what it likes.
+            self._comms[event.tid] = printable(comm)
             return
         if event.kind in _NO_MM:
             return
@@ -281,7 +289,7 @@ class _Run:
             life = self._lives.get(mm)
             if life is None:
                 past = sum(done.id == mm for done in self._done)
-                whole = self._looked or past > 0
+                whole = self._looked or mm in self._ended
                 life = _Life(mm, past, State(whole=whole), kin=frozenset({mm}))
                 self._lives[mm] = life
             life.learn(event)
@@ -306,6 +314,7 @@ class _Run:
             self._judge(mm, event, notes)
             if event.kind == EventKind.MM_EXIT:
                 self._done.append(self._lives.pop(mm))
+                self._ended.add(mm)
 
     def _begin(self, event: Event) -> None:
         """Judge what concerns the recording as a whole, and no mm."""
@@ -314,6 +323,16 @@ class _Run:
         self._judge(0, event, (Began(event=event),))
         del self._lives[0]
 
+    def _begin_anew(self) -> None:
+        """Rows are missing: what there is now is as unknown as at the beginning.
+
+        Nobody knows which address spaces have ended meanwhile, and who has their ids.
+        """
+        self._done += self._lives.values()
+        self._lives, self._busy, self._ended = {}, {}, set()
+        self._looked = False
+        self._auditor.begin_anew()
+
     def _look_done(self, event: Event) -> None:
         """Take it that whatever was there before the recording is told now.
 
@@ -321,8 +340,8 @@ class _Run:
         """
         lost = [
             gap
-            for gap in self._trace.gaps
-            if gap.probe == _LOOK and gap.since <= event.ts
+            for gap in (*self._before, *self._trace.gaps)
+            if gap.probe in (_LOOK, ROWS) and gap.since <= event.ts
         ]
         self._looked = not event.pid and not any(gap.mm == 0 for gap in lost)
         for mm, life in self._lives.items():
@@ -402,14 +421,24 @@ class _Run:
         violation = judgement.violation
         if violation is None:
             return
-        if judgement.window is not None:
-            first, last = judgement.window
+        window, gaps = judgement.window, [*self._before, *self._gaps[tally.rule.id]]
+        if window is None and tally.rule.probes and self._missing:
+            # The rows at hand say it all: unless what came while they were under way
+            # is missing, too, which another row might have explained.
+            entries = [row.ts_entry for row in (event, *violation.witness)]
+            window = min(entries), event.ts
+            gaps = self._missing
+        elif window is not None and _missing(tally.rule.leans, self._terms):
+            tally.withheld += 1
+            return
+        if window is not None:
+            first, last = window
             life = self._lives[mm]
-            if _missing(tally.rule.leans, self._terms) or any(
+            if any(
                 gap.until >= first
                 and gap.since <= last
                 and life.touched(gap, violation.start, violation.end)
-                for gap in self._gaps[tally.rule.id]
+                for gap in gaps
             ):
                 tally.withheld += 1
                 return
@@ -521,6 +550,10 @@ class _Run:
             reasons.append(f"probe not attached: {', '.join(absent)}")
         if gaps := self._gaps[rule.id]:
             reasons.append(_told(gaps, len(self._lives) + len(self._done)))
+        if tally.withheld and self._before:
+            reasons.append(
+                f"{self._before[0].count:,} rows came before, and are missing"
+            )
         if tally.withheld:
             reasons.append(f"{tally.withheld} findings withheld for that")
         reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
@@ -539,6 +572,9 @@ def _told(gaps: Sequence[Gap], mms: int) -> str:
     lost: dict[str, int] = {}
     for gap in gaps:
         lost[gap.probe] = lost.get(gap.probe, 0) + gap.count
+    rows = [f"{gap.count:,} {gap.reason}" for gap in gaps if gap.probe == ROWS]
+    gaps = [gap for gap in gaps if gap.probe != ROWS]
+    lost.pop(ROWS, None)
     blind = {gap.mm for gap in gaps if gap.probe == FOLLOWED}
     told = [f"{n} of {probe}" for probe, n in lost.items() if probe != FOLLOWED]
     words = [f"events lost: {', '.join(told)}"] if told else []
@@ -547,6 +583,8 @@ def _told(gaps: Sequence[Gap], mms: int) -> str:
     if blind:
         spaces = "address space" if len(blind) == 1 else "address spaces"
         words.append(f"{len(blind)} {spaces} not followed (record --map-size)")
+    if rows:
+        words.append(f"rows missing: {', '.join(rows)}")
     return "; ".join(words)
 
 
@@ -554,7 +592,7 @@ def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
     return [
         gap
         for gap in gaps
-        if (gap.probe == FOLLOWED and rule.probes)
+        if (gap.probe in (FOLLOWED, ROWS) and rule.probes)
         or PART_OF.get(gap.probe, gap.probe) in rule.probes
     ]
 

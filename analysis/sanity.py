@@ -1,9 +1,9 @@
 """Rows that no kernel can have told: a file that has one is not replayed.
 
-The model takes a row at its word. Whole though it is, a file may have been made up, and
-a page of 2^60 bytes would be split into base pages until the memory is full. What is
-only odd (a kind, node, lock or policy that nobody knows, ranges that overlap, times that
-run back) is none of this, and the model lives with it.
+The model takes a row at its word. Whole though it is, a file may have been made up,
+and a page of 2^60 bytes would be split into base pages until the memory is full. What
+is only odd (a kind, node, lock or policy that nobody knows, ranges that overlap, times
+that run back) is none of this, and the model lives with it.
 """
 
 from __future__ import annotations
@@ -44,8 +44,10 @@ def implausible(columns: pa.RecordBatch, page: int) -> str:
     wrong = mapped & ~_is_page(addr, size, page)
     if wrong.any():
         row = int(np.argmax(wrong))
-        return f"row {values['seq'][row]} is about a page of {size[row]} bytes at "\
+        return (
+            f"row {values['seq'][row]} is about a page of {size[row]} bytes at "
             f"{int(addr[row]):#x}"
+        )
     moved = (kind == EventKind.MOVE) | (
         (kind == EventKind.CALL)
         & (values["probe"] == Probe.SYS_MREMAP)
@@ -65,8 +67,9 @@ def _is_page(addr: Column, size: Column, page: int) -> npt.NDArray[np.bool_]:
     table = np.uint64(page * (page // _ENTRY)) if page > _ENTRY else np.uint64(page)
     one, within = np.uint64(1), np.uint64(page - 1)
     fits = (size >= page) & (size <= table) & (((addr | size) & within) == 0)
-    together: npt.NDArray[np.bool_] = (addr ^ (addr + size - one)) < table
-    return fits & together
+    together = (addr ^ (addr + size - one)) < table
+    both: npt.NDArray[np.bool_] = fits & together
+    return both
 
 
 def pages_before(columns: pa.RecordBatch, page: int) -> int:

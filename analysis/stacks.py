@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdmtrace.events import Cause
+from cdmtrace.format.schema import printable
 
 _COPY: Final = re.compile(r"\.(isra|constprop|part|cold)(\.\d+)*")
 """What the compiler adds to the name of a copy that it made of a function."""
@@ -102,7 +103,8 @@ class Stack:
     @classmethod
     def parse(cls, payload: bytes | None) -> Stack:
         """Return the stack in a STACK row."""
-        return cls(tuple((payload or b"").decode(errors="replace").split("\n")))
+        text = (payload or b"").decode(errors="replace")
+        return cls(tuple(map(printable, text.split("\n"))))
 
     @property
     def functions(self) -> tuple[str, ...]:

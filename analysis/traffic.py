@@ -52,19 +52,25 @@ class Traffic:
     routes: list[Route]
 
 
-def read(events: Iterable[Event]) -> Traffic:
+def read(events: Iterable[Event], breaks: frozenset[int] = frozenset()) -> Traffic:
     """Return what the MIGRATE rows tell; a page that two mms map counts in both.
 
     Its cause is the system call around it; else what the stack says; else, marked as
-    such, the reason that the kernel gave, which can lie.
+    such, the reason that the kernel gave, which can lie. breaks: seqs of rows before
+    which some are missing, so that nobody knows which mms have ended.
     """
+    alive: set[int] = set()
     ended = Counter[int]()
     calls: dict[tuple[int, int], str] = {}
     moved = Counter[tuple[Space, tuple[int, int], str, int, int]]()
     tracks = _Tracks()
     for event in events:
+        if event.seq in breaks:
+            ended.update(alive)
+            alive.clear()
         if event.kind == EventKind.MIGRATE and not event.mm:
             continue
+        alive.add(event.mm)
         space = event.mm, ended[event.mm]
         match event.kind:
             case EventKind.MIGRATE:
@@ -78,6 +84,7 @@ def read(events: Iterable[Event]) -> Traffic:
                 calls[event.tid, event.call] = _CALLS[event.probe]
             case EventKind.MM_EXIT:
                 ended[event.mm] += 1
+                alive.discard(event.mm)
     by_cause = Counter[tuple[Space, str, int, int]]()
     for (space, call, cause, source, node), size in moved.items():
         by_cause[space, calls.get(call, cause), source, node] += size

@@ -24,8 +24,8 @@ from cdmtrace.events import (
     Lost,
     Probe,
 )
+from cdmtrace.format.parts import Writer
 from cdmtrace.format.schema import Shortfall
-from cdmtrace.format.writer import TraceWriter
 from cdmtrace.loader import Loader
 from cdmtrace.losses import Losses, Missing, Where, fresh, open_calls
 from cdmtrace.ring import Ring
@@ -46,7 +46,7 @@ def own_rows(kind: EventKind, since: int, count: int) -> Events:
 class Drain:
     """Takes what is in the ring into the file, and what was lost."""
 
-    def __init__(self, loader: Loader, writer: TraceWriter, ring_pages: int) -> None:
+    def __init__(self, loader: Loader, writer: Writer, ring_pages: int) -> None:
         """Map the ring. Raises OSError."""
         self.writer: Final = writer
         self._loader = loader

@@ -10,7 +10,11 @@ from cdmtrace.probes import Plan
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """What ``record`` was asked for. Sizes in pages, times in seconds."""
+    """What ``record`` was asked for. Sizes in pages, times in seconds.
+
+    rotate: bytes that a part of the recording may have, None: it is one file.
+    rotate_keep: how many parts are kept, None: all.
+    """
 
     output: Path
     command: tuple[str, ...] = ()
@@ -26,11 +30,16 @@ class Options:
     freeze: Path | None = None
     probes: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    rotate: int | None = None
+    rotate_keep: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How a recording ended. ``status`` is the command's; 0 without one."""
+    """How a recording ended. ``status`` is the command's; 0 without one.
+
+    files: those that it is in, with ``size`` bytes in all.
+    """
 
     events: int
     lost: int
@@ -38,3 +47,4 @@ class Outcome:
     reason: str
     status: int
     missing: tuple[Plan, ...]
+    files: tuple[Path, ...] = ()

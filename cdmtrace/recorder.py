@@ -25,6 +25,8 @@ from cdmtrace.errors import (
     RecordError,
     UsageTrouble,
 )
+from cdmtrace.format.parts import PartsWriter, Writer, refuse_parts
+from cdmtrace.format.schema import Header
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import cgroup, headers, symbols, tracefs
 from cdmtrace.loader import Loader
@@ -106,13 +108,25 @@ def record(
                 **({"all": True} if options.all else {}),
             },
         )
-        with TraceWriter(
-            options.output, header, force=options.force, owner=caller()
-        ) as writer:
+        with _writer(options, header) as writer:
             let_go = functools.partial(_let_go, options, loader, say, drop)
             session = Session(loader, writer, options, say, let_go)
             with contextlib.closing(session):
                 return session.run(plans)
+
+
+def _writer(options: Options, header: Header) -> Writer:
+    """Begin the trace file, or the first part of it."""
+    if options.rotate is None:
+        return TraceWriter(options.output, header, force=options.force, owner=caller())
+    return PartsWriter(
+        options.output,
+        header,
+        size=options.rotate,
+        keep=options.rotate_keep,
+        force=options.force,
+        owner=caller(),
+    )
 
 
 @contextlib.contextmanager
@@ -183,7 +197,10 @@ def _check_output(options: Options, who: Caller | None) -> None:
 
 
 def _check_place(options: Options) -> None:
-    if os.path.lexists(options.output) and not options.force:
+    if options.rotate is not None:
+        if not options.force:
+            refuse_parts(options.output)
+    elif os.path.lexists(options.output) and not options.force:
         raise RecordError(
             f"{options.output}: exists already",
             hint="name another file with -o FILE, or replace it with -f",

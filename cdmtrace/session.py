@@ -15,7 +15,7 @@ from cdmtrace import looking
 from cdmtrace.command import Command
 from cdmtrace.drain import Drain
 from cdmtrace.errors import UsageTrouble
-from cdmtrace.format.writer import TraceWriter
+from cdmtrace.format.parts import Writer
 from cdmtrace.loader import Loader
 from cdmtrace.options import Options, Outcome
 from cdmtrace.probes import Plan
@@ -30,7 +30,7 @@ class Session:
     def __init__(
         self,
         loader: Loader,
-        writer: TraceWriter,
+        writer: Writer,
         options: Options,
         say: Callable[[str], None],
         let_go: Callable[[], None] = lambda: None,
@@ -89,6 +89,7 @@ class Session:
             reason=reason,
             status=status,
             missing=tuple(p for p in plans if p.missing and not p.unwanted),
+            files=self._writer.files,
         )
 
     def _deadline(self) -> float | None:

@@ -16,7 +16,6 @@ import mmap
 import os
 import resource
 import signal
-import struct
 import subprocess
 import sys
 import time

@@ -27,17 +27,16 @@ from cdmtrace.format.schema import (
     HEADER_KEY,
     SCHEMA,
     Header,
-    Mark,
+    Part,
     Shortfall,
     batch_crc,
     column_values,
-    mark_metadata,
 )
 from cdmtrace.format.writer import TraceWriter
 
 GOLDEN: Final = Path(__file__).parent / "golden"
 ROWS: Final = 7
-"""Rows of a batch of a base file, which has three: a few KiB, so that many are read."""
+"""Rows of a batch of a base file, which has two: a few KiB, so that many are read."""
 NUMBERS: Final = (
     *(0, 1, 2, 7, 8, 255, 256, 4095, 4096, 65535, 65536),
     *((1 << n) + d for n in (31, 32, 47, 62, 63, 64) for d in (-1, 0, 1)),
@@ -122,11 +121,12 @@ def bases() -> tuple[bytes, ...]:
     header, events, payloads = recorded()
     header = replace(header, probes=header.probes[:3], enums={"kind": {"alloc": 1}})
     files = []
-    for first in range(0, len(events) - 3 * ROWS, 4 * ROWS):
-        parts = [slice(at, at + ROWS) for at in range(first, first + 3 * ROWS, ROWS)]
-        files.append(
-            write(header, [(events[p], list(payloads[p])) for p in parts], LOST)
-        )
+    for number, first in enumerate(range(0, len(events) - 2 * ROWS, 4 * ROWS)):
+        slices = slice(first, first + ROWS), slice(first + ROWS, first + 2 * ROWS)
+        part = Part(recording="f00d", number=3, seq=first, began=9, counted=7)
+        mine = replace(header, part=part) if number % 3 == 0 else header
+        rows = [(events[where], list(payloads[where])) for where in slices]
+        files.append(write(mine, rows, LOST))
     return tuple(files)
 
 
@@ -390,6 +390,3 @@ def damaged(seed: int, number: int) -> tuple[str, bytes]:
     if way not in MADE_UP and rng.random() < 0.2 and len(data) > 8:
         data = flip(rng, data)
     return way.__name__, data
-
-
-__all__ = ["GOLDEN", "Mark", "damaged", "mark_metadata"]

@@ -61,7 +61,7 @@ def rule_ids(text: str) -> frozenset[str]:
     type=click.Choice(("table", "json")),
     default="table",
     show_default=True,
-    help="json: one document, for several files a list of them.",
+    help="json: one document, for several recordings a list of them.",
 )
 @option(
     "--allow-inconclusive",
@@ -77,26 +77,31 @@ def check(
 ) -> int:
     """Hold traces against the reference model and print every divergence.
 
+    Files that are parts of one recording (record --rotate) are put together, in
+    whatever order they are given; other files are judged one by one.
+
     The exit status is the verdict: 1 for a finding, 3 for a rule that cannot be
     decided, 0 for none of these, 2 for trouble.
     """
-    from cdmtrace.analysis import document, frames, replay, status
+    from cdmtrace.analysis import document, frames, parts, replay, status
     from cdmtrace.render import divergence
 
     chosen = None if rules is None else rule_ids(rules)
     results = [
-        replay.check(frames.load(path), profile=profile, rules=chosen) for path in files
+        replay.check(frames.load(*recording), profile=profile, rules=chosen)
+        for recording in parts.recordings(files)
     ]
     documents = [document.check(result) for result in results]
+    one = len(documents) == 1
     if form == "json":
-        click.echo(json.dumps(documents[0] if len(files) == 1 else documents, indent=2))
+        click.echo(json.dumps(documents[0] if one else documents, indent=2))
     else:
         click.echo("\n".join(map(divergence.check, documents)), nl=False)
         shown = documents[0]["findings"]
-        if len(files) == 1 and shown:
+        if one and shown:
             click.echo(
-                f"cdmtrace: the first one as an argument: cdmtrace explain {files[0]} "
-                f"{shown[0]['fingerprint']}",
+                "cdmtrace: the first one as an argument: cdmtrace explain "
+                f"{' '.join(map(str, files))} {shown[0]['fingerprint']}",
                 err=True,
             )
     return status.exit_status(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import click
 
@@ -12,8 +12,7 @@ from cdmtrace.render.tables import FORMATS
 
 
 @click.command()
-@click.argument("what", required=False, metavar="[RULE | FILE]")
-@click.argument("finding", required=False)
+@click.argument("words", nargs=-1, metavar="[RULE | FILE... FINDING]")
 @option(
     "--profile",
     type=click.Choice(("intended", "rfc-v2")),
@@ -35,28 +34,27 @@ from cdmtrace.render.tables import FORMATS
     show_default=True,
     help="How rules are printed; an argument is text.",
 )
-def explain(
-    what: str | None, finding: str | None, profile: str, everything: bool, form: str
-) -> None:
+def explain(words: tuple[str, ...], profile: str, everything: bool, form: str) -> None:
     """Explain a rule, or one finding of a trace as an argument.
 
     RULE is an id or a name; without it all rules are listed. FINDING is the id that
-    check prints with each divergence, or the beginning of one.
+    check prints with each divergence, or the beginning of one. Several files have to be
+    parts of one recording.
     """
+    what = words[0] if words else None
     if everything and what is not None:
         raise UsageTrouble(
             f"--all and {what} exclude each other", hint=f"cdmtrace explain {what}"
         )
-    if finding is None:
+    if len(words) < 2:
         click.echo(_rules(what, everything, form), nl=False)
         return
     if form != FORMATS[0]:
         raise UsageTrouble(
             f"--format {form}: an argument is text",
-            hint=f"cdmtrace check --format json {what}",
+            hint=f"cdmtrace check --format json {' '.join(words[:-1])}",
         )
-    assert what is not None
-    click.echo(_argument(what, finding, profile), nl=False)
+    click.echo(_argument(words[:-1], words[-1], profile), nl=False)
 
 
 def _rules(what: str | None, everything: bool, form: str) -> str:
@@ -87,17 +85,18 @@ def _rules(what: str | None, everything: bool, form: str) -> str:
     return rulebook.rows({rulebook.RULES: [one]}, form)
 
 
-def _argument(what: str, finding: str, profile: str) -> str:
-    """Return a finding of a file as an argument."""
+def _argument(files: Sequence[str], finding: str, profile: str) -> str:
+    """Return a finding of a recording as an argument."""
     from cdmtrace.analysis import document, frames, replay, rules
     from cdmtrace.render import divergence
 
-    shown = document.check(replay.check(frames.load(Path(what)), profile=profile))
+    shown = document.check(replay.check(frames.load(*files), profile=profile))
     for one in shown["findings"]:
         if one["fingerprint"].startswith(finding):
             about = document.rule(rules.BY_ID[one["rule"]])
             page = shown["trace"]["page_size"]
             return divergence.argument(one, about, page)
+    what = " ".join(files)
     raise UsageTrouble(
         f"{finding}: no such finding in {what}", hint=f"cdmtrace check {what}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -10,7 +11,13 @@ from cdmtrace.cli.options import option
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),
+)
 @option(
     "--format",
     "form",
@@ -18,16 +25,23 @@ from cdmtrace.cli.options import option
     default="table",
     show_default=True,
 )
-def info(file: Path, form: str) -> int:
-    """Show what FILE says about itself, what it holds, and what was lost.
+def info(files: tuple[Path, ...], form: str) -> int:
+    """Show what each FILE says about itself, what it holds, and what was lost.
 
     A file that was cut is read up to the tear, and it is said where that is.
     """
     from cdmtrace.format.reader import TraceReader, count_kinds
     from cdmtrace.render.info import info_json, info_text
 
-    with TraceReader(file) as trace:
-        kinds = count_kinds(trace)
-        show = info_json if form == "json" else info_text
-        click.echo(show(trace.info, kinds))
+    found = []
+    for file in files:
+        with TraceReader(file) as trace:
+            kinds = count_kinds(trace)
+            found.append((trace.info, kinds))
+    if form == "json":
+        documents = [info_json(*one) for one in found]
+        told = documents[0] if len(found) == 1 else documents
+        click.echo(json.dumps(told, indent=2))
+    else:
+        click.echo("\n\n".join(info_text(*one) for one in found))
     return 0

@@ -135,6 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return ExitStatus.TROUBLE
+    except MemoryError:
+        report_error(
+            CdmtraceError(
+                "there is not enough memory for that",
+                hint="give it a part of the recording, or a machine with more memory",
+            )
+        )
+        return ExitStatus.TROUBLE
     except (click.Abort, KeyboardInterrupt):
         click.echo("cdmtrace: interrupted", err=True)
         return ExitStatus.INTERRUPTED

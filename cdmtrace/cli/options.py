@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 import click
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 class Option(click.Option):
@@ -21,6 +24,17 @@ class Option(click.Option):
             return super().resolve_envvar_value(ctx)
         name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
         return os.environ.get(f"{ctx.auto_envvar_prefix}_{name}") or None
+
+
+def size(text: str) -> int:
+    """Return bytes from a number with K, M, G or T after it: powers of 1024.
+
+    Raises click.BadParameter.
+    """
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is no size such as 64M or 1G")
+    return int(match[1]) * _UNITS[match[2].upper()]
 
 
 option = functools.partial(click.option, cls=Option)

@@ -7,8 +7,11 @@ from pathlib import Path
 import click
 
 from cdmtrace.cli.options import option
+from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
+
+_LEAST_PART = 1 << 20
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
@@ -24,7 +27,8 @@ from cdmtrace.render.units import count, size
     "-f",
     "--force",
     is_flag=True,
-    help="Replace the trace file; trace a bit that has another meaning (CDM020).",
+    help="Replace the trace file, or all files that --rotate has made of it; trace a "
+    "bit that has another meaning (CDM020).",
 )
 @click.option("--pid", type=click.IntRange(min=1), help="Only this process.")
 @click.option(
@@ -88,6 +92,19 @@ from cdmtrace.render.units import count, size
     metavar="NAME",
     help="Leave this probe out. May be repeated.",
 )
+@option(
+    "--rotate",
+    type=parse_size,
+    metavar="SIZE",
+    help="Begin a new file when one has SIZE bytes, such as 64M or 1G (powers of "
+    "1024): x.0000.arrows, x.0001.arrows, … for -o x.arrows.",
+)
+@option(
+    "--rotate-keep",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the last N of these files, and remove older ones.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -103,6 +120,8 @@ def record(
     freeze: Path | None,
     probes: tuple[str, ...],
     without: tuple[str, ...],
+    rotate: int | None,
+    rotate_keep: int | None,
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -136,6 +155,15 @@ def record(
             "--audit needs what every process does, and --pid leaves others out",
             hint="leave --pid out",
         )
+    if rotate is not None and rotate < _LEAST_PART:
+        raise UsageTrouble(
+            f"--rotate {rotate} is less than a part may have", hint="--rotate 1M"
+        )
+    if rotate_keep is not None and rotate is None:
+        raise UsageTrouble(
+            "--rotate-keep is about several files, and there is one",
+            hint=f"--rotate 64M --rotate-keep {rotate_keep}",
+        )
     options = Options(
         output=output,
         command=command,
@@ -151,6 +179,8 @@ def record(
         freeze=freeze,
         probes=probes,
         without=without,
+        rotate=rotate,
+        rotate_keep=rotate_keep,
     )
     # While it compiles and attaches; what comes later ends the recording well.
     with signals_as_errors():
@@ -165,10 +195,19 @@ def record(
             "recorded (cdmtrace probes: which rules that costs)",
             err=True,
         )
+    files = outcome.files or (output,)
+    where = str(files[0])
+    if len(files) > 1:
+        where = f"{len(files)} files, {where} to {files[-1].name}"
     click.echo(
         f"cdmtrace: {outcome.reason}; {count(outcome.events, 'event')}, "
-        f"{outcome.lost:,} lost, {size(outcome.size)} in {output}",
+        f"{outcome.lost:,} lost, {size(outcome.size)} in {where}",
         err=True,
     )
-    click.echo(f"cdmtrace: next: cdmtrace check {output}", err=True)
+    named = (
+        files[0]
+        if len(files) == 1
+        else output.with_name(f"{output.stem}.*{output.suffix}")
+    )
+    click.echo(f"cdmtrace: next: cdmtrace check {named}", err=True)
     return outcome.status

@@ -11,7 +11,13 @@ from cdmtrace.render.tables import FORMATS
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),
+)
 @option(
     "--format",
     "form",
@@ -20,8 +26,10 @@ from cdmtrace.render.tables import FORMATS
     show_default=True,
     help="How to print the tables.",
 )
-def report(file: Path, form: str) -> None:
+def report(files: tuple[Path, ...], form: str) -> None:
     """What happened: processes, VMAs, nodes, migrations, writes of vm_flags.
+
+    Several files have to be parts of one recording (record --rotate).
 
     Tables are cut after 20 rows, those that count most first; json, ndjson and csv
     have all rows, and sizes in bytes.
@@ -29,7 +37,8 @@ def report(file: Path, form: str) -> None:
     from cdmtrace.analysis import aggregate, frames
     from cdmtrace.render import tables
 
-    trace = frames.load(file)
+    trace = frames.load(*files)
+    file = trace.path
     click.echo(tables.render(aggregate.report(trace), form), nl=False)
     if trace.cut:
         click.echo(f"cdmtrace: {file}: cut: {trace.cut}", err=True)
@@ -37,6 +46,12 @@ def report(file: Path, form: str) -> None:
     if missing:
         click.echo(
             f"cdmtrace: {file}: not attached, so not counted: {', '.join(missing)}",
+            err=True,
+        )
+    if trace.before:
+        click.echo(
+            f"cdmtrace: {file}: {trace.before.count:,} rows of this recording came "
+            "before; what was there then is not counted",
             err=True,
         )
     if trace.lost:

@@ -14,12 +14,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events, comm_bytes
+from cdmtrace.format.framing import MAX_BODY
 from cdmtrace.format.schema import SCHEMA, Mark, mark_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SCHEMA_BYTES: Final = SCHEMA.serialize().size
+
+MAX_PAYLOADS: Final = MAX_BODY - (256 << 20)
+"""Bytes of payloads that a batch may have: what is larger is not read back."""
 
 _FRAME_BYTES: Final = 1 << 16
 """Bytes of a message, at most, besides its columns and the values of its metadata."""
@@ -107,7 +111,7 @@ def _column(values: npt.NDArray[Any]) -> pa.Array:
 def _binary_column(values: Sequence[bytes | None]) -> pa.Array:
     offsets = np.zeros(len(values) + 1, np.int64)
     offsets[1:] = np.cumsum([len(value or b"") for value in values], dtype=np.int64)
-    if offsets[-1] > np.iinfo(np.int32).max:
+    if offsets[-1] > MAX_PAYLOADS:
         raise ValueError(f"{offsets[-1]} bytes of payloads in one batch")
     valid = np.packbits(
         np.array([value is not None for value in values], bool), bitorder="little"

@@ -109,7 +109,9 @@ class TraceInfo:
 
     torn: where and why the reading stopped before the file's last byte, or
     short of the mark that ends a recording; None if it did not. clean_end:
-    the recorder ended the file itself, and end says why. Times in ns,
+    the recorder ended the file itself, and end says why. more: the recording
+    goes on in its next part. counted: when the loss counters were read last, as
+    far as the file tells. Times in ns,
     CLOCK_MONOTONIC, of returns; None without events. Sizes in bytes:
     everything in the first bytes_intact of bytes_total was used.
     """
@@ -123,6 +125,8 @@ class TraceInfo:
     losses: tuple[Loss, ...]
     clean_end: bool
     end: str | None
+    more: bool
+    counted: int
     torn: str | None
     bytes_total: int
     bytes_intact: int
@@ -235,11 +239,12 @@ class _Walk:
         self.at = at
         self.end: str | None = None
         self._header = header
+        self._more = False
         self._batches = 0
-        self._seq = 0
+        self._first = self._seq = header.part.seq if header.part else 0
         self._first_ts: int | None = None
         self._last_ts: int | None = None
-        self._counted = header.started
+        self._counted = header.part.counted if header.part else header.started
         self._losses: list[Loss] = []
 
     def take(self, file: _File, frame: Frame) -> TraceBatch:
@@ -309,7 +314,7 @@ class _Walk:
     def _keep(self, batch: TraceBatch, end: int) -> TraceBatch:
         """Count the batch in; return it."""
         mark = batch.mark
-        self.at, self.end = end, mark.end
+        self.at, self.end, self._more = end, mark.end, mark.more
         self._batches += 1
         self._seq = mark.last_seq
         self._losses += batch.losses
@@ -349,12 +354,14 @@ class _Walk:
             path=path,
             header=self._header,
             batches=self._batches,
-            events=self._seq,
+            events=self._seq - self._first,
             first_ts=self._first_ts,
             last_ts=self._last_ts,
             losses=tuple(self._losses),
             clean_end=self.end is not None,
             end=self.end,
+            more=self._more,
+            counted=self._counted,
             torn=torn,
             bytes_total=size,
             bytes_intact=self.at,
@@ -379,14 +386,13 @@ class _File:
         try:
             # NONBLOCK: opening a pipe that nobody writes to must not wait.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-        except (OSError, ValueError) as error:
-            # A path with a NUL in it is a ValueError to Python.
-            hint, why = _MAKE_ONE, str(error)
-            if isinstance(error, OSError):
-                why = error.strerror
-                if error.errno == errno.EACCES:
-                    hint = f"it belongs to someone else: sudo chown $USER {path}"
-            raise TraceFileError(f"{path}: cannot be read: {why}", hint=hint) from error
+        except OSError as error:
+            hint = _MAKE_ONE
+            if error.errno == errno.EACCES:
+                hint = f"it belongs to someone else: sudo chown $USER {path}"
+            raise TraceFileError(
+                f"{path}: cannot be read: {error.strerror}", hint=hint
+            ) from error
         self._fd = fd
         status = os.fstat(fd)
         self.size: Final = status.st_size

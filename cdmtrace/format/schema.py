@@ -4,7 +4,8 @@ Pure data and its text form; no file is touched here.
 
 The file is one Arrow IPC stream. Its columns are the fields of EVENT_DTYPE,
 ``payload`` (what has no fixed size; null but on rows of a few kinds) and
-``seq``, which numbers the rows of a recording from 1 without a gap. The
+``seq``, which numbers the rows of a recording from 1 without a gap, also
+where it is in several files (header member ``part``). The
 header is JSON under the schema's metadata key ``cdmtrace``; the mark of a
 batch is JSON under the same key of that batch's metadata. Both are covered by
 a CRC-32 under the key ``cdmtrace.crc32``: an Arrow stream has no checksum of
@@ -37,6 +38,7 @@ _SHOWN: Final = 200
 _LAST: Final = (1 << 63) - 1
 _LARGEST_PAGE: Final = 1 << 30
 _HEX: Final = 18
+_ID: Final = 64
 
 LostCounts = Mapping[str, Mapping[str, int]]
 """Probe name -> reason -> events lost; names as in the header's enums."""
@@ -108,13 +110,48 @@ class ProbeEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """Which part of a recording a file is, where the recording has several.
+
+    recording: its id, the same in all parts. number: of the part, from 0. seq: of
+    the last row before it, 0 if there is none. began: when the part was begun;
+    counted: when the loss counters had been read last by then, or the start of the
+    recording (ns, CLOCK_MONOTONIC).
+    """
+
+    recording: str
+    number: int
+    seq: int
+    began: int
+    counted: int
+
+    def to_json(self) -> Json:
+        """Return it as a JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, data: Json) -> Part:
+        """Return the part that data holds. Raises ValueError as Header's does."""
+        recording = _get(data, "recording", str)
+        if not 0 < len(recording) <= _ID or not recording.isalnum():
+            raise ValueError("the part's recording has no id")
+        return cls(
+            recording=recording,
+            number=_number(data, "number", 0, _LAST),
+            seq=_number(data, "seq", 0, _LAST),
+            began=_number(data, "began", 0, _LAST),
+            counted=_number(data, "counted", 0, _LAST),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
     """What a recording says about itself, once, at its start.
 
     Times are ns. ``utc_offset`` is what to add to a CLOCK_MONOTONIC time to
     get one in UTC, measured at ``started`` (CLOCK_MONOTONIC). Sizes are bytes.
-    ``extra`` holds what a later tool wrote under keys that this one does not
-    know.
+    ``part`` is None where the file is the whole recording. ``extra`` holds what a
+    later tool wrote under keys that this one does not know.
     """
 
     tool: str
@@ -136,6 +173,7 @@ class Header:
     enums: Mapping[str, Mapping[str, int]] = field(default_factory=enum_names)
     clock: str = "CLOCK_MONOTONIC"
     format: int = FORMAT
+    part: Part | None = None
     extra: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> Json:
@@ -172,6 +210,7 @@ class Header:
             "command": list(self.command),
             "filters": dict(self.filters),
             "enums": {name: dict(names) for name, names in self.enums.items()},
+            **({"part": self.part.to_json()} if self.part else {}),
         }
 
     @classmethod
@@ -185,7 +224,7 @@ class Header:
         known = {
             *("format", "tool", "kernel", "boot_id", "clock", "page_size"),
             *("ring_size", "cdm_nodes", "vm_cdm", "probes", "command"),
-            *("filters", "enums"),
+            *("filters", "enums", "part"),
         }
         return cls(
             format=_get(data, "format", int),
@@ -222,6 +261,7 @@ class Header:
                 for name, names in _get(data, "enums", dict).items()
                 if isinstance(names, dict)
             },
+            part=(Part.from_json(_get(data, "part", dict)) if "part" in data else None),
             extra=_extra({key: data[key] for key in data if key not in known}),
         )
 
@@ -235,9 +275,9 @@ class Mark:
     last row written so far, 0 if none was. window: when the loss counters
     were read (ns, CLOCK_MONOTONIC, just before and just after), None if they
     were not. lost: events lost since they were read last, one entry for each
-    probe, reason and address space. end: why the recording ended, on the last
-    batch; None on all others. totals: the sum of lost over all batches, on the
-    last batch.
+    probe, reason and address space. end: why the file ended, on its last batch;
+    None on all others. more: the recording goes on in its next part. totals: the
+    sum of lost over all batches of the file, on the last batch.
     """
 
     batch: int
@@ -249,6 +289,7 @@ class Mark:
     lost: tuple[Shortfall, ...] = ()
     end: str | None = None
     totals: LostCounts | None = None
+    more: bool = False
 
     def to_json(self) -> Json:
         """Return it as a JSON object; what is absent is left out."""
@@ -268,6 +309,8 @@ class Mark:
             ]
         if self.end is not None:
             data["end"] = self.end
+            if self.more:
+                data["more"] = True
             data["totals"] = {
                 "events": self.last_seq,
                 "batches": self.batch + 1,
@@ -295,6 +338,7 @@ class Mark:
             window=window,
             lost=_shortfalls(_lost(_get(data, "lost", dict)), data.get("lost_in", [])),
             end=None if end is None else _get(data, "end", str),
+            more=data.get("more") is True,
             totals=(
                 None
                 if end is None
@@ -332,8 +376,12 @@ def shown(text: str) -> str:
 
     It is cut where it is long, and nothing in it moves a cursor.
     """
-    short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
-    return "".join(c if c.isprintable() else "?" for c in short)
+    return printable(text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …")
+
+
+def printable(text: str) -> str:
+    """Return text that a recording holds with nothing in it that moves a cursor."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def header_metadata(header: Header) -> dict[bytes, bytes]:

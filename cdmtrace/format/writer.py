@@ -67,7 +67,7 @@ class TraceWriter:
         schema = SCHEMA.with_metadata(header_metadata(header))
         self._size = 0
         self._batches = 0
-        self._seq = 0
+        self._seq = header.part.seq if header.part else 0
         self._lost: dict[str, dict[str, int]] = {}
         self._made = Batches()
         with acting_as(owner):
@@ -95,6 +95,17 @@ class TraceWriter:
     def path(self) -> Path:
         """The file's path, as it was given."""
         return self._path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the recording is in."""
+        return (self._path,)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the file, while it is open."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
 
     @property
     def events(self) -> int:
@@ -133,13 +144,16 @@ class TraceWriter:
         *,
         lost: Iterable[Shortfall] = (),
         window: tuple[int, int] | None = None,
+        more: bool = False,
     ) -> None:
         """Append the last batch, without rows, and close the file.
 
-        reason: why the recording ended, for people. Raises TraceWriteError
-        as write() does; the file is then still open.
+        reason: why the recording ended, for people. more: it has not, and goes on
+        in its next part. Raises TraceWriteError as write() does; the file is then
+        still open.
         """
-        self._write(np.empty(0, EVENT_DTYPE), None, lost, window, reason)
+        none = np.empty(0, EVENT_DTYPE)
+        self._write(none, None, lost, window, reason, more)
         self.close()
 
     def close(self) -> None:
@@ -166,6 +180,7 @@ class TraceWriter:
         lost: Iterable[Shortfall],
         window: tuple[int, int] | None,
         end: str | None,
+        more: bool = False,
     ) -> None:
         if self._fd < 0:
             raise ValueError("the trace file is closed")
@@ -186,6 +201,7 @@ class TraceWriter:
             lost=lost,
             end=end,
             totals=totals if end is not None else None,
+            more=more,
         )
         batch = self._made.record_batch(events, payloads, self._seq + 1)
         try:

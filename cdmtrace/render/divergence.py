@@ -161,10 +161,17 @@ def summary(document: Mapping[str, Any]) -> str:
     """Return the last lines: the trace, what it lacks, and the verdict."""
     trace, findings = document["trace"], document["findings"]
     lost = f", {trace['lost']} lost" if trace["lost"] else ""
+    more = len(trace["files"]) - 1
+    parts = f" and {count(more, 'more part')}" if more else ""
     lines = _plain(
-        f"{trace['path']}: {trace['events']} events{lost}, Linux {trace['kernel']}, "
-        f"profile {document['profile']}"
+        f"{trace['path']}{parts}: {trace['events']} events{lost}, "
+        f"Linux {trace['kernel']}, profile {document['profile']}"
     )
+    if trace["rows_before"]:
+        lines += _plain(
+            f"{trace['rows_before']:,} rows of this recording came before, and are "
+            "missing: what was there then is not known"
+        )
     if trace["cut"]:
         lines += _plain(f"the recording was cut: {trace['cut']}")
     elif not trace["clean_end"]:

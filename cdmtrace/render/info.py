@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tabulate import tabulate
 
+from cdmtrace.format.schema import printable
 from cdmtrace.render.units import count, duration, size
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ _SHOWN_LOSSES: Final = 20
 _WIDE: Final = 120
 
 
-def info_json(info: TraceInfo, kinds: Mapping[str, int]) -> str:
-    """Return everything as JSON, schema ``cdmtrace.info/1``. Times in ns."""
-    document = {
+def info_json(info: TraceInfo, kinds: Mapping[str, int]) -> dict[str, Any]:
+    """Return everything as plain data, schema ``cdmtrace.info/1``. Times in ns."""
+    return {
         "schema": "cdmtrace.info/1",
         "path": str(info.path),
         "header": info.header.to_json(),
@@ -44,19 +44,20 @@ def info_json(info: TraceInfo, kinds: Mapping[str, int]) -> str:
         ],
         "clean_end": info.clean_end,
         "end": info.end,
+        "more": info.more,
         "torn": info.torn,
         "bytes": {"total": info.bytes_total, "intact": info.bytes_intact},
     }
-    return json.dumps(document, indent=2)
 
 
 def info_text(info: TraceInfo, kinds: Mapping[str, int]) -> str:
     """Return everything as text for people."""
-    parts = [tabulate(list(_facts(info)), tablefmt="plain", disable_numparse=True)]
+    facts = [(name, printable(fact)) for name, fact in _facts(info)]
+    parts = [tabulate(facts, tablefmt="plain", disable_numparse=True)]
     if kinds:
         parts.append(
             tabulate(
-                [[name, f"{number:,}"] for name, number in kinds.items()],
+                [[printable(name), f"{number:,}"] for name, number in kinds.items()],
                 headers=["kind", "events"],
                 colalign=("left", "right"),
                 disable_numparse=True,
@@ -71,6 +72,8 @@ def info_text(info: TraceInfo, kinds: Mapping[str, int]) -> str:
 def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
     header = info.header
     yield "file", f"{info.path}, {size(info.bytes_total)}, format {header.format}"
+    if header.part:
+        yield "part", f"{header.part.number} of recording {header.part.recording}"
     yield "made by", header.tool
     yield (
         "kernel",
@@ -117,8 +120,8 @@ def _losses(info: TraceInfo) -> str:
 
     def row(loss: Loss) -> list[str]:
         return [
-            loss.probe,
-            loss.reason,
+            printable(loss.probe),
+            printable(loss.reason),
             f"{loss.count:,}",
             duration(loss.since - started),
             duration(loss.until - started),

@@ -104,6 +104,18 @@ def test_the_output_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("x.arrows").read_text() == "precious"
 
 
+def test_parts_of_an_earlier_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    """Said at once, as of a file; one that is no part is in nobody's way."""
+    Path("x.0007.arrows").write_text("old")
+    Path("x.arrows").write_text("other")
+    words = "-o x.arrows --rotate 1g -- true"
+    hint = "replace all its parts with -f"
+    refused(capsys, 125, "x.0007.arrows: exists already", hint, words=words)
+    with pytest.raises(Reached):
+        main(["record", "-f", *words.split()])
+    assert Path("x.0007.arrows").read_text() == "old"
+
+
 def test_a_dangling_link_is_there_too(capsys: pytest.CaptureFixture[str]) -> None:
     Path("x.arrows").symlink_to("nowhere")
     refused(capsys, 125, "exists already", words="-o x.arrows -- true")
@@ -160,6 +172,11 @@ def test_a_command_that_cannot_be_executed(
         ("--probe ksm", ("--probe ksm: there is no such", "hint: cdmtrace probes")),
         ("--no-probe rmap_walks", ("no such probe; did you mean rmap_walk?",)),
         ("--no-probe alloc", ("alloc: without it nothing can be recorded",)),
+        ("--rotate 64X -- true", ("'64X' is no size such as 64M or 1G",)),
+        ("--rotate -1 -- true", ("'-1' is no size",)),
+        ("--rotate 1023K -- true", ("--rotate 1047552 is less", "--rotate 1M")),
+        ("--rotate-keep 3 -- true", ("there is one", "--rotate 64M --rotate-keep 3")),
+        ("--rotate 1M --rotate-keep 0 -- true", ("--rotate-keep",)),
         ("--no-such-option", ("--no-such-option",)),
     ],
 )

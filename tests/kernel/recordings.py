@@ -287,6 +287,12 @@ def record_unpaired() -> int:
     )
 
 
+def record_in_parts() -> int:
+    """More than a file of 1 MiB has room for."""
+    words = again("fault", str(FLOOD_PAGES), "0")
+    return finish(start("parts", "--rotate", "1M", "--", *words))
+
+
 def record_an_open_call() -> int:
     """Stop recording while a call is under way that waits for its arguments."""
     pid = start("open")
@@ -359,6 +365,7 @@ def run(gates: str, story: list[str]) -> None:
         "one": record_one_of_two,
         "full": record_with_full_maps,
         "unpaired": record_unpaired,
+        "parts": record_in_parts,
         "open": record_an_open_call,
     }
     statuses = {}

@@ -22,8 +22,9 @@ import numpy.typing as npt
 import pytest
 
 from cdmtrace import analysis
-from cdmtrace.analysis import check, describe
+from cdmtrace.analysis import check, describe, frames
 from cdmtrace.events import Cause, EventKind, Lock, Mpol, Probe, mmap_lock, policy_mode
+from cdmtrace.format.parts import found_parts
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.schema import column_values
 from cdmtrace.lab import scenarios
@@ -465,6 +466,34 @@ def test_what_the_kernel_did_not_wait_for_is_counted(unpaired: Recording) -> Non
     assert written < 2 * FLOOD_PAGES <= written + lost
     # What has no return is seen all the same.
     assert int(unpaired.pick(kind=EventKind.MAP).sum()) == 2 * FLOOD_PAGES
+
+
+def test_a_recording_in_parts(guest: Path) -> None:
+    """Together they are the recording; alone, each can be understood."""
+    files = found_parts(guest / "parts.arrows")
+    assert len(files) > 3
+    assert f"{len(files)} files" in (guest / "parts.stderr").read_text()
+    trace = frames.load(*reversed(files))
+    assert (trace.clean_end, trace.cut, trace.gaps) == (True, None, ())
+    faulted = [e for e in trace.events if e.kind == EventKind.MAP]
+    (mm, pages), *_ = Counter(e.mm for e in faulted).most_common(1)
+    assert pages >= FLOOD_PAGES
+    (tid,) = {e.tid for e in faulted if e.mm == mm}
+    for path in files:
+        part = frames.load(path)
+        assert bool(part.before) == (path != files[0])
+        stacks: set[int] = {0}
+        named: set[int] = set()
+        for event in part.events:
+            if event.kind == EventKind.STACK:
+                stacks.add(event.stack)
+            elif event.kind == EventKind.COMM:
+                named.add(event.tid)
+            assert event.stack in stacks
+            assert event.tid in named or event.tid != tid
+    rules = {finding.rule.id for finding in check(trace).findings}
+    alone = {f.rule.id for path in files[1:] for f in check(frames.load(path)).findings}
+    assert alone <= rules
 
 
 def test_a_call_that_has_not_returned(guest: Path, open_call: Recording) -> None:
