@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel stock lint test check-host histories mutants demo \
+.PHONY: help deps dev kernel stock lint test check-host histories mutants fuzz demo \
 	demo-foreign golden docs audit bench install uninstall clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make check-host   the tests that need no guest: seconds"
 	@echo "make histories    drive the model by more than ten thousand random histories"
 	@echo "make mutants      change the model and the rules: do the tests notice?"
+	@echo "make fuzz         read a million damaged and made-up trace files"
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
 	@echo "make golden       make the golden recordings anew"
@@ -72,6 +73,10 @@ histories: dev
 mutants: dev
 	$(BIN)/python -m pip install -q -e '.[mutation]'
 	$(BIN)/python scripts/mutants.py
+
+# A million trace files: half an hour of one core.
+fuzz: dev
+	$(BIN)/python scripts/fuzz.py
 
 demo: dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
@@ -125,4 +130,4 @@ uninstall:
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
-		mutants
+		mutants fuzz
