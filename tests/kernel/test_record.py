@@ -426,7 +426,9 @@ def test_a_flood_of_pages_does_not_hide_what_changes(
 ) -> None:
     """Pages are lost, and each change of a policy is there, with its call."""
     pid = int((guest / "changes.pid").read_text())
-    assert set(changes.info.lost) <= {"alloc", "rmap_add", "rmap_remove"}
+    # The scanner of NUMA balancing goes over pages, too, now and then.
+    of_pages = {"alloc", "rmap_add", "rmap_remove", "numa_scan", "numa_migrate"}
+    assert set(changes.info.lost) <= of_pages
     lost = changes.info.lost["rmap_add"]["ring"]
     assert lost > changes.pick(kind=EventKind.MAP).sum() > 0
     for probe in (Probe.MBIND_RANGE, Probe.SYS_MBIND):
