@@ -45,6 +45,13 @@ static __always_inline int call_is_policy(u8 probe)
 	       probe == CDM_PROBE_SYS_SET_HOME_NODE;
 }
 
+/* These can be about another process. */
+static __always_inline int call_is_foreign(u8 probe)
+{
+	return probe == CDM_PROBE_SYS_MOVE_PAGES ||
+	       probe == CDM_PROBE_SYS_MIGRATE_PAGES;
+}
+
 /* The first word of a node mask of user space, as get_nodes() reads it. */
 static __always_inline long user_nodes(u64 mask, u64 maxnode, u64 *nodes)
 {
@@ -77,12 +84,18 @@ int call_enter(struct sys_enter *ctx)
 {
 	struct entry entry = {};
 	u32 zero = 0, *id;
+	int own;
 
 	slot_begin(SLOT_CALL);
-	if (!wanted())
+	own = wanted();
+	if (!own && !(FOLLOWS && wanted_scene()))
 		return 0;
 	entry.probe = call_probe(ctx->nr);
-	entry.mm = READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm);
+	/* A stranger's, which may move pages of what is followed: told if it does. */
+	if (!own && !call_is_foreign(entry.probe))
+		return 0;
+	if (own)
+		entry.mm = current_mm();
 	if (!call_is_policy(entry.probe) && entry.probe != CDM_PROBE_SYS_MADVISE &&
 	    !is_watched(entry.mm))
 		return 0;
@@ -117,7 +130,7 @@ int call_enter(struct sys_enter *ctx)
 	/* From now on its pages may come from a CDM node. */
 	if (NAMES_CDM(entry.nodes))
 		watch(entry.mm);
-	entry.touched = call_is_policy(entry.probe) || is_watched(entry.mm);
+	entry.touched = own && (call_is_policy(entry.probe) || is_watched(entry.mm));
 	slot_put(SLOT_CALL, &entry);
 	return 0;
 }

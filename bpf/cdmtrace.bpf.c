@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What the probes share. One handler a logical event, thin entry points around it:
- * in calls, pages, vmas and snapshots, which the loader puts behind this file.
+ * in calls, pages, vmas, snapshots and processes, which the loader puts behind this file.
  *
  * User space puts these before this file: offsets and bit numbers of the
  * traced kernel (see compat.h), and what is asked for:
@@ -10,7 +10,12 @@
  *	CDM_MASK	the bit of vm_flags that is VM_CDM
  *	KEY0, KEY1	random numbers of this recording
  *	ALL		1: every node and address space, not only what is about CDM
- *	FILTER_TGID	only this process; 0: all
+ *	FOLLOW_PIDS	1: only the processes in the map tgids
+ *	FOLLOW_CHILDREN	1: and what they fork
+ *	FOLLOW_CGROUP	1: only tasks in the cgroup in the map cgroups, or below it
+ *	FOLLOW_COMM	1: only tasks of this name: its 16 bytes are COMM0, COMM1
+ *	ADDR_START, ADDR_END	only what has to do with these addresses; 0: all
+ *	STACKS		2: of all that has one; 1: where vm_flags change; 0: none
  *	RECORDER	the recorder's own process, which is left out
  *	PMD_BYTES	bytes that one PMD maps
  *	RING_PAGES	size of the ring, a power of two
@@ -25,36 +30,12 @@
 #include <asm/ptrace.h>
 #include <asm/unistd.h>
 
-/* events.h, compat.h and maps.h are put here by the loader */
+/* events.h, compat.h, maps.h and filters.h are put here by the loader */
 
 #define NAMES_CDM(nodes)	(((nodes) & CDM_NODES) != 0)
 #define IS_CDM_NODE(nid)	((nid) >= 0 && (nid) < 64 && NAMES_CDM(1ULL << (nid)))
 /* Pages of this node are told of. */
 #define IS_FOLLOWED(nid)	(ALL || IS_CDM_NODE(nid))
-
-static __always_inline int wanted(void)
-{
-	u64 tgid = bpf_get_current_pid_tgid() >> 32;
-
-	if (tgid == RECORDER || (FILTER_TGID && tgid != FILTER_TGID))
-		return 0;
-	return is_enabled();
-}
-
-/*
- * The same of a page in @vma: the recorder may have to reclaim or to compact, and
- * then it works on the memory of others.
- */
-static __always_inline int wanted_page(u64 vma)
-{
-	u64 tgid = bpf_get_current_pid_tgid() >> 32;
-
-	if (tgid != RECORDER)
-		return wanted();
-	return is_enabled() &&
-	       VMA_MM(vma) != READ_FIELD(bpf_get_current_task(), u64,
-					 OFF_task_struct_mm);
-}
 
 /* The policy at @pol: mode and flags packed as CDM_POLICY() says, and nodes. */
 static __always_inline u8 read_policy(u64 pol, u64 *nodes)
@@ -225,9 +206,14 @@ static __always_inline void entry_vma(struct entry *entry, u64 vma)
 
 static __always_inline void event_stack(struct cdm_event *e, struct pt_regs *ctx)
 {
-	int id = stacks.get_stackid(ctx, 0);
+#if STACKS
+	int id;
 
+	if (STACKS == 1 && e->flags_before == e->flags_after)
+		return;
+	id = stacks.get_stackid(ctx, 0);
 	e->stack = id < 0 ? 0 : id + 1;
+#endif
 }
 
 /* What a return adds to event_vma(): flags and lock as they were at entry. */

@@ -229,6 +229,7 @@ enum cdm_probe {
 	CDM_PROBE_MMU_GATHER = 28,	/* tlb_gather_mmu to tlb_finish_mmu */
 	CDM_PROBE_DRIVER_PAGE = 29,	/* finish_fault, vm_insert_page */
 	CDM_PROBE_SHARED_POLICY = 30,	/* shmem_fault, mpol_shared_policy_lookup */
+	CDM_PROBE_FOLLOW = 31,		/* wake_up_new_task, release_task: no rows */
 	CDM_PROBE_MPROTECT_FIXUP = 40,
 	CDM_PROBE_MLOCK_FIXUP = 41,
 	CDM_PROBE_VMA_NEW = 42,		/* perf_event_mmap */

@@ -6,6 +6,9 @@
 #ifndef CDMTRACE_MAPS_H
 #define CDMTRACE_MAPS_H
 
+/* Whether a filter of processes is in force: see filters.h */
+#define FOLLOWS	(FOLLOW_PIDS || FOLLOW_CGROUP || FOLLOW_COMM)
+
 /* One page count for all: user space maps the ring and needs the same number. */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 
@@ -152,8 +155,8 @@ struct place {
 BPF_TABLE("lru_hash", u64, struct place, places, MAP_SIZE);
 
 /*
- * Address spaces that have had anything to do with CDM; under ALL with FILTER_TGID,
- * of which anything was told. Under ALL alone there is nothing to note.
+ * Address spaces that have had anything to do with CDM; under ALL with a filter of
+ * processes, of which anything was told. Under ALL alone there is nothing to note.
  */
 BPF_HASH(watched, u64, u8, MAP_SIZE);
 
@@ -166,8 +169,10 @@ BPF_TABLE("lru_hash", u32, struct comm, comms, 8192);
 
 BPF_PERCPU_ARRAY(call_ids, u32, 1);
 
+#if STACKS
 /* Each stack once. One for which there is no room is not told. */
 BPF_STACK_TRACE(stacks, CDM_STACKS);
+#endif
 
 /*
  * A pointer's id: a permutation of 64-bit numbers (two rounds of multiply and
@@ -241,7 +246,7 @@ static __always_inline int is_watched(u64 mm)
 /* Its end is told, whoever lets go of it last. */
 static __always_inline int is_told(u64 mm)
 {
-	return mm && ((ALL && !FILTER_TGID) || watched.lookup(&mm) != 0);
+	return mm && ((ALL && !FOLLOWS) || watched.lookup(&mm) != 0);
 }
 
 static __always_inline void watch(u64 mm)

@@ -9,7 +9,7 @@ int alloc_entry(struct pt_regs *ctx)
 	u32 tid = bpf_get_current_pid_tgid();
 	struct vma_head head;
 
-	if (!vma || !wanted()) {
+	if (!vma || !wanted_vma(vma)) {
 		allocation_missed(tid);
 		return 0;
 	}
@@ -35,7 +35,7 @@ int shmem_begin(struct pt_regs *ctx)
 {
 	u64 vmf = PT_REGS_PARM1(ctx), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
 
-	if (wanted())
+	if (wanted_vma(vma))
 		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
 			  READ_FIELD(vmf, u64, OFF_vm_fault_address));
 	return 0;
@@ -59,31 +59,57 @@ int shared_policy_return(struct pt_regs *ctx)
 }
 
 /*
- * The fault for which a page is allocated for a VMA that no mm has. Its return may
- * have been missed, and what was its VMA then may be another one by now.
+ * The fault for which a page is allocated for a VMA that no mm has; 0: none. Its
+ * return may have been missed, and what was its VMA then may be another one by now.
  */
+static __always_inline struct place *open_fault(void)
+{
+	u64 key = place_key(PLACE_SHMEM);
+	struct place *fault = places.lookup(&key);
+
+	if (!fault || VMA_MM(fault->vma) != fault->page ||
+	    fault->addr < VMA_START(fault->vma) || fault->addr >= VMA_END(fault->vma))
+		return 0;
+	return fault;
+}
+
 static __always_inline void event_fault(struct cdm_event *e)
 {
-	u64 key = place_key(PLACE_SHMEM), mm;
-	struct place *fault = places.lookup(&key);
+	struct place *fault = open_fault();
+	u64 mm;
 
 	if (!fault)
 		return;
-	mm = VMA_MM(fault->vma);
-	if (mm != fault->page || fault->addr < VMA_START(fault->vma) ||
-	    fault->addr >= VMA_END(fault->vma))
-		return;
+	mm = fault->page;
 	e->mm = pointer_id(mm);
 	e->addr = fault->addr & ~(e->size - 1);
 	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
-	if (mm != READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm))
+	if (mm != current_mm())
 		e->bits |= CDM_BIT_FOREIGN;
 	watch(mm);
 }
 
+/* Whether the page of an allocation is for an address that is told of. */
+static __always_inline int alloc_in_addr(struct allocation *begun, u64 size)
+{
+	struct place *fault;
+	u64 addr = begun->addr;
+
+	if (!ADDR_END)
+		return 1;
+	if (!VMA_MM(begun->vma)) {
+		fault = open_fault();
+		if (!fault)
+			return 0;
+		addr = fault->addr;
+	}
+	addr &= ~(size - 1);
+	return in_addr(addr, addr + size);
+}
+
 int alloc_return(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_RC(ctx), task;
+	u64 page = PT_REGS_RC(ctx), task, size;
 	u32 tid = bpf_get_current_pid_tgid();
 	struct allocation begun, *found = allocations.lookup(&tid);
 	struct cdm_event *e;
@@ -94,7 +120,8 @@ int alloc_return(struct pt_regs *ctx)
 	if (page)
 		node = page_node(page);
 	changed = VMA_FLAGS(found->vma) != found->flags;
-	if (!changed && !IS_FOLLOWED(node)) {
+	size = (u64)PAGE_SIZE << (found->order & 31);
+	if (!changed && (!IS_FOLLOWED(node) || !alloc_in_addr(found, size))) {
 		allocations.delete(&tid);
 		return 0;
 	}
@@ -108,7 +135,7 @@ int alloc_return(struct pt_regs *ctx)
 	e->flags_before = begun.flags;
 	e->lock_entry = begun.lock;
 	e->addr = begun.addr & ~(PAGE_SIZE - 1ULL);
-	e->size = (u64)PAGE_SIZE << (begun.order & 31);
+	e->size = size;
 	e->node = node;
 	event_stack(e, ctx);
 	if (!e->mm)
@@ -143,8 +170,9 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	u64 task;
 	int node = page_node(page), src = from ? from->node : CDM_NO_NODE;
 
+	addr &= ~(PAGE_SIZE - 1ULL);
 	if (!(IS_FOLLOWED(node) || IS_CDM_NODE(src)) || !wanted_page(vma) ||
-	    page_is_apart(page, vma))
+	    !in_addr(addr, addr + size) || page_is_apart(page, vma))
 		return 0;
 	migration = slot_open(SLOT_MIGRATE);
 	if (from || migration)
@@ -154,7 +182,7 @@ static __always_inline int page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
 	if (!e)
 		return 0;
 	event_vma(e, vma);
-	e->addr = addr & ~(PAGE_SIZE - 1ULL);
+	e->addr = addr;
 	e->size = size;
 	e->node = node;
 	e->src_node = src;
@@ -213,7 +241,7 @@ int rmap_add_file(struct pt_regs *ctx)
 	} else {
 		driver = place_of(PLACE_DRIVER, page, vma);
 		if (!driver) {
-			if (IS_FOLLOWED(page_node(page)) && wanted())
+			if (IS_FOLLOWED(page_node(page)) && wanted_vma(vma))
 				count_lost_at(CDM_PROBE_RMAP_ADD, CDM_LOST_READ,
 					      VMA_MM(vma), VMA_START(vma), VMA_END(vma));
 			return 0;
@@ -228,7 +256,7 @@ int rmap_add_file(struct pt_regs *ctx)
 
 static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
 {
-	if (IS_FOLLOWED(page_node(page)) && !page_mapping(page) && wanted())
+	if (IS_FOLLOWED(page_node(page)) && !page_mapping(page) && wanted_vma(vma))
 		place_put(PLACE_DRIVER, page, vma, addr & ~(PAGE_SIZE - 1ULL));
 	return 0;
 }
@@ -326,7 +354,7 @@ int gather_begin(struct pt_regs *ctx)
 {
 	u64 mm = PT_REGS_PARM2(ctx);
 
-	if (is_watched(mm) && wanted())
+	if (is_watched(mm) && wanted_mm(mm))
 		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0);
 	return 0;
 }
@@ -363,10 +391,17 @@ static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
 	return walk ? walk->addr : 0;
 }
 
+/* Where in its VMA a page is may not be known: 0. Then it is told. */
+static __always_inline int place_in_addr(u64 addr, u64 size)
+{
+	return !addr || in_addr(addr, addr + size);
+}
+
 /* page_remove_rmap(page, vma, compound) */
 int rmap_remove(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE, addr;
 	struct entry *exiting;
 	struct cdm_event *e;
 	int node = page_node(page);
@@ -377,15 +412,18 @@ int rmap_remove(struct pt_regs *ctx)
 	exiting = slot_open(SLOT_EXIT_MMAP);
 	if (exiting && exiting->mm == VMA_MM(vma))
 		return 0;
+	addr = unmapped_at(page, vma, size);
+	if (!place_in_addr(addr, size))
+		return 0;
 	e = event_page(CDM_EV_UNMAP, CDM_PROBE_RMAP_REMOVE, 0, vma);
 	if (!e)
 		return 0;
 	event_vma(e, vma);
-	e->size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE;
+	e->addr = addr;
+	e->size = size;
 	e->src_node = node;
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
-	e->addr = unmapped_at(page, vma, e->size);
 	event_submit(e);
 	return 0;
 }
@@ -405,7 +443,7 @@ int migrate_entry(struct pt_regs *ctx)
 		return 0;
 	}
 	slot_begin(SLOT_MIGRATE);
-	if (!wanted())
+	if (!wanted_scene())
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MIGRATE_PAGES;
@@ -431,7 +469,7 @@ int numa_scan(struct pt_regs *ctx)
 	u64 vma = PT_REGS_PARM1(ctx);
 	struct cdm_event *e;
 
-	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted())
+	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted_vma(vma))
 		return 0;
 	e = event_page(CDM_EV_NUMA_SCAN, CDM_PROBE_NUMA_SCAN, 0, vma);
 	if (!e)
@@ -465,6 +503,8 @@ int numa_move_entry(struct pt_regs *ctx)
 	entry.arg[1] = page_is_compound(page) ? PMD_BYTES : PAGE_SIZE;
 	entry.arg[2] = page_node(page);
 	entry.arg[3] = node;
+	if (!place_in_addr(entry.arg[0], entry.arg[1]))
+		return 0;
 	slot_put(SLOT_NUMA_MOVE, &entry);
 	return 0;
 }
@@ -509,7 +549,7 @@ int ksm_merge_entry(struct pt_regs *ctx)
 	int from = page_node(page), to = page_node(kpage);
 
 	slot_begin(SLOT_KSM_MERGE);
-	if (!kpage || kpage == page || !wanted())
+	if (!kpage || kpage == page || !wanted_vma(vma))
 		return 0;
 	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
 	      IS_FOLLOWED(from) || IS_FOLLOWED(to)))
@@ -521,6 +561,8 @@ int ksm_merge_entry(struct pt_regs *ctx)
 	entry.arg[2] = from;
 	entry.arg[3] = to;
 	entry.arg[4] = page_is_ksm(kpage);
+	if (!place_in_addr(entry.arg[0], entry.arg[1]))
+		return 0;
 	slot_put(SLOT_KSM_MERGE, &entry);
 	return 0;
 }
@@ -550,7 +592,14 @@ int copy_entry(struct pt_regs *ctx)
 	u64 src = PT_REGS_PARM2(ctx);
 
 	slot_begin(SLOT_COPY);
-	if (!wanted() || !is_watched(VMA_MM(src)))
+	if (!wanted_vma(src))
+		return 0;
+	if (FOLLOWS) {
+		if (!FOLLOW_CHILDREN)
+			return 0;
+		follow(VMA_MM(PT_REGS_PARM1(ctx)));
+	}
+	if (!is_watched(VMA_MM(src)))
 		return 0;
 	entry_vma(&entry, src);
 	entry.probe = CDM_PROBE_COPY_PAGE_RANGE;
@@ -594,13 +643,16 @@ int move_entry(struct pt_regs *ctx)
 	u64 vma = PT_REGS_PARM1(ctx);
 
 	slot_begin(SLOT_MOVE);
-	if (!wanted() || !is_watched(VMA_MM(vma)))
+	if (!wanted_mm(VMA_MM(vma)) || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_MOVE_PAGE_TABLES;
 	entry.arg[0] = PT_REGS_PARM2(ctx);
 	entry.arg[1] = PT_REGS_PARM3(ctx);
 	entry.arg[2] = PT_REGS_PARM4(ctx);
+	if (!in_addr(entry.arg[0], entry.arg[0] + PT_REGS_PARM5(ctx)) &&
+	    !in_addr(entry.arg[2], entry.arg[2] + PT_REGS_PARM5(ctx)))
+		return 0;
 	slot_put(SLOT_MOVE, &entry);
 	return 0;
 }

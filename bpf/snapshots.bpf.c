@@ -44,6 +44,10 @@ int snapshot_return(struct pt_regs *ctx)
 
 	if (!slot_take(SLOT_SNAPSHOT, &entry))
 		return 0;
+	/* User space looks at no other. */
+	follow(entry.mm);
+	if (!vma_in_addr(entry.vma))
+		return 0;
 	for (nid = 0; nid < 64; nid++)
 		if (MEMORY_NODES >> nid & 1 && IS_FOLLOWED(nid) &&
 		    !vma_is_hugetlb(entry.vma) && counted(entry.arg[0], nid))

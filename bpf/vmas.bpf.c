@@ -14,7 +14,7 @@ int mbind_range_entry(struct pt_regs *ctx)
 	u64 vma = PT_REGS_PARM2(ctx), asked;
 
 	slot_begin(SLOT_MBIND_RANGE);
-	if (!wanted())
+	if (!wanted_vma(vma))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_MBIND_RANGE;
@@ -103,7 +103,7 @@ static __always_inline void rebind_tell(struct pt_regs *ctx, struct entry *entry
 	if (flags == entry->flags && nodes == entry->nodes)
 		return;
 	if (!(ALL || NAMES_CDM(nodes | entry->nodes) ||
-	      (flags | entry->flags) & CDM_MASK))
+	      (flags | entry->flags) & CDM_MASK) || !vma_in_addr(vma))
 		return;
 	e = event_new(CDM_EV_POLICY, CDM_PROBE_MPOL_REBIND, entry->ts, vma, 0);
 	if (!e)
@@ -128,11 +128,11 @@ int rebind_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 
 	slot_begin(SLOT_REBIND);
-	if (!wanted())
+	entry.mm = PT_REGS_PARM1(ctx);
+	if (!wanted_mm(entry.mm))
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MPOL_REBIND;
-	entry.mm = PT_REGS_PARM1(ctx);
 	slot_put(SLOT_REBIND, &entry);
 	return 0;
 }
@@ -187,7 +187,7 @@ int split_entry(struct pt_regs *ctx)
 	u64 vma = PT_REGS_PARM2(ctx);
 
 	slot_begin(SLOT_SPLIT);
-	if (!wanted() || !is_watched(VMA_MM(vma)))
+	if (!wanted_vma(vma) || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_VMA_SPLIT;
@@ -223,7 +223,7 @@ static __always_inline int flags_entry(u64 vma, u64 start, u64 end, u64 kept, u8
 	struct entry entry = {};
 
 	slot_begin(SLOT_FLAGS);
-	if (!wanted())
+	if (!wanted_vma(vma))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = probe;
@@ -297,7 +297,7 @@ int merge_entry(struct pt_regs *ctx)
 
 	slot_begin(SLOT_MERGE);
 	entry.mm = PT_REGS_PARM1(ctx);
-	if (!is_watched(entry.mm) || !wanted())
+	if (!is_watched(entry.mm) || !wanted_mm(entry.mm))
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_VMA_MERGE;
@@ -328,6 +328,8 @@ int merge_return(struct pt_regs *ctx)
 	call = slot_open(SLOT_CALL);
 	if (!vma && !(call && call->probe == CDM_PROBE_SYS_MADVISE))
 		return 0;
+	if (!(vma ? vma_in_addr(vma) : in_addr(entry.start, entry.end)))
+		return 0;
 	e = event_new(vma ? CDM_EV_VMA_MERGE : CDM_EV_FLAGS, CDM_PROBE_VMA_MERGE,
 		      entry.ts, vma, entry.mm);
 	if (!e)
@@ -357,7 +359,7 @@ int vma_new(struct pt_regs *ctx)
 	struct entry *call;
 	struct cdm_event *e;
 
-	if (!is_watched(VMA_MM(vma)) || !wanted())
+	if (!is_watched(VMA_MM(vma)) || !wanted_vma(vma))
 		return 0;
 	/* So does mprotect, of which more is told. */
 	call = slot_open(SLOT_CALL);
@@ -381,7 +383,8 @@ int unmap_entry(struct pt_regs *ctx)
 
 	slot_begin(SLOT_UNMAP);
 	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
-	if (!is_watched(entry.mm) || !wanted())
+	if (!is_watched(entry.mm) || !wanted_mm(entry.mm) ||
+	    !in_addr(PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx)))
 		return 0;
 	/* One event tells of the end of them all. */
 	exiting = slot_open(SLOT_EXIT_MMAP);
@@ -422,7 +425,7 @@ int ksm_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 
 	slot_begin(SLOT_KSM_MADVISE);
-	if (!wanted())
+	if (!wanted_vma(PT_REGS_PARM1(ctx)))
 		return 0;
 	entry_vma(&entry, PT_REGS_PARM1(ctx));
 	entry.probe = CDM_PROBE_KSM_MADVISE;
@@ -494,6 +497,7 @@ static __always_inline void exit_tell(struct entry *entry)
 {
 	struct cdm_event *e;
 
+	unfollow(entry->mm);
 	if (!is_told(entry->mm))
 		return;
 	e = event_new(CDM_EV_MM_EXIT, CDM_PROBE_EXIT_MMAP, entry->ts, 0, entry->mm);

@@ -34,6 +34,14 @@ BATCH_ROWS: Final = 1 << 16
 """Rows of a batch at most: 8 MiB."""
 
 
+COUNTED: Final = "what the probes have put into the ring, but names and looks"
+"""What a limit of events is about. Looks are the rows of a snapshot."""
+
+_NOT_COUNTED: Final = (
+    *(EventKind.COMM, EventKind.SNAP_VMA, EventKind.SNAP_PAGES, EventKind.SNAP_MM),
+)
+
+
 def own_rows(kind: EventKind, since: int, count: int) -> Events:
     """Return rows of the recorder's own: ts_entry is since, ts now, in ns."""
     rows: Events = np.zeros(count, EVENT_DTYPE)
@@ -59,6 +67,7 @@ class Drain:
         self._told = np.zeros(STACKS + 1, np.bool_)
         self._told[0] = True
         self._kept: list[Events] | None = None
+        self._left: int | None = None
 
     @property
     def lost(self) -> int:
@@ -70,17 +79,32 @@ class Drain:
         """Whether a quarter of the ring or more waits: nobody will say so again."""
         return self._ring.pending * 4 >= self._size
 
+    @property
+    def full(self) -> bool:
+        """Whether as many events are written as there may be."""
+        return self._left == 0
+
+    def limit(self, events: int | None) -> None:
+        """Write so many events more, of those that are COUNTED; None: all there are."""
+        self._left = events
+
     def close(self) -> None:
         """Unmap the ring."""
         self._ring.close()
 
     def __call__(self) -> None:
-        """Write what is in the ring, and what was lost since the last time."""
+        """Write what is in the ring, and what was lost since the last time.
+
+        Once it is full, what comes is thrown away, and what is lost is no matter.
+        """
+        if self.full:
+            self._ring.drain(BATCH_ROWS)
+            return
         begin = time.monotonic_ns()
         counted = self._loader.lost()
         window = (begin, time.monotonic_ns())
         lost = fresh(counted, self._counted)
-        events: Events = self._ring.drain(BATCH_ROWS)
+        events, taken = self._take()
         self._notice(events)
         if len(events) or lost:
             # The window goes with every batch: a later loss came after this one.
@@ -89,12 +113,26 @@ class Drain:
         # What one ring can hold, and no more: whoever waits for us is looked after
         # even if events come in faster than they are written.
         for _ in range(self._full_batches):
-            if len(events) < BATCH_ROWS:
+            if taken < BATCH_ROWS or self.full:
                 break
-            events = self._ring.drain(BATCH_ROWS)
+            events, taken = self._take()
             self._notice(events)
             if len(events):
                 self.writer.write(events)
+
+    def _take(self) -> tuple[Events, int]:
+        """Return the next events of the ring that may be written, and how many it had.
+
+        What comes after the last that may be is left out, so that the file ends there.
+        """
+        events: Events = self._ring.drain(BATCH_ROWS)
+        if self._left is None:
+            return events, len(events)
+        counted = np.flatnonzero(~np.isin(events["kind"], _NOT_COUNTED))
+        taken = min(len(counted), self._left)
+        self._left -= taken
+        last = counted[taken - 1] + 1 if taken and not self._left else len(events)
+        return events[:last], len(events)
 
     @contextlib.contextmanager
     def keeping(self) -> Iterator[list[Events]]:
@@ -108,6 +146,8 @@ class Drain:
 
     def write_waiting(self) -> None:
         """Write what has not returned by now: calls as rows, functions as lost."""
+        if self.full:
+            return
         begin = time.monotonic_ns()
         waiting = self._loader.waiting()
         window = (begin, time.monotonic_ns())

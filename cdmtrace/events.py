@@ -163,6 +163,7 @@ class Probe(IntEnum):
     MMU_GATHER = 28
     DRIVER_PAGE = 29
     SHARED_POLICY = 30
+    FOLLOW = 31
     MPROTECT_FIXUP = 40
     MLOCK_FIXUP = 41
     VMA_NEW = 42

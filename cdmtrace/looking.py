@@ -19,6 +19,7 @@ from cdmtrace import snapshot
 from cdmtrace.drain import Drain, own_rows
 from cdmtrace.errors import RecordError
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events, Probe
+from cdmtrace.filters import Filters, Range
 from cdmtrace.kernel import cgroup
 from cdmtrace.probes import Plan
 
@@ -34,13 +35,13 @@ def cannot_look(plans: tuple[Plan, ...]) -> str:
     return ""
 
 
-def look_before(drain: Drain, pid: int | None, stopped: Callable[[], bool]) -> str:
-    """Write what every process, or one of them, holds before anything else.
+def look_before(drain: Drain, filters: Filters, stopped: Callable[[], bool]) -> str:
+    """Write what every process that is followed holds before anything else.
 
     Return why that is not everything, and the file does not say so; else "".
     stopped: whether to go on makes no sense any more.
     """
-    wanted = snapshot.processes if pid is None else frozenset({pid}).copy
+    wanted = filters.processes if filters.of_processes else snapshot.processes
     done: set[int] = set()
     unseen = 0
     # Whoever is forked meanwhile may have what nobody has told of.
@@ -52,7 +53,7 @@ def look_before(drain: Drain, pid: int | None, stopped: Callable[[], bool]) -> s
             if stopped():
                 return "stopped before all was looked at"
             try:
-                _look_at(drain, one)
+                _look_at(drain, one, filters.addr)
             except PermissionError:
                 unseen += 1
         done.update(new)
@@ -61,13 +62,16 @@ def look_before(drain: Drain, pid: int | None, stopped: Callable[[], bool]) -> s
     if unseen:
         return f"{unseen} processes may not be looked at"
     end = own_rows(EventKind.SNAP_MM, time.monotonic_ns(), 1)
-    end["probe"], end["pid"] = Probe.SNAPSHOT, pid or 0
+    end["probe"] = Probe.SNAPSHOT
     drain.writer.write(end)
     return ""
 
 
-def _look_at(drain: Drain, pid: int) -> None:
-    """Have the kernel count the pages of a process, and write where they are."""
+def _look_at(drain: Drain, pid: int, addr: Range | None) -> None:
+    """Have the kernel count the pages of a process, and write where they are.
+
+    addr: leave out what lies elsewhere.
+    """
     drain()
     since = time.monotonic_ns()
     with drain.keeping() as kept:
@@ -84,6 +88,9 @@ def _look_at(drain: Drain, pid: int) -> None:
             row[column] = count[column]
         start, end, node = (int(count[name]) for name in ("start", "end", "node"))
         many = int(count["size"]) // page
+        if addr is not None:
+            start, end = max(start, addr.start), min(end, addr.end)
+            start -= start % page
         where = snapshot.runs_on(pid, start, end, node, many)
         payloads.append(where.tobytes())
     rows["ts"] = time.monotonic_ns()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cdmtrace.filters import Filters
 from cdmtrace.probes import Plan
 
 
@@ -12,6 +13,9 @@ from cdmtrace.probes import Plan
 class Options:
     """What ``record`` was asked for. Sizes in pages, times in seconds.
 
+    missing_probes: what one means that the kernel has not got: "error", "warn" or
+    "ignore". max_events: see cdmtrace.drain.COUNTED. delay: from the command's start,
+    or the attaching, to the first look.
     rotate: bytes that a part of the recording may have, None: it is one file.
     rotate_keep: how many parts are kept, None: all.
     """
@@ -19,7 +23,7 @@ class Options:
     output: Path
     command: tuple[str, ...] = ()
     force: bool = False
-    pid: int | None = None
+    filters: Filters = field(default_factory=Filters)
     duration: float | None = None
     cdm_nodes: str | None = None
     vm_cdm_mask: str | None = None
@@ -30,6 +34,10 @@ class Options:
     freeze: Path | None = None
     probes: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    missing_probes: str = "warn"
+    max_events: int | None = None
+    delay: float = 0.0
+    ready_file: Path | None = None
     rotate: int | None = None
     rotate_keep: int | None = None
 

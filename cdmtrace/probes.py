@@ -395,6 +395,22 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
 """Every probe that ``record`` attaches, in that order."""
 
 
+def following(*, children: bool) -> LogicalProbe:
+    """Return what --pid needs besides: a process ends and, with children, forks."""
+    ends = Attachment(
+        handler="task_gone", kind=Kind.KPROBE, candidates=("release_task",)
+    )
+    forks = Attachment(
+        handler="task_new", kind=Kind.KPROBE, candidates=("wake_up_new_task",)
+    )
+    return LogicalProbe(
+        probe=Probe.FOLLOW,
+        summary="a process that --pid names forks, or ends",
+        attachments=(ends, forks) if children else (ends,),
+        required=True,
+    )
+
+
 def plan(
     functions: frozenset[str],
     tracepoints: frozenset[str],

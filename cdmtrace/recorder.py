@@ -15,7 +15,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cdmtrace import privileges
 from cdmtrace.caller import Caller, acting_as, caller
@@ -23,7 +23,6 @@ from cdmtrace.errors import (
     CommandNotExecutable,
     CommandNotFound,
     RecordError,
-    UsageTrouble,
 )
 from cdmtrace.format.parts import PartsWriter, Writer, refuse_parts
 from cdmtrace.format.schema import Header
@@ -34,7 +33,8 @@ from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
 from cdmtrace.privileges import Capability
-from cdmtrace.probes import Plan, choose, plan
+from cdmtrace.probes import Plan, choose, following, plan
+from cdmtrace.ready import require_absent
 from cdmtrace.session import Session
 from cdmtrace.target import Target
 
@@ -61,34 +61,18 @@ def record(
     this process has more to do and keeps them. Raises RecordError and its kin for
     whatever keeps it from starting; nothing is left attached then.
     """
-    privileges.require()
     if drop is not None:
         privileges.nothing_to_inherit()
-    _check_output(options, caller())
-    if options.command:
-        _check_command(options.command[0])
-    _check_pid(options.pid)
-    if options.freeze:
-        cgroup.require(options.freeze)
-    root = tracefs.mounted()
-    plans = choose(
-        plan(symbols.functions(), tracefs.tracepoints(root)),
-        options.probes,
-        options.without,
-    )
-    _check_required(plans)
-    if options.audit is not None and (why := cannot_look(plans)):
-        raise RecordError(f"--audit needs to look: {why}", hint="cdmtrace probes")
-    tracefs.sweep(root)
+    plans = _prepare(options, tracefs.mounted())
+    tracefs.sweep(tracefs.mounted())
 
     with headers.available() as directory:
-        target = Target.running(
-            directory, options.cdm_nodes, options.vm_cdm_mask, force=options.force
-        )
+        target = _target(options, directory)
         numbers = {
             **target.numbers,
+            **options.filters.numbers(),
+            "CDM_NODES": _mask(options.filters.told_nodes(target.cdm_nodes)),
             "ALL": int(options.all),
-            "FILTER_TGID": options.pid or 0,
             "RECORDER": os.getpid(),
             "RING_PAGES": options.ring_pages,
             "MAP_SIZE": options.map_size,
@@ -103,10 +87,7 @@ def record(
             plans,
             ring_pages=options.ring_pages,
             command=options.command,
-            filters={
-                **({"pid": options.pid} if options.pid else {}),
-                **({"all": True} if options.all else {}),
-            },
+            filters=_filters(options, target),
         )
         with _writer(options, header) as writer:
             let_go = functools.partial(_let_go, options, loader, say, drop)
@@ -168,6 +149,72 @@ def _let_go(
         say(what)
 
 
+def rehearse(options: Options) -> Header:
+    """Return the header that a recording would have now; nothing is changed for it.
+
+    Raises what record() does where it could not begin, as far as that can be told
+    before anything is compiled.
+    """
+    root = tracefs.find()
+    if root is None:
+        raise RecordError(
+            "tracefs is not mounted: what could be attached is not known",
+            hint=f"sudo mount -t tracefs tracefs {tracefs.TRACEFS[0]}",
+        )
+    plans = _prepare(options, root)
+    with headers.available() as directory:
+        target = _target(options, directory)
+    return target.header(
+        plans,
+        ring_pages=options.ring_pages,
+        command=options.command,
+        filters=_filters(options, target),
+    )
+
+
+def _prepare(options: Options, root: Path) -> tuple[Plan, ...]:
+    """Return what to attach. Raises whatever keeps a recording from its start."""
+    privileges.require()
+    _check_output(options, caller())
+    if options.ready_file:
+        require_absent(options.ready_file)
+    if options.command:
+        _check_command(options.command[0])
+    options.filters.require()
+    if options.freeze:
+        cgroup.require(options.freeze)
+    functions, tracepoints = symbols.functions(), tracefs.tracepoints(root)
+    plans = choose(plan(functions, tracepoints), options.probes, options.without)
+    if options.filters.pids:
+        children = following(children=options.filters.children)
+        plans += plan(functions, tracepoints, (children,))
+    _check_required(plans)
+    if options.missing_probes == "error":
+        _check_missing(plans)
+    if options.audit is not None and (why := cannot_look(plans)):
+        raise RecordError(f"--audit needs to look: {why}", hint="cdmtrace probes")
+    return plans
+
+
+def _target(options: Options, directory: Path) -> Target:
+    target = Target.running(
+        directory, options.cdm_nodes, options.vm_cdm_mask, force=options.force
+    )
+    options.filters.told_nodes(target.cdm_nodes)
+    return target
+
+
+def _filters(options: Options, target: Target) -> dict[str, Any]:
+    return {
+        **options.filters.header(target.cdm_nodes),
+        **({"all": True} if options.all else {}),
+    }
+
+
+def _mask(nodes: tuple[int, ...]) -> int:
+    return sum(1 << nid for nid in nodes)
+
+
 def _check_output(options: Options, who: Caller | None) -> None:
     """Say now what would be said after half a minute of compiling.
 
@@ -220,24 +267,6 @@ def _check_command(name: str) -> None:
     raise CommandNotFound(f"{name}: command not found")
 
 
-def _check_pid(pid: int | None) -> None:
-    if pid is None:
-        return
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError as error:
-        raise UsageTrouble(
-            f"--pid {pid}: there is no such process", hint="ps -e"
-        ) from error
-    process = next(
-        int(line.split()[1]) for line in status.splitlines() if line.startswith("Tgid:")
-    )
-    if process != pid:
-        raise UsageTrouble(
-            f"--pid {pid}: is a thread of process {process}", hint=f"--pid {process}"
-        )
-
-
 def _check_required(plans: tuple[Plan, ...]) -> None:
     for item in plans:
         if item.missing and item.probe.required:
@@ -246,3 +275,13 @@ def _check_required(plans: tuple[Plan, ...]) -> None:
                 f"{item.probe.summary}",
                 hint="cdmtrace probes",
             )
+
+
+def _check_missing(plans: tuple[Plan, ...]) -> None:
+    lacking = [item for item in plans if item.missing and not item.unwanted]
+    if lacking:
+        raise RecordError(
+            "--missing-probes error: this kernel has no "
+            + ", ".join(f"{item.missing} ({item.probe.name})" for item in lacking),
+            hint="cdmtrace probes, and --no-probe for what can be done without",
+        )

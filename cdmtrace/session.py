@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Final
 
 from cdmtrace import looking
+from cdmtrace.caller import caller
 from cdmtrace.command import Command
 from cdmtrace.drain import Drain
 from cdmtrace.errors import UsageTrouble
@@ -19,6 +20,7 @@ from cdmtrace.format.parts import Writer
 from cdmtrace.loader import Loader
 from cdmtrace.options import Options, Outcome
 from cdmtrace.probes import Plan
+from cdmtrace.ready import ready
 
 DRAIN_INTERVAL: Final = 0.1
 """Seconds between two looks at the ring, unless a quarter of it is taken before."""
@@ -47,6 +49,7 @@ class Session:
         self._drain = Drain(loader, writer, options.ring_pages)
         self._command: Command | None = None
         self._signal: int | None = None
+        self._watched: set[int] = set()
 
     def close(self) -> None:
         """Let go of the ring."""
@@ -54,26 +57,27 @@ class Session:
 
     def run(self, plans: tuple[Plan, ...]) -> Outcome:
         """Record until the command ends, time is up, or a signal comes."""
+        options = self._options
         with self._signals(), contextlib.ExitStack() as stack:
-            self._loader.enable(True)
-            self._say("looking at what is there")
-            why = looking.cannot_look(plans) or looking.look_before(
-                self._drain, self._options.pid, lambda: self._signal is not None
-            )
-            if why:
-                self._say(f"what is there is not known whole: {why}")
-            self._say("recording")
             poll = select.epoll()
             stack.callback(poll.close)
             # Ready always means a quarter full here: what is in it wakes nobody else.
             poll.register(self._loader.ring_fd, select.EPOLLIN | select.EPOLLET)
-            watched = self._start(stack) if self._signal is None else None
-            self._let_go()
-            if watched is not None:
-                poll.register(watched, select.EPOLLIN)
-            reason = self._drain_until(poll, self._deadline())
-            if self._options.audit is not None:
-                self._look_again()
+            reason = ""
+            if options.delay:
+                self._start(stack, poll)
+                self._say(f"recording begins in {options.delay:g} s")
+                reason = self._wait(poll, time.monotonic() + options.delay)
+            if not reason:
+                self._begin(plans)
+                if options.ready_file and self._signal is None:
+                    stack.enter_context(ready(options.ready_file, caller()))
+                if not options.delay and self._signal is None:
+                    self._start(stack, poll)
+                self._let_go()
+                reason = self._drain_until(poll, self._deadline())
+                if options.audit is not None:
+                    self._look_again()
             status = self._status()
             self._loader.enable(False)
             # A handler that was past the switch may still be at work: look twice.
@@ -97,21 +101,61 @@ class Session:
             return None
         return time.monotonic() + self._options.duration
 
-    def _start(self, stack: contextlib.ExitStack) -> int | None:
-        """Start the command, if any; return what to wait for."""
-        pid = self._options.pid
+    def _begin(self, plans: tuple[Plan, ...]) -> None:
+        """Let events through, and look at what there is already."""
+        self._options.filters.arm(self._loader)
+        self._loader.enable(True)
+        self._say("looking at what is there")
+        why = looking.cannot_look(plans) or looking.look_before(
+            self._drain, self._options.filters, lambda: self._signal is not None
+        )
+        if why:
+            self._say(f"what is there is not known whole: {why}")
+        if self._options.max_events:
+            self._drain()
+            self._drain.limit(self._options.max_events)
+        self._say("recording")
+
+    def _start(self, stack: contextlib.ExitStack, poll: select.epoll) -> None:
+        """Start the command, if any; wait for it, or for the processes named."""
+        pids = self._options.filters.pids
         if self._options.command:
             self._command = Command(self._options.command)
             stack.callback(self._command.abandon)
-            pid = self._command.pid
-        if pid is None:
-            return None
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError as error:
-            raise UsageTrouble(f"--pid {pid}: there is no such process") from error
-        stack.callback(os.close, fd)
-        return fd
+            pids = (self._command.pid,)
+        for pid in pids:
+            try:
+                fd = os.pidfd_open(pid)
+            except ProcessLookupError as error:
+                raise UsageTrouble(f"--pid {pid}: there is no such process") from error
+            stack.callback(os.close, fd)
+            poll.register(fd, select.EPOLLIN)
+            self._watched.add(fd)
+
+    def _have_ended(self, poll: select.epoll, seconds: float) -> str:
+        """Return who has ended by then, when all that are waited for have; else ""."""
+        for fd, _ in poll.poll(max(seconds, 0)):
+            if fd == self._loader.ring_fd:
+                continue
+            poll.unregister(fd)
+            self._watched.remove(fd)
+            if not self._watched:
+                return "the command" if self._command else "the traced process"
+        return ""
+
+    @staticmethod
+    def _stopped(number: int) -> str:
+        return f"stopped by {signal.Signals(number).name}"
+
+    def _wait(self, poll: select.epoll, until: float) -> str:
+        """Wait before recording begins; return why it does not, "" if it does."""
+        while (left := until - time.monotonic()) > 0:
+            ended = self._have_ended(poll, min(left, DRAIN_INTERVAL))
+            if self._signal is not None:
+                return self._stopped(self._signal)
+            if ended:
+                return f"{ended} ended before recording began"
+        return ""
 
     def _drain_until(self, poll: select.epoll, deadline: float | None) -> str:
         audit = self._options.audit
@@ -123,15 +167,14 @@ class Session:
             left = 0 if self._drain.behind else DRAIN_INTERVAL
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
-            ready = [fd for fd, _ in poll.poll(max(left, 0))]
-            ended = any(fd != self._loader.ring_fd for fd in ready)
+            ended = self._have_ended(poll, left)
             self._drain()
             if self._signal is not None:
-                return f"stopped by {signal.Signals(self._signal).name}"
+                return self._stopped(self._signal)
+            if self._drain.full:
+                return f"{self._options.max_events:,} events were recorded"
             if ended:
-                return (
-                    "the command ended" if self._command else "the traced process ended"
-                )
+                return f"{ended} ended"
             if deadline is not None and time.monotonic() >= deadline:
                 return "time was up"
 

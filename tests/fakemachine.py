@@ -8,12 +8,12 @@ import pytest
 
 from cdmtrace import privileges, target
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
-from cdmtrace.probes import PROBES, Kind
+from cdmtrace.probes import PROBES, Kind, following
 
 NAMES = {
     kind: frozenset(
         attachment.candidates[0]
-        for probe in PROBES
+        for probe in (*PROBES, following(children=True))
         for attachment in probe.attachments
         if (attachment.kind is Kind.TRACEPOINT) is (kind == "tracepoints")
     )

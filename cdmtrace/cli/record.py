@@ -30,7 +30,50 @@ _LEAST_PART = 1 << 20
     help="Replace the trace file, or all files that --rotate has made of it; trace a "
     "bit that has another meaning (CDM020).",
 )
-@click.option("--pid", type=click.IntRange(min=1), help="Only this process.")
+@option(
+    "--pid",
+    "pids",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="PID",
+    help="Only this process, and what it forks. May be repeated. Ends when all have.",
+)
+@option(
+    "--no-children",
+    is_flag=True,
+    help="Without what those of --pid have forked, or will.",
+)
+@option(
+    "--cgroup",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="PATH",
+    help="Only processes in this cgroup (v2), or below it.",
+)
+@option(
+    "--comm",
+    metavar="NAME",
+    help="Only processes that have a task of this name, 15 bytes at most.",
+)
+@option(
+    "--node",
+    "nodes",
+    metavar="LIST",
+    help="Only pages and policies of these CDM nodes.",
+)
+@option(
+    "--addr",
+    metavar="RANGE",
+    help="Only pages and VMAs of these addresses, such as 7f0000000000-7f0000200000 "
+    "or 7f0000000000+2M.",
+)
+@option(
+    "--stacks",
+    type=click.Choice(("all", "changes", "none")),
+    default="all",
+    show_default=True,
+    help="Of what the kernel's stack is taken: of arrivals and changes of vm_flags, of "
+    "the latter only, of nothing.",
+)
 @click.option(
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
@@ -78,6 +121,38 @@ _LEAST_PART = 1 << 20
     help="Let this cgroup (v2) stand still while they are counted.",
 )
 @option(
+    "--max-events",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop after so many events: names of tasks and what was there before do not "
+    "count.",
+)
+@option(
+    "--delay",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Attach, start COMMAND, and begin to record so much later.",
+)
+@option(
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Make this file when recording has begun, and remove it at the end.",
+)
+@option(
+    "--missing-probes",
+    type=click.Choice(("error", "warn", "ignore")),
+    default="warn",
+    show_default=True,
+    help="What to do where this kernel has not got what a probe is attached to.",
+)
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be recorded, and attach nothing.",
+)
+@option(
     "--probe",
     "probes",
     multiple=True,
@@ -109,7 +184,18 @@ _LEAST_PART = 1 << 20
 def record(
     output: Path,
     force: bool,
-    pid: int | None,
+    pids: tuple[int, ...],
+    no_children: bool,
+    cgroup: Path | None,
+    comm: str | None,
+    nodes: str | None,
+    addr: str | None,
+    stacks: str,
+    max_events: int | None,
+    delay: float,
+    ready_file: Path | None,
+    missing_probes: str,
+    dry_run: bool,
     duration: float | None,
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,
@@ -126,18 +212,20 @@ def record(
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
 
-    All processes are traced, not only COMMAND, unless --pid says otherwise.
-    COMMAND starts when every probe is attached, and runs as who called sudo. The
-    exit status is its own; 125 if nothing could be recorded.
+    All processes are traced, not only COMMAND, unless --pid, --cgroup or --comm say
+    otherwise. COMMAND starts when every probe is attached, and runs as who called
+    sudo. The exit status is its own; 125 if nothing could be recorded.
     """
     from cdmtrace import privileges
     from cdmtrace.lab.processes import signals_as_errors
 
     with privileges.single_threaded():
         from cdmtrace import recorder
+    from cdmtrace.filters import Filters, parse_range
     from cdmtrace.options import Options
+    from cdmtrace.render.info import rehearsal
 
-    if pid is not None and command:
+    if pids and command:
         raise UsageTrouble(
             "--pid and a command exclude each other", hint="give one of them"
         )
@@ -150,10 +238,30 @@ def record(
         raise UsageTrouble(
             "--freeze is for the audit, and there is none", hint="--audit SECONDS"
         )
-    if audit is not None and pid is not None:
+    if everything and nodes is not None:
         raise UsageTrouble(
-            "--audit needs what every process does, and --pid leaves others out",
-            hint="leave --pid out",
+            "--all is about every node, and --node leaves some out",
+            hint="give one of them",
+        )
+    if no_children and not pids:
+        raise UsageTrouble(
+            "--no-children is for --pid, and there is none", hint="--pid PID"
+        )
+    filters = Filters(
+        pids=tuple(dict.fromkeys(pids)),
+        children=not no_children,
+        cgroup=cgroup,
+        comm=comm,
+        nodes=nodes,
+        addr=None if addr is None else parse_range(addr),
+        stacks=stacks,
+    )
+    if audit is not None and (
+        filters.of_processes or filters.nodes or filters.addr is not None
+    ):
+        raise UsageTrouble(
+            "--audit needs what every process does, and a filter leaves some of it out",
+            hint="leave --pid, --cgroup, --comm, --node and --addr out",
         )
     if rotate is not None and rotate < _LEAST_PART:
         raise UsageTrouble(
@@ -168,7 +276,7 @@ def record(
         output=output,
         command=command,
         force=force,
-        pid=pid,
+        filters=filters,
         duration=duration,
         cdm_nodes=cdm_nodes,
         vm_cdm_mask=vm_cdm_mask,
@@ -179,9 +287,17 @@ def record(
         freeze=freeze,
         probes=probes,
         without=without,
+        missing_probes=missing_probes,
+        max_events=max_events,
+        delay=delay,
+        ready_file=ready_file,
         rotate=rotate,
         rotate_keep=rotate_keep,
     )
+    if dry_run:
+        # Not to stdout, which is the command's.
+        click.echo(rehearsal(recorder.rehearse(options), output), err=True)
+        return 0
     # While it compiles and attaches; what comes later ends the recording well.
     with signals_as_errors():
         outcome = recorder.record(
@@ -189,7 +305,7 @@ def record(
             say=lambda text: click.echo(f"cdmtrace: {text}", err=True),
             drop=privileges.drop,
         )
-    for item in outcome.missing:
+    for item in outcome.missing if missing_probes == "warn" else ():
         click.echo(
             f"cdmtrace: no {item.missing} on this kernel: {item.probe.name} was not "
             "recorded (cdmtrace probes: which rules that costs)",

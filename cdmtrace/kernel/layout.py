@@ -33,6 +33,7 @@ MEMBERS: Final[tuple[tuple[str, str], ...]] = (
     ("task_struct", "mempolicy"),
     ("task_struct", "flags"),
     ("task_struct", "tgid"),
+    ("task_struct", "pid"),
     ("vm_fault", "vma"),
     ("vm_fault", "address"),
     ("vm_fault", "page"),

@@ -22,10 +22,11 @@ class NodesUnknown(RecordError):
     """No CDM node was found and none was given (exit status 125)."""
 
 
-def parse_list(text: str) -> tuple[int, ...]:
+def parse_list(text: str, option: str = "--cdm-nodes") -> tuple[int, ...]:
     """Return the numbers of a node list such as ``1,3-5``, sorted.
 
-    Raises UsageTrouble for anything else, and for a node above MAX_NODE.
+    option: whose value it is, for the hint. Raises UsageTrouble for anything else,
+    and for a node above MAX_NODE.
     """
     found: set[int] = set()
     for part in filter(None, text.strip().split(",")):
@@ -33,7 +34,7 @@ def parse_list(text: str) -> tuple[int, ...]:
         if not match or int(match[2] or match[1]) < int(match[1]):
             raise UsageTrouble(
                 f"{text!r} is not a node list",
-                hint="write it as --cdm-nodes 1 or --cdm-nodes 1,3-5",
+                hint=f"write it as {option} 1 or {option} 1,3-5",
             )
         first = int(match[1])
         last = int(match[2] or first)

@@ -5,6 +5,7 @@ One protocol, so that nothing else has to know who compiles and attaches.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from cdmtrace.losses import Losses, Waiting
@@ -19,6 +20,12 @@ class Loader(Protocol):
 
     def enable(self, on: bool) -> None:
         """Let events through, or stop them while all probes stay attached."""
+
+    def follow(self, pid: int, on: bool) -> None:
+        """Let --pid name this process, or not any more. Raises RecordError."""
+
+    def follow_cgroup(self, group: Path) -> None:
+        """Let this cgroup be the one that --cgroup names. Raises OSError."""
 
     @property
     def ring_fd(self) -> int:

@@ -30,8 +30,9 @@ from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.probes import Kind, Plan
 
 SOURCES: Final = (
-    *("events.h", "compat.h", "maps.h", "cdmtrace.bpf.c"),
+    *("events.h", "compat.h", "maps.h", "filters.h", "cdmtrace.bpf.c"),
     *("calls.bpf.c", "pages.bpf.c", "vmas.bpf.c", "snapshots.bpf.c"),
+    "processes.bpf.c",
 )
 """In the order in which they make one program."""
 
@@ -200,6 +201,33 @@ class BccLoader:
     def enable(self, on: bool) -> None:
         """Let events through, or stop them while all probes stay attached."""
         self._bpf["enabled"][ctypes.c_int(0)] = ctypes.c_uint32(on)
+
+    def follow(self, pid: int, on: bool) -> None:
+        """Let a process be one of those that --pid names, or not.
+
+        Raises RecordError where there is no room for another one.
+        """
+        table = self._bpf["tgids"]
+        if on:
+            try:
+                table[ctypes.c_uint32(pid)] = ctypes.c_uint8(1)
+            except Exception as error:
+                raise RecordError(
+                    f"--pid: there is no room for process {pid}: {error}",
+                    hint="make room with --map-size",
+                ) from error
+            return
+        # It may have ended, and the program knows that already.
+        with contextlib.suppress(KeyError):
+            del table[ctypes.c_uint32(pid)]
+
+    def follow_cgroup(self, group: Path) -> None:
+        """Let this cgroup be the one that --cgroup names. Raises OSError."""
+        fd = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._bpf["cgroups"][0] = fd
+        finally:
+            os.close(fd)
 
     def lost(self) -> Losses:
         """Return the counters of losses so far; those that are 0 are left out."""

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from tabulate import tabulate
 
 from cdmtrace.format.schema import printable
+from cdmtrace.render import filters
 from cdmtrace.render.units import count, duration, size
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cdmtrace.format.reader import Loss, TraceInfo
+    from cdmtrace.format.schema import Header
 
 _SHOWN_LOSSES: Final = 20
 _WIDE: Final = 120
@@ -69,17 +73,23 @@ def info_text(info: TraceInfo, kinds: Mapping[str, int]) -> str:
     return "\n\n".join(parts)
 
 
-def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
-    header = info.header
-    yield "file", f"{info.path}, {size(info.bytes_total)}, format {header.format}"
-    if header.part:
-        yield "part", f"{header.part.number} of recording {header.part.recording}"
-    yield "made by", header.tool
-    yield (
-        "kernel",
-        f"{header.kernel_release} {header.machine} ({header.kernel_build})",
+def rehearsal(header: Header, output: Path) -> str:
+    """Return what a recording with this header would be of, and where it would go."""
+    rows = [("would write", str(output)), *_made_of(header)]
+    attached = [
+        (probe.name, probe.kind, probe.symbol.replace("syscalls:", ""))
+        for probe in header.probes
+        if probe.symbol
+    ]
+    probes = tabulate(
+        attached, headers=("probe", "kind", "would attach to"), disable_numparse=True
     )
-    yield "started", _utc(header.started + header.utc_offset)
+    text = f"{tabulate(rows, tablefmt='plain', disable_numparse=True)}\n\n{probes}"
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def _made_of(header: Header) -> Iterator[tuple[str, str]]:
+    """Yield what is known of a recording before there is one."""
     if header.command:
         words = " ".join(shlex.join(header.command).split())
         yield "command", words if len(words) <= _WIDE else f"{words[:_WIDE]} …"
@@ -92,8 +102,8 @@ def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
     )
     if taken := header.extra.get("vm_cdm_taken_by"):
         yield "", f"CDM020: this kernel uses the bit as {taken}"
-    if header.filters:
-        yield "filters", ", ".join(f"{k} {v}" for k, v in header.filters.items())
+    if only := filters.words(header.filters):
+        yield "filters", only
     missing = [
         f"{probe.name} ({probe.why_not})" if probe.why_not else probe.name
         for probe in header.probes
@@ -102,6 +112,20 @@ def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
     probes = f"{len(header.probes) - len(missing)} attached"
     yield "probes", probes + (f"; missing: {', '.join(missing)}" if missing else "")
     yield "ring", size(header.ring_size)
+
+
+def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:
+    header = info.header
+    yield "file", f"{info.path}, {size(info.bytes_total)}, format {header.format}"
+    if header.part:
+        yield "part", f"{header.part.number} of recording {header.part.recording}"
+    yield "made by", header.tool
+    yield (
+        "kernel",
+        f"{header.kernel_release} {header.machine} ({header.kernel_build})",
+    )
+    yield "started", _utc(header.started + header.utc_offset)
+    yield from _made_of(header)
     yield "events", f"{info.events:,} in {count(info.batches, 'batch', 'batches')}"
     if info.first_ts is not None and info.last_ts is not None:
         span = duration(info.last_ts - info.first_ts)

@@ -36,6 +36,8 @@ typedef long long s64;
 
 u8 memory[1 << 16] __attribute__((aligned(4096)));
 u64 current_task, current_pid_tgid;
+char current_comm[16] = "native";
+int current_in_cgroup;
 
 static inline long bpf_probe_read_kernel(void *to, u32 size, const void *from)
 {
@@ -51,7 +53,7 @@ static inline long bpf_probe_read_kernel(void *to, u32 size, const void *from)
 #define bpf_get_current_task()		current_task
 #define bpf_get_current_pid_tgid()	current_pid_tgid
 #define bpf_get_smp_processor_id()	0
-#define bpf_get_current_comm(to, size)	memcpy(to, "native", sizeof("native"))
+#define bpf_get_current_comm(to, size)	memcpy(to, current_comm, size)
 
 static u64 ticks;
 
@@ -124,10 +126,23 @@ static const struct {							\
 #define BPF_ARRAY(name, value, size)			MAP(name, u32, value, true)
 #define BPF_PERCPU_ARRAY(name, value, size)		MAP(name, u32, value, true)
 
+/* One cgroup, in which the task that acts is or is not. */
+static inline int check_cgroup(int index)
+{
+	(void)index;
+	return current_in_cgroup;
+}
+
+#define BPF_CGROUP_ARRAY(name, size)					\
+static const struct { int (*check_current_task)(int); } name = { check_cgroup };
+
+static u32 stacks_taken;
+
 static inline int no_stack(void *ctx, int flags)
 {
 	(void)ctx;
 	(void)flags;
+	stacks_taken++;
 	return -EFAULT;
 }
 
@@ -176,6 +191,7 @@ static const struct {							\
 /* What a test asks and sets */
 
 const s32 nr_mmap = __NR_mmap;
+const s32 nr_move_pages = __NR_move_pages;
 const s32 nr_mprotect = __NR_mprotect;
 const s32 nr_pkey_mprotect = __NR_pkey_mprotect;
 
@@ -185,6 +201,20 @@ void set_enabled(u32 on)
 
 	enabled.update(&zero, &on);
 }
+
+u32 count_stacks(void)
+{
+	return stacks_taken;
+}
+
+#if FOLLOW_PIDS
+void set_named(u32 tgid)
+{
+	u8 one = 1;
+
+	tgids.update(&tgid, &one);
+}
+#endif
 
 void set_watched(u64 mm)
 {

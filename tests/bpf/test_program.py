@@ -18,7 +18,7 @@ import pytest
 from cdmtrace.kernel import bpf, headers, layout
 from cdmtrace.lab.paths import Layout
 from cdmtrace.loader.bcc import ProgramRejected, import_bcc, program_text
-from cdmtrace.probes import PROBES, Kind
+from cdmtrace.probes import PROBES, Kind, following
 
 pytestmark = [
     pytest.mark.bpf,
@@ -63,20 +63,60 @@ def bcc(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield import_bcc()
 
 
-@pytest.fixture(scope="module")
-def program(bcc: Any) -> Any:
-    compiled = bcc.BPF(text=program_text(NUMBERS), cflags=STRICT)
+@pytest.fixture(scope="module", params=["whole", "filtered"])
+def program(bcc: Any, request: pytest.FixtureRequest) -> Any:
+    numbers = NUMBERS | (FILTERED if request.param == "filtered" else {})
+    compiled = bcc.BPF(text=program_text(numbers), cflags=STRICT)
     yield compiled
     compiled.cleanup()
 
 
-@pytest.mark.parametrize("everything", [0, 1])
-@pytest.mark.parametrize("tgid", [0, 71])
-def test_the_compiler_finds_no_fault(bcc: Any, everything: int, tgid: int) -> None:
-    numbers = NUMBERS | {"ALL": everything, "FILTER_TGID": tgid}
-    program = bcc.BPF(text=program_text(numbers), cflags=STRICT)
+FILTERED = {
+    "FOLLOW_PIDS": 1,
+    "FOLLOW_CGROUP": 1,
+    "FOLLOW_COMM": 1,
+    "COMM0": 0x746C7561666570,
+    "ADDR_START": 0x7F0000000000,
+    "ADDR_END": 0x7F0000200000,
+}
+"""All at once: each of them is code that the others have not got."""
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"ALL": 0},
+        {"ALL": 1},
+        FILTERED | {"ALL": 1},
+        {"FOLLOW_PIDS": 1, "FOLLOW_CHILDREN": 0, "STACKS": 1},
+        {"FOLLOW_CGROUP": 1, "STACKS": 0},
+        {"FOLLOW_COMM": 1},
+        {"ADDR_END": 4096},
+    ],
+    ids=" ".join,
+)
+def test_the_compiler_finds_no_fault(bcc: Any, numbers: dict[str, int]) -> None:
+    wanted = NUMBERS | numbers
+    program = bcc.BPF(text=program_text(wanted), cflags=STRICT)
     assert program["events"].map_fd >= 0
     program.cleanup()
+
+
+def has_map(program: Any, name: str) -> bool:
+    try:
+        return program[name] is not None
+    except KeyError:
+        return False
+
+
+def test_what_nobody_asks_for_is_not_there(bcc: Any) -> None:
+    """No map, and so nothing that would look into it."""
+    maps = {"followed", "tgids", "cgroups"}
+    for numbers, there in ((NUMBERS, set()), (NUMBERS | FILTERED, maps)):
+        program = bcc.BPF(text=program_text(numbers), cflags=STRICT)
+        found = {name for name in maps if has_map(program, name)}
+        assert found == there
+        program.cleanup()
 
 
 def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,11 +129,19 @@ def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(
     ("handler", "kind"),
-    sorted({(a.handler, a.kind) for probe in PROBES for a in probe.attachments}),
+    sorted(
+        {
+            (a.handler, a.kind)
+            for probe in (*PROBES, following(children=True))
+            for a in probe.attachments
+        }
+    ),
 )
 def test_the_verifier_takes_every_handler(
     program: Any, bcc: Any, handler: str, kind: Kind
 ) -> None:
+    if handler.startswith("task_") and not has_map(program, "tgids"):
+        pytest.skip("no process is named in this one")
     tracepoint = kind is Kind.TRACEPOINT
     number = bpf.PROG_TRACEPOINT if tracepoint else bpf.PROG_KPROBE
     if not bpf.has_program_type(number):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from fakemachine import pretend
+from fakemachine import NAMES, pretend
 
 from cdmtrace import command, drain, looking, privileges, recorder, session
 from cdmtrace.caller import user
@@ -30,7 +30,7 @@ from cdmtrace.errors import RecordError, TraceWriteError
 from cdmtrace.events import EVENT_DTYPE, EventKind, Lost, Probe
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.writer import TraceWriter
-from cdmtrace.kernel import bpf
+from cdmtrace.kernel import bpf, symbols
 from cdmtrace.kernel.btf import load_library
 from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.privileges import Capability
@@ -44,6 +44,7 @@ class FakeLoader:
 
     log: ClassVar[list[str]] = []
     open: ClassVar[list[Waiting]] = []
+    followed: ClassVar[set[int]] = set()
     losses: ClassVar[list[tuple[Probe, Lost, int]]] = []
     """One is taken, from the front, each time that the counters are read."""
 
@@ -59,6 +60,12 @@ class FakeLoader:
 
     def enable(self, on: bool) -> None:
         self.log.append(f"enable {on}, started: {Path('started').exists()}")
+
+    def follow(self, pid: int, on: bool) -> None:
+        (self.followed.add if on else self.followed.discard)(pid)
+
+    def follow_cgroup(self, group: Path) -> None:
+        self.log.append(f"cgroup {group}")
 
     def lost(self) -> Losses:
         if self.losses and "enable" in self.log[-1]:
@@ -101,6 +108,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeLoader, "log", [])
     monkeypatch.setattr(FakeLoader, "losses", [])
     monkeypatch.setattr(FakeLoader, "open", [])
+    monkeypatch.setattr(FakeLoader, "followed", set())
     monkeypatch.setattr(recorder, "BccLoader", FakeLoader)
 
 
@@ -278,7 +286,108 @@ def test_a_process_that_ends() -> None:
         # Nobody waits for it before the recording has ended: a zombie has ended too.
         assert record("--pid", str(process.pid)) == 0
     assert info().end == "the traced process ended"
-    assert info().header.filters == {"pid": process.pid}
+    assert info().header.filters == {"pid": [process.pid], "children": True}
+
+
+def test_several_processes_are_waited_for_to_the_last() -> None:
+    with (
+        subprocess.Popen(["sleep", "0.3"]) as first,
+        subprocess.Popen(["sleep", "1.3"]) as last,
+    ):
+        begin = time.monotonic()
+        assert record("--pid", str(first.pid), "--pid", str(last.pid)) == 0
+        assert time.monotonic() - begin > 1
+        assert FakeLoader.followed == {first.pid, last.pid}
+    assert info().end == "the traced process ended"
+
+
+def test_so_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one ends the file; names and looks do not count."""
+    kinds = [EventKind.COMM, EventKind.MAP, EventKind.SNAP_VMA, EventKind.UNMAP]
+
+    def drained(ring: object, rows: int) -> Any:
+        del ring, rows
+        events = np.zeros(8, EVENT_DTYPE)
+        events["kind"] = kinds * 2
+        return events
+
+    monkeypatch.setattr(drain.Ring, "drain", drained)
+    monkeypatch.setattr(looking, "look_before", lambda *_: "")
+    script = "touch started; exec sleep 1000"
+    assert record("--max-events", "7", "--", "sh", "-c", script) == 143
+    found = info()
+    assert found.end == "7 events were recorded"
+    told = [row["kind"] for row in rows()]
+    begun = len(told) - 14
+    # One drain before it begins, of which nothing counts; then 4 a drain.
+    assert told[begun:] == (kinds * 4)[:14]
+    assert found.torn is None
+
+
+def test_the_command_runs_before_recording_begins() -> None:
+    script = "touch started; sleep 1.5"
+    begin = time.monotonic()
+    assert record("--delay", "0.7", "--", "sh", "-c", script) == 0
+    assert 1.5 < time.monotonic() - begin < 4
+    assert FakeLoader.log[1] == "enable True, started: True"
+    assert info().end == "the command ended"
+
+
+def test_a_duration_begins_when_recording_does() -> None:
+    begin = time.monotonic()
+    assert record("--delay", "0.6", "--duration", "0.6") == 0
+    assert time.monotonic() - begin > 1.2
+    assert info().end == "time was up"
+
+
+def test_a_command_that_ends_before_recording_begins() -> None:
+    assert record("--delay", "60", "--", "sh", "-c", "exit 7") == 7
+    assert info().end == "the command ended before recording began"
+    assert FakeLoader.log == ["attach", "enable False, started: False", "close"]
+    assert rows() == []
+
+
+def test_a_signal_before_recording_begins() -> None:
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    assert record("--delay", "60") == 0
+    timer.join()
+    assert info().end == "stopped by SIGINT"
+
+
+def test_scripts_can_wait_for_a_file() -> None:
+    """It is there before the command starts, and after it has ended no more."""
+    script = "test -e ready && test ! -s ready"
+    assert record("--ready-file", "ready", "--", "sh", "-c", script) == 0
+    assert not Path("ready").exists()
+
+
+def test_a_ready_file_that_cannot_be_made(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It came meanwhile: then nobody waits for us, and nothing is left behind."""
+    before = looking.look_before
+
+    def look(*arguments: Any) -> str:
+        Path("ready").write_text("another's")
+        return before(*arguments)
+
+    monkeypatch.setattr(looking, "look_before", look)
+    assert record("--ready-file", "ready", "--", "touch", "started") == 125
+    assert "--ready-file ready: cannot be made: File exists" in capfd.readouterr().err
+    assert Path("ready").read_text() == "another's"
+    assert not Path("started").exists()
+    assert FakeLoader.log[-1] == "close"
+
+
+def test_missing_probes_are_told_or_not(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    functions = NAMES["functions"] - {"ksm_madvise"}
+    monkeypatch.setattr(symbols, "functions", lambda: functions)
+    for words, told in (([], True), (["--missing-probes", "ignore"], False)):
+        assert record("-f", *words, "--duration", "0.1") == 0
+        assert ("ksm_madvise was not recorded" in capfd.readouterr().err) is told
 
 
 def test_losses_are_counted_once_and_placed(

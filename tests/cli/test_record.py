@@ -12,7 +12,7 @@ from fakemachine import NAMES, OPTIONS, pretend
 
 from cdmtrace import privileges, recorder
 from cdmtrace.cli import main
-from cdmtrace.kernel import config, headers, nodes, symbols
+from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
 from cdmtrace.privileges import Capability
 
 
@@ -52,7 +52,7 @@ def test_a_machine_that_can_record_gets_as_far_as_compiling() -> None:
     assert numbers["CDM_NODES"] == 2
     assert numbers["CDM_MASK"] == 1 << 38
     assert numbers["RING_PAGES"] == 4096
-    assert numbers["FILTER_TGID"] == 0
+    assert numbers["FOLLOW_PIDS"] == numbers["ADDR_END"] == 0
     assert not Path("cdmtrace.arrows").exists()
 
 
@@ -75,7 +75,7 @@ def test_each_recording_has_its_own_keys() -> None:
         with pytest.raises(Reached) as caught:
             main(["record", "--pid", str(os.getpid())])
         numbers = caught.value.args[0]
-        assert numbers["FILTER_TGID"] == os.getpid()
+        assert numbers["FOLLOW_PIDS"] == 1
         keys |= {numbers["KEY0"], numbers["KEY1"]}
     assert len(keys) == 6
 
@@ -167,7 +167,7 @@ def test_a_command_that_cannot_be_executed(
         ("-o . -- true", ("directory",)),
         ("--audit 0 -- true", ("--audit",)),
         ("--freeze . -- true", ("there is none", "hint: --audit SECONDS")),
-        ("--audit 1 --pid 1", ("leaves others out", "hint: leave --pid out")),
+        ("--audit 1 --pid 1", ("leaves some of it out", "hint: leave --pid")),
         ("--audit 1 --freeze . -- true", ("--freeze .: no cgroup v2", "hint: give")),
         ("--probe ksm", ("--probe ksm: there is no such", "hint: cdmtrace probes")),
         ("--no-probe rmap_walks", ("no such probe; did you mean rmap_walk?",)),
@@ -178,6 +178,22 @@ def test_a_command_that_cannot_be_executed(
         ("--rotate-keep 3 -- true", ("there is one", "--rotate 64M --rotate-keep 3")),
         ("--rotate 1M --rotate-keep 0 -- true", ("--rotate-keep",)),
         ("--no-such-option", ("--no-such-option",)),
+        ("--no-children -- true", ("there is none", "hint: --pid PID")),
+        ("--pid 1 --pid 4194305", ("--pid 4194305: there is no such process",)),
+        ("--cgroup none -- true", ("--cgroup none: no cgroup v2", "hint: give its")),
+        ("--comm sixteen__letters", ("15 bytes", "hint: --comm 'sixteen__letter'")),
+        ("--node 0 -- true", ("node 0 is no CDM node", "hint: these are: 1")),
+        ("--node 1 --all -- true", ("leaves some out", "hint: give one")),
+        ("--node x -- true", ("'x' is not a node list", "--node 1,3-5")),
+        ("--addr 1000 -- true", ("is no range", "hint: write it as --addr 7f00")),
+        ("--addr 2-1 -- true", ("no address in it", "hint: the end comes after")),
+        ("--stacks some -- true", ("--stacks",)),
+        ("--max-events 0 -- true", ("--max-events",)),
+        ("--delay -1 -- true", ("--delay",)),
+        ("--missing-probes x -- true", ("--missing-probes",)),
+        ("--audit 1 --comm x -- true", ("leaves some of it out",)),
+        ("--audit 1 --addr 1-2 -- true", ("leaves some of it out",)),
+        ("--audit 1 --node 1 -- true", ("leaves some of it out",)),
     ],
 )
 def test_arguments_that_make_no_sense(
@@ -202,6 +218,92 @@ def test_an_audit_that_could_not_look(
         *("--audit", "hint: cdmtrace probes"),
         words="--audit 1 -- true",
     )
+
+
+def test_what_the_program_is_told_of_filters() -> None:
+    words = ["--comm", "abc", "--addr", "1000+1000", "--stacks", "changes"]
+    with pytest.raises(Reached) as caught:
+        main(["record", *words, "--cdm-nodes", "0,1", "--node", "1", "--", "true"])
+    (numbers,) = caught.value.args
+    assert numbers["FOLLOW_COMM"] == 1
+    assert numbers["COMM0"] == int.from_bytes(b"abc", "little")
+    assert (numbers["ADDR_START"], numbers["ADDR_END"]) == (0x1000, 0x1000 + 1000)
+    assert (numbers["STACKS"], numbers["CDM_NODES"]) == (1, 2)
+    assert numbers["FOLLOW_PIDS"] == numbers["FOLLOW_CGROUP"] == 0
+
+
+def test_a_ready_file_that_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("ready").symlink_to("nowhere")
+    refused(
+        capsys,
+        *(125, "--ready-file ready: exists already", "hint: remove it"),
+        words="--ready-file ready -- true",
+    )
+
+
+def test_a_probe_that_is_missing_may_be_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = NAMES["functions"] - {"ksm_madvise"}
+    monkeypatch.setattr(symbols, "functions", lambda: functions)
+    refused(
+        capsys,
+        *(125, "this kernel has no ksm_madvise (ksm_madvise)", "--no-probe"),
+        words="--missing-probes error -- true",
+    )
+    for words in (
+        ["--missing-probes", "warn"],
+        ["--missing-probes", "ignore"],
+        ["--missing-probes", "error", "--no-probe", "ksm_madvise"],
+    ):
+        with pytest.raises(Reached):
+            main(["record", *words, "--", "true"])
+
+
+def test_whom_to_follow_needs_probes_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    functions = NAMES["functions"] - {"wake_up_new_task"}
+    monkeypatch.setattr(symbols, "functions", lambda: functions)
+    pid = f"--pid {os.getpid()}"
+    refused(capsys, *(125, "no wake_up_new_task, which follow needs"), words=pid)
+    with pytest.raises(Reached):
+        main(["record", "--no-children", *pid.split()])
+    with pytest.raises(Reached):
+        main(["record", "--", "true"])
+
+
+def test_a_rehearsal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def touched(*_: object) -> NoReturn:
+        raise AssertionError("the kernel would be changed")
+
+    for name in ("mounted", "sweep"):
+        monkeypatch.setattr(tracefs, name, touched)
+    monkeypatch.setattr(tracefs, "find", Path.cwd)
+    words = "--dry-run --pid 1 --no-children --addr 1000-2000 --no-probe ksm_madvise"
+    before = sorted(Path.cwd().iterdir())
+    assert main(["record", *words.split()]) == 0
+    assert sorted(Path.cwd().iterdir()) == before
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [" ".join(line.split()) for line in err.splitlines()]
+    for line in (
+        "would write cdmtrace.arrows",
+        "filters pid 1, addr 1000-2000, without children",
+        "follow kprobe release_task",
+    ):
+        assert line in lines, err
+    assert any("missing: ksm_madvise (not asked for)" in line for line in lines)
+    # What record would refuse, a rehearsal refuses.
+    refused(
+        capsys,
+        *(2, "node 0 is no CDM node"),
+        words="--dry-run --node 0 -- true",
+    )
+    monkeypatch.setattr(tracefs, "find", lambda: None)
+    refused(capsys, 125, "tracefs is not mounted", words="--dry-run -- true")
 
 
 def test_a_bit_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,7 +395,9 @@ def test_bcc_that_is_missing(
     "name",
     [
         *("CDMTRACE_RECORD_CDM_NODES", "CDMTRACE_RECORD_PID", "CDMTRACE_RECORD_PROBE"),
-        "CDMTRACE_RECORD_NO_PROBE",
+        *("CDMTRACE_RECORD_NO_PROBE", "CDMTRACE_RECORD_CGROUP", "CDMTRACE_RECORD_ADDR"),
+        *("CDMTRACE_RECORD_NODE", "CDMTRACE_RECORD_STACKS", "CDMTRACE_RECORD_DELAY"),
+        *("CDMTRACE_RECORD_MAX_EVENTS", "CDMTRACE_RECORD_MISSING_PROBES"),
     ],
 )
 def test_options_may_come_from_the_environment(

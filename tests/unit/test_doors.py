@@ -46,7 +46,7 @@ def modules(*places: str) -> list[Path]:
 def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
     for path in modules(
         *("format", "events.py", "ring.py", "drain.py", "looking.py", "session.py"),
-        *("target.py", "recorder.py", "loader"),
+        *("target.py", "recorder.py", "loader", "filters.py", "ready.py", "options.py"),
         *("command.py", "caller.py", "privileges.py", "snapshot.py"),
     ):
         assert reaches(path, "pandas", "cdmtrace.analysis") == [], path

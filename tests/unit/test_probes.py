@@ -8,7 +8,15 @@ import pytest
 from cdmtrace.analysis.rules import RULES, served_by, uncheckable
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
-from cdmtrace.probes import PROBES, Attachment, Kind, LogicalProbe, choose, plan
+from cdmtrace.probes import (
+    PROBES,
+    Attachment,
+    Kind,
+    LogicalProbe,
+    choose,
+    following,
+    plan,
+)
 
 BPF = Path(__file__).resolve().parents[2] / "cdmtrace/bpf"
 SOURCE = "".join(path.read_text() for path in sorted(BPF.glob("*.bpf.c")))
@@ -192,7 +200,8 @@ def test_every_handler_is_in_the_program(probe: LogicalProbe) -> None:
 
 def test_every_handler_of_the_program_is_attached() -> None:
     handlers = set(re.findall(r"^int (\w+)\(", SOURCE, re.MULTILINE))
-    assert handlers == {a.handler for probe in PROBES for a in probe.attachments}
+    probes = (*PROBES, following(children=True))
+    assert handlers == {a.handler for probe in probes for a in probe.attachments}
 
 
 def test_no_probe_is_there_twice() -> None:
