@@ -271,6 +271,9 @@ def on_move(
     if event.kind == EventKind.MOVE:
         # It may have grown on the way, or be part of a neighbour now.
         state = observe_row(state, event, terms)
+    if not terms.sees_all(start, start + size):
+        # With pages that nobody has told of.
+        state = amend(state, to, to + size, pages_known=False)
     return replace(state, dirty=(*state.dirty, *(area.start for area in areas), start))
 
 

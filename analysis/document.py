@@ -37,6 +37,7 @@ def check(result: Result) -> Document:
             "cdm_nodes": list(terms.nodes),
             "vm_cdm_mask": hex(terms.tag),
             "page_size": terms.page,
+            "filters": dict(terms.filters),
         },
         "rules": [
             {
@@ -126,6 +127,7 @@ def rule(one: Rule) -> Document:
         "events": list(one.events),
         "needs": sorted(one.needs),
         "leans": sorted(one.leans),
+        "stacks": one.stacks,
         "threats": list(one.threats),
         "limits": list(one.limits),
         "profiles": sorted(one.profiles),

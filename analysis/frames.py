@@ -11,7 +11,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cdmtrace.analysis import sanity
 from cdmtrace.analysis.stacks import Stack
@@ -113,6 +113,11 @@ class Terms:
     was not; so is a name that is absent. all: pages of every node were told of, not
     only those of CDM nodes. taken_by: the flag that has VM_CDM's bit on the kernel of
     the recording, None if no other has.
+
+    What was left out because it was asked for: filters, as the header has them. told:
+    mask of the nodes whose pages were told of. addr: the addresses whose pages were,
+    and whose VMAs. late: an address space may be followed from some time of its life
+    on. stacks: of what they were taken, "all", "changes" or "none".
     """
 
     cdm: int
@@ -124,10 +129,24 @@ class Terms:
     utc_offset: int = 0
     all: bool = False
     taken_by: str | None = None
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    told: int = -1
+    addr: tuple[int, int] = (0, 1 << 64)
+    late: bool = False
+    stacks: str = "all"
 
     def is_cdm(self, node: int) -> bool:
-        """Return whether a node, -1 for none, is a CDM node."""
-        return node >= 0 and bool(self.cdm >> node & 1)
+        """Return whether a node, -1 for none, is a CDM node that was told of."""
+        return node >= 0 and bool((self.cdm & self.told) >> node & 1)
+
+    def sees(self, start: int, end: int) -> bool:
+        """Return whether a VMA was told of, be it for some of its pages only."""
+        return start < self.addr[1] and self.addr[0] < end
+
+    def sees_all(self, start: int, end: int) -> bool:
+        """Return whether every page of a CDM node in [start, end) was told of."""
+        within = self.addr[0] <= start and end <= self.addr[1]
+        return within and not self.cdm & ~self.told
 
     @property
     def nodes(self) -> tuple[int, ...]:
@@ -208,6 +227,7 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
             utc_offset=header.utc_offset,
             all=bool(header.filters.get("all")),
             taken_by=taken_by and printable(taken_by),
+            **_filtered(infos[0]),
         ),
         events=events,
         count=len(events),
@@ -307,6 +327,37 @@ def _plausible(reader: TraceReader) -> Iterator[Event]:
                 hint=f"cdmtrace info {shlex.quote(str(reader.path))} says what made it",
             )
         yield from rows(columns)
+
+
+def _filtered(info: TraceInfo) -> dict[str, Any]:
+    """Return what the filters of a header say of what can be known.
+
+    Raises TraceFileError for filters that no recorder writes.
+    """
+    filters = info.header.filters
+    try:
+        nodes = filters.get("node")
+        if nodes is not None and not all(0 <= node < 64 for node in nodes):
+            raise ValueError("nodes")
+        return {
+            "filters": filters,
+            "told": -1 if nodes is None else sum(1 << node for node in nodes),
+            "addr": _addresses(filters.get("addr")),
+            "late": "cgroup" in filters or "comm" in filters,
+            "stacks": str(filters.get("stacks", "all")),
+        }
+    except (TypeError, ValueError, AttributeError) as error:
+        raise TraceFileError(
+            f"{info.path}: its header has filters that cdmtrace does not write",
+            hint=f"cdmtrace info {shlex.quote(str(info.path))} says what made it",
+        ) from error
+
+
+def _addresses(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 0, 1 << 64
+    start, _, end = text.partition("-")
+    return int(start, 16), int(end, 16)
 
 
 def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:

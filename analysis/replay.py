@@ -290,6 +290,7 @@ class _Run:
             if life is None:
                 past = sum(done.id == mm for done in self._done)
                 whole = self._looked or mm in self._ended
+                whole = whole and not self._terms.late
                 life = _Life(mm, past, State(whole=whole), kin=frozenset({mm}))
                 self._lives[mm] = life
             life.learn(event)
@@ -421,6 +422,9 @@ class _Run:
         violation = judgement.violation
         if violation is None:
             return
+        if _stackless(tally.rule, self._terms):
+            tally.withheld += 1
+            return
         window, gaps = judgement.window, [*self._before, *self._gaps[tally.rule.id]]
         if window is None and tally.rule.probes and self._missing:
             # The rows at hand say it all: unless what came while they were under way
@@ -548,6 +552,8 @@ class _Run:
         absent = _missing(rule.leans, self._terms)
         if absent:
             reasons.append(f"probe not attached: {', '.join(absent)}")
+        if _stackless(rule, self._terms):
+            reasons.append(f"recorded with --stacks {self._terms.stacks}")
         if gaps := self._gaps[rule.id]:
             reasons.append(_told(gaps, len(self._lives) + len(self._done)))
         if tally.withheld and self._before:
@@ -595,6 +601,12 @@ def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
         if (gap.probe in (FOLLOWED, ROWS) and rule.probes)
         or PART_OF.get(gap.probe, gap.probe) in rule.probes
     ]
+
+
+def _stackless(rule: Rule, terms: Terms) -> bool:
+    """Return whether stacks that the rule leans on were not taken."""
+    taken = {"all": {"all", "changes"}, "changes": {"changes"}}
+    return bool(rule.stacks) and rule.stacks not in taken.get(terms.stacks, ())
 
 
 def _missing(probes: Iterable[str], terms: Terms) -> list[str]:

@@ -20,7 +20,7 @@ def facts_of(state: State, area: Area, terms: Terms) -> Facts:
         asked=area.by_driver or state.pages.any_explicit(area.start, area.end),
         held=state.pages.any(area.start, area.end),
         came=state.pages.any_came(area.start, area.end),
-        pages_known=area.pages_known,
+        pages_known=area.pages_known and terms.sees_all(area.start, area.end),
         excused=area.excused,
         patched=area.patched,
         by_driver=area.by_driver,
@@ -38,6 +38,8 @@ def settle(
     for addr in state.dirty:
         area = state.area(addr)
         if area is None or area.flags is None or area.start in done:
+            continue
+        if not terms.sees(area.start, area.end):
             continue
         if any(area.start <= fault < area.end for fault in faults):
             later.append(addr)

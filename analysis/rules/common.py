@@ -50,6 +50,10 @@ _BY_MBIND: Final = frozenset(
 """Rows in which a tag shows first that mbind() has set."""
 
 
+UNTOLD: Final = "what --node or --addr leaves out can be a reason for the tag"
+"""Why a tag without a reason is not held against the kernel."""
+
+
 def chain(*events: Event | None) -> tuple[Event, ...]:
     """Return the events, each once, in the order of the ring."""
     return tuple(

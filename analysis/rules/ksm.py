@@ -91,10 +91,7 @@ KSM_MERGED: Final = Rule(
     needs=frozenset({"ksm_merge"}),
     leans=frozenset(),
     threats=("a page that KSM makes its own where it is has not been replaced",),
-    limits=(
-        "why KSM could is CDM005 or CDM007",
-        "record --pid leaves out what ksmd does, and with it all of this",
-    ),
+    limits=("why KSM could is CDM005 or CDM007",),
     judge=_ksm_merged,
     once=True,
 )

@@ -62,5 +62,6 @@ IMPLICIT_ALLOCATION: Final = Rule(
     ),
     limits=("what a driver maps or moves counts as asked for",),
     judge=_implicit_allocation,
+    stacks="all",
     once=True,
 )

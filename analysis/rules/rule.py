@@ -60,7 +60,8 @@ class Rule:
     """A rule and everything that ``explain`` says of it.
 
     needs: probes without which the premise cannot be seen. leans: probes without
-    which the answer may be wrong. once: one finding for a VMA and a cause, and not
+    which the answer may be wrong. stacks: so are stacks, of "all" that has one, or of
+    "changes" of vm_flags; "": none. once: one finding for a VMA and a cause, and not
     one for each event. sentence: the one of the review that a violation breaks.
     """
 
@@ -79,6 +80,7 @@ class Rule:
     judge: Judge
     profiles: frozenset[str] = frozenset({"intended"})
     once: bool = False
+    stacks: str = ""
 
     @property
     def probes(self) -> frozenset[str]:

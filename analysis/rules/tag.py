@@ -13,6 +13,7 @@ from cdmtrace.analysis.rules.common import (
     MIGRATION,
     POLICIES,
     REQUESTS,
+    UNTOLD,
     called,
     cdm_nodes,
     chain,
@@ -130,6 +131,7 @@ STALE_TAG: Final = Rule(
         ),
     ),
     judge=_stale,
+    stacks="all",
 )
 
 
@@ -200,6 +202,7 @@ MISSING_TAG: Final = Rule(
         ),
     ),
     judge=_missing,
+    stacks="all",
     profiles=frozenset({"intended", "rfc-v2"}),
 )
 
@@ -215,6 +218,10 @@ def _born_stale(note: Note, terms: Terms, profile: str) -> Judgement | None:
     # Where the tag was wrong before, it was told then: CDM001, CDM010, CDM011.
     if area.over or area.standing == "stale":
         return None
+    facts = note.facts
+    reason = facts.policy_names or facts.asked or facts.held
+    if not reason and not terms.sees_all(area.start, area.end):
+        return Judgement(unknown=UNTOLD)
     violation = None
     if note.demand.want is Want.MUST_NOT:
         by = area.seen
@@ -266,6 +273,7 @@ BORN_STALE: Final = Rule(
         ),
     ),
     judge=_born_stale,
+    stacks="all",
 )
 
 # --- CDM017 -------------------------------------------------------------------

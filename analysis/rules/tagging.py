@@ -20,6 +20,7 @@ from cdmtrace.analysis.rules.common import (
     MIGRATION,
     POLICIES,
     REQUESTS,
+    UNTOLD,
     called,
     cdm_nodes,
     chain,
@@ -41,6 +42,8 @@ def _implicit_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
         if facts.policy_names is None:
             return Judgement(unknown="a tag was set where the policy could not be read")
         wrong = not facts.policy_names and not facts.asked
+        if wrong and not terms.sees_all(area.start, area.end):
+            return Judgement(unknown=UNTOLD)
         expected = (
             "not tagged: no policy of its own names a CDM node, "
             f"and no request put a page there ({cdm_nodes(terms)})"
@@ -92,6 +95,7 @@ IMPLICIT_TAG: Final = Rule(
         ),
     ),
     judge=_implicit_tag,
+    stacks="all",
     profiles=frozenset({"intended", "rfc-v2"}),
 )
 
@@ -100,6 +104,9 @@ def _over_tag(note: Note, terms: Terms, profile: str) -> Judgement | None:
     del profile
     if not isinstance(note, MbindEnded):
         return None
+    if not terms.sees_all(0, 1 << 64):
+        # What is beside the range may not have been told.
+        return Judgement(unknown=UNTOLD)
     event = note.event
     violation = None
     if note.over:
@@ -155,6 +162,7 @@ OVER_TAG: Final = Rule(
         ),
     ),
     judge=_over_tag,
+    stacks="all",
 )
 
 
@@ -167,6 +175,8 @@ def _tag_after_failure(note: Note, terms: Terms, profile: str) -> Judgement | No
         return None
     event = note.event
     violation = None
+    if note.retagged and not terms.sees_all(0, 1 << 64):
+        return Judgement(unknown=UNTOLD)
     if note.retagged:
         before, after = note.retagged[0]
         had, has = names.changed(before.flags or 0, after.flags or 0, terms.tag)
@@ -209,9 +219,19 @@ TAG_AFTER_FAILURE: Final = Rule(
         ),
     ),
     judge=_tag_after_failure,
+    stacks="all",
 )
 
 # --- CDM013, CDM015 -----------------------------------------------------------
+
+
+_PAGE_UNTOLD: Final = "a fault's page is left out by --node or --addr"
+
+
+def _page_told(alloc: Event, terms: Terms) -> bool:
+    """Return whether it was told if the page was mapped."""
+    told = bool(terms.told >> max(alloc.node, 0) & 1)
+    return told and terms.sees(alloc.addr, alloc.addr + alloc.size)
 
 
 def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | None:
@@ -219,6 +239,8 @@ def _tag_without_page(note: Note, terms: Terms, profile: str) -> Judgement | Non
     if not isinstance(note, FaultEnded) or note.outside:
         return None
     alloc = note.alloc
+    if not _page_told(alloc, terms):
+        return Judgement(unknown=_PAGE_UNTOLD)
     violation = None
     # Read ahead, it was for another one's page: CDM015.
     if not note.mapped and alloc.cause != Cause.READAHEAD:
@@ -269,6 +291,7 @@ TAG_WITHOUT_PAGE: Final = Rule(
     ),
     limits=("faults inside system calls that are told of are not judged",),
     judge=_tag_without_page,
+    stacks="changes",
 )
 
 
@@ -289,6 +312,8 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
             witness=chain(alloc),
             shape=(had, has),
         )
+    elif not _page_told(alloc, terms):
+        return Judgement(unknown=_PAGE_UNTOLD)
     elif alloc.cause == Cause.READAHEAD and note.count > int(note.mapped):
         violation = _untouched(
             note,
@@ -322,5 +347,6 @@ WRONG_VMA: Final = Rule(
         "a page for a file that no fault asked for (write(), read()) is not judged",
     ),
     judge=_wrong_vma,
+    stacks="changes",
     once=True,
 )

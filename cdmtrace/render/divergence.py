@@ -8,12 +8,18 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
+from cdmtrace.render import filters
 from cdmtrace.render.units import count
 
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""
 
 _HANG: Final = " " * 13
+
+_STACKS: Final = {
+    "all": "leans on those of arrivals: record --stacks all",
+    "changes": "leans on those of changes of vm_flags: record --stacks changes, or all",
+}
 
 
 def check(document: Mapping[str, Any]) -> str:
@@ -172,6 +178,8 @@ def summary(document: Mapping[str, Any]) -> str:
             f"{trace['rows_before']:,} rows of this recording came before, and are "
             "missing: what was there then is not known"
         )
+    if only := filters.words(trace["filters"]):
+        lines += _plain(f"recorded with filters: {only}")
     if trace["cut"]:
         lines += _plain(f"the recording was cut: {trace['cut']}")
     elif not trace["clean_end"]:
@@ -204,6 +212,7 @@ def sections(one: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("events", [", ".join(one["events"])]),
         ("needs", [", ".join(one["needs"])]),
         ("leans on", [", ".join(one["leans"])]),
+        ("stacks", [_STACKS[one["stacks"]]] if one["stacks"] else []),
         ("profiles", [", ".join(one["profiles"])]),
         ("threats", one["threats"]),
         ("limits", one["limits"]),

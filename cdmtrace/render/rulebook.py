@@ -24,9 +24,11 @@ finding of severity error or warning makes `check` end with 1.
 
 Without a probe that a rule *needs* its premise cannot be seen: it is unchecked.
 Without one that it *leans on* an answer may be wrong: it is inconclusive, and keeps its
-findings back. Events that were lost are judged the same way, by the time and the
-address space in which they were lost. *Threats* are what could make a finding wrong,
-and what becomes of that. *Limits* are what the rule does not tell.
+findings back. Without *stacks* that it leans on it is, too; what `--node` and `--addr`
+leave out makes it inconclusive where that would decide. Events that were lost are
+judged the same way, by the time and the address space in which they were lost.
+*Threats* are what could make a finding wrong, and what becomes of that. *Limits* are
+what the rule does not tell.
 
 The quotations are the sentences that a finding breaks, from the review.
 [review.md](review.md) goes the other way, from each sentence to what covers it.
