@@ -40,7 +40,15 @@ STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 CHANGES = 211
 MBIND, BIND, CDM_MASK = 237, 2, 1 << 1
+MMAP, MOVE_PAGES, PR_SET_NAME = 9, 279, 15
 USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER = 323, 0xC018AA3F, 0xC020AA00
+
+CGROUPS = Path("/tmp/cdmtrace-cgroups")
+CGROUP = CGROUPS / "filters"
+COMM = "fifteen_letters"
+AT, INSIDE, PLACED = 0x6F0000000000, (8, 24), 32
+"""Where --addr looks: these pages of a VMA of so many."""
+LIMIT, DELAY = 101, 3
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -62,21 +70,22 @@ def bind_a_page_each(processes: int) -> None:
         os.waitpid(pid, 0)
 
 
-def bind(start: int, size: int) -> None:
-    mask = ctypes.c_ulong(CDM_MASK)
+def bind(start: int, size: int, node_mask: int = CDM_MASK) -> None:
+    mask = ctypes.c_ulong(node_mask)
     arguments = (start, size, BIND, ctypes.addressof(mask), 65, 0)
     if LIBC.syscall(MBIND, *map(ctypes.c_ulong, arguments)):
         raise OSError(ctypes.get_errno(), "mbind")
 
 
-def bound(pages: int, *advice: int) -> mmap.mmap:
-    """Return an anonymous region that is bound to the CDM node; advice comes before."""
+def bound(pages: int, *advice: int, node_mask: int = CDM_MASK) -> mmap.mmap:
+    """Return an anonymous region that is bound to the CDM node, or to others; advice
+    comes before."""
     assert platform.machine() == "x86_64"
     size = pages * mmap.PAGESIZE
     region = mmap.mmap(-1, size, flags=PRIVATE)
     for what in (mmap.MADV_NOHUGEPAGE, *advice):
         region.madvise(what)
-    bind(ctypes.addressof(ctypes.c_char.from_buffer(region)), size)
+    bind(ctypes.addressof(ctypes.c_char.from_buffer(region)), size, node_mask)
     return region
 
 
@@ -332,6 +341,211 @@ def wait_in_mbind() -> None:
     signal.pause()
 
 
+# --- filters --------------------------------------------------------------------
+
+
+def wait_for(path: str, seconds: float = 300) -> None:
+    """Wait until there is such a file."""
+    deadline = time.monotonic() + seconds
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{path} does not come")
+        time.sleep(0.02)
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Let a child do that; return its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        work()
+    except BaseException as error:
+        sys.stderr.write(f"{work}: {error!r}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def join(*pids: int) -> None:
+    for pid in pids:
+        status = finish(pid)
+        if status:
+            raise ChildProcessError(f"{pid}: {status}")
+
+
+def note(name: str, pid: int) -> None:
+    """Leave the pid of a process that the test asks for."""
+    Path(f"{name}.pid").write_text(f"{pid}\n")
+
+
+def faults(ready: str, name: str, pages: int) -> Callable[[], None]:
+    """Return what notes its pid, waits for the recorder, and faults pages in."""
+
+    def work() -> None:
+        note(name, os.getpid())
+        wait_for(ready)
+        fault(pages)
+
+    return work
+
+
+def move(pid: int, start: int, pages: int, node: int) -> None:
+    """Move pages of a process to a node."""
+    where = (ctypes.c_ulong * pages)(*(start + n * mmap.PAGESIZE for n in range(pages)))
+    nodes, status = (ctypes.c_int * pages)(*[node] * pages), (ctypes.c_int * pages)()
+    if LIBC.syscall(MOVE_PAGES, pid, ctypes.c_ulong(pages), where, nodes, status, 2):
+        raise OSError(ctypes.get_errno(), "move_pages")
+    if set(status) != {node}:
+        raise OSError(f"pages did not move: {list(status)}")
+
+
+def start_of(region: mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(region))
+
+
+def family(ready: str) -> None:
+    """A process with a child from before, and a child, a grandchild and a program."""
+    early = fork(faults(ready, "early", 13))
+    wait_for(ready)
+    region = bound(11)
+    for page in range(11):
+        region[page * mmap.PAGESIZE] = 1
+    Path("family.tmp").write_text(json.dumps(start_of(region)))
+    Path("family.tmp").rename("family.json")
+    wait_for("moved")
+
+    def late() -> None:
+        note("late", os.getpid())
+        fault(17)
+        join(fork(faults(ready, "grandchild", 19)))
+
+    def program() -> None:
+        note("program", os.getpid())
+        words = again("fault", "23", "0")
+        os.execv(words[0], words)
+
+    join(early, fork(late), fork(program))
+
+
+def stranger(ready: str, pid: int) -> None:
+    """Move pages of a process that is recorded, and its own."""
+    note("stranger", os.getpid())
+    wait_for(ready)
+    region = bound(29)
+    for page in range(29):
+        region[page * mmap.PAGESIZE] = 1
+    move(0, start_of(region), 3, 0)
+    wait_for("family.json")
+    move(pid, json.loads(Path("family.json").read_text()), 5, 0)
+    Path("moved").touch()
+
+
+def record_a_family() -> int:
+    """One process with all that comes from it, and what others do to its pages."""
+    ready = "family.ready"
+    parent = fork(lambda: family(ready))
+    note("parent", parent)
+    other = fork(lambda: stranger(ready, parent))
+    wait_for("early.pid")
+    status = finish(start("family", "--pid", str(parent), "--ready-file", ready))
+    join(parent, other)
+    return status
+
+
+def record_a_cgroup() -> int:
+    """Two processes without their children, if they are in a cgroup or below it."""
+    inner = CGROUP / "inner"
+    CGROUPS.mkdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", str(CGROUPS)], check=True)
+    inner.mkdir(parents=True)
+    ready = "group.ready"
+
+    def inside() -> None:
+        (inner / "cgroup.procs").write_text(str(os.getpid()))
+        child = fork(faults(ready, "inside_child", 13))
+        faults(ready, "inside", 11)()
+        join(child, fork(faults(ready, "inside_later", 31)))
+
+    def unnamed() -> None:
+        (CGROUP / "cgroup.procs").write_text(str(os.getpid()))
+        faults(ready, "unnamed", 19)()
+
+    pids = [fork(inside), fork(faults(ready, "outside", 17)), fork(unnamed)]
+    for name in ("inside_child", "inside", "outside", "unnamed"):
+        wait_for(f"{name}.pid")
+    words = [word for pid in pids[:2] for word in ("--pid", str(pid))]
+    words += ["--no-children", "--cgroup", str(CGROUP), "--stacks", "none"]
+    try:
+        return finish(start("group", *words, "--ready-file", ready))
+    finally:
+        join(*pids)
+        inner.rmdir()
+        CGROUP.rmdir()
+        subprocess.run(["umount", str(CGROUPS)], check=True)
+
+
+def placed(ready: str, comm: str) -> None:
+    """Fault in a region at AT: some pages before recording begins, then the rest."""
+    LIBC.prctl(PR_SET_NAME, comm.encode(), 0, 0, 0)
+    size, beside = PLACED * mmap.PAGESIZE, AT + (1 << 30)
+    for where in (AT, beside):
+        # MAP_PRIVATE, MAP_ANONYMOUS and MAP_FIXED_NOREPLACE
+        got = LIBC.mmap(*map(ctypes.c_ulong, (where, size, 3, 0x100022, -1, 0)))
+        if got % (1 << 64) != where:
+            raise OSError(ctypes.get_errno(), "mmap")
+        LIBC.madvise(ctypes.c_ulong(where), ctypes.c_ulong(size), 15)
+        bind(where, size)
+    for page in range(10):
+        ctypes.memset(AT + page * mmap.PAGESIZE, 1, 1)
+    note(comm, os.getpid())
+    wait_for(ready)
+    for where in (AT, beside):
+        ctypes.memset(where, 1, size)
+    for where in (AT, beside):
+        LIBC.mprotect(ctypes.c_ulong(where), ctypes.c_ulong(size), 1)
+        LIBC.munmap(ctypes.c_ulong(where), ctypes.c_ulong(size))
+
+
+def record_a_name() -> int:
+    """One of two processes whose names differ in one letter, and some addresses."""
+    LIBC.mmap.restype = ctypes.c_ulong
+    ready, names = "named.ready", (COMM, COMM[:-1])
+    pids = [fork(lambda name=name: placed(ready, name)) for name in names]
+    for name in names:
+        wait_for(f"{name}.pid")
+    first, last = (AT + page * mmap.PAGESIZE for page in INSIDE)
+    words = ("--comm", COMM, "--addr", f"{first:#x}-{last:#x}", "--stacks", "changes")
+    recorder = start("named", *words, "--ready-file", ready)
+    try:
+        wait_for(ready)
+    finally:
+        join(*pids)
+        os.kill(recorder, signal.SIGINT)
+    return finish(recorder)
+
+
+def fault_on_both_nodes(pages: int) -> None:
+    """Fault pages in, one on each node by turns."""
+    regions = [bound(pages), bound(pages, node_mask=1)]
+    for page in range(pages):
+        for region in regions:
+            region[page * mmap.PAGESIZE] = 1
+        time.sleep(0.01)
+
+
+def record_so_many() -> int:
+    """One of two CDM nodes, from some seconds on, until there are so many events."""
+    words = ("--cdm-nodes", "0,1", "--node", "1", "--max-events", str(LIMIT))
+    command = again("both", "30011")
+    return finish(start("limited", *words, "--delay", str(DELAY), "--", *command))
+
+
+def rehearse() -> int:
+    """Nothing is recorded."""
+    return finish(start("dry", "--dry-run", "--pid", "1", "--stacks", "none"))
+
+
 def strict(base: Any) -> Any:
     """Return bcc's class, with a compiler whose every warning is an error."""
 
@@ -367,6 +581,11 @@ def run(gates: str, story: list[str]) -> None:
         "unpaired": record_unpaired,
         "parts": record_in_parts,
         "open": record_an_open_call,
+        "family": record_a_family,
+        "group": record_a_cgroup,
+        "named": record_a_name,
+        "limited": record_so_many,
+        "dry": rehearse,
     }
     statuses = {}
     with prepared() as bcc:
@@ -386,6 +605,8 @@ if __name__ == "__main__":
         change_in_a_flood(int(sys.argv[2]))
     elif sys.argv[1] == "bind":
         bind_a_page_each(int(sys.argv[2]))
+    elif sys.argv[1] == "both":
+        fault_on_both_nodes(int(sys.argv[2]))
     elif sys.argv[1] == "wait":
         wait_in_mbind()
     else:

@@ -172,6 +172,26 @@ def unpaired(guest: Path) -> Recording:
 
 
 @pytest.fixture(scope="module")
+def family(guest: Path) -> Recording:
+    return load(guest, "family")
+
+
+@pytest.fixture(scope="module")
+def group(guest: Path) -> Recording:
+    return load(guest, "group")
+
+
+@pytest.fixture(scope="module")
+def named(guest: Path) -> Recording:
+    return load(guest, "named")
+
+
+@pytest.fixture(scope="module")
+def limited(guest: Path) -> Recording:
+    return load(guest, "limited")
+
+
+@pytest.fixture(scope="module")
 def open_call(guest: Path) -> Recording:
     return load(guest, "open")
 
@@ -552,7 +572,7 @@ def test_one_process_for_some_seconds(guest: Path, one: Recording) -> None:
     pid, other = json.loads((guest / "pids.json").read_text())
     assert one.status == 0
     assert one.info.end == "time was up"
-    assert one.info.header.filters == {"pid": pid}
+    assert one.info.header.filters == {"pid": [pid], "children": True}
     # What the recorder tells of itself: its name, stacks, and what was there before.
     acted = one.columns["mm"] != 0
     acted &= ~one.pick(probe=Probe.SNAPSHOT)
@@ -564,6 +584,140 @@ def test_one_process_for_some_seconds(guest: Path, one: Recording) -> None:
     assert first is not None
     assert last is not None
     assert 2 * 10**9 < last - first < 6 * 10**9
+
+
+def pid_of(guest: Path, name: str) -> int:
+    return int((guest / f"{name}.pid").read_text())
+
+
+def mapped(recording: Recording) -> Counter[int]:
+    """Return pid -> pages that it has faulted in."""
+    rows = recording.pick(kind=EventKind.MAP)
+    return Counter(recording.columns["pid"][rows].tolist())
+
+
+def test_a_process_with_all_that_comes_from_it(guest: Path, family: Recording) -> None:
+    """Before and after the start, by fork and by exec; and nobody else."""
+    pids = {
+        name: pid_of(guest, name)
+        for name in ("parent", "early", "late", "grandchild", "program", "stranger")
+    }
+    assert family.status == 0
+    assert family.info.end == "the traced process ended"
+    assert family.info.header.filters == {"pid": [pids["parent"]], "children": True}
+    assert not (guest / "family.ready").exists()
+    assert mapped(family) == {
+        pids["parent"]: 11,
+        pids["early"]: 13,
+        pids["late"]: 17,
+        pids["grandchild"]: 19,
+        pids["program"]: 23,
+    }
+
+
+def test_what_others_do_to_a_process_that_is_followed(
+    guest: Path, family: Recording
+) -> None:
+    """A stranger moves five of its pages, and three of his own, which nobody asked."""
+    who = pid_of(guest, "stranger")
+    rows = family.pick(kind=EventKind.MIGRATE)
+    assert family.columns["pid"][rows].tolist() == [who] * 5
+    assert set(family.columns["node"][rows].tolist()) == {0}
+    (mm,) = set(family.columns["mm"][rows].tolist())
+    parent = family.pick(kind=EventKind.MAP, pid=pid_of(guest, "parent"))
+    assert set(family.columns["mm"][parent].tolist()) == {mm}
+    calls = family.pick(kind=EventKind.CALL, pid=who)
+    assert family.columns["probe"][calls].tolist() == [Probe.SYS_MOVE_PAGES]
+    (call,) = family.columns["call"][calls].tolist()
+    assert set(family.columns["call"][rows].tolist()) == {call}
+
+
+def test_what_is_followed_is_known_whole(family: Recording) -> None:
+    """So its rules can be judged, by what the file has of it."""
+    result = check(analysis.load(family.path))
+    verdicts = {one.rule.id: (one.verdict.value, one.why) for one in result.rules}
+    assert not [one for one in verdicts.values() if one[0] == "inconclusive"], verdicts
+    assert verdicts["CDM002"][0] in ("clean", "violated")
+    assert {one.mm.pid for one in result.findings} <= {
+        one.mm.pid for one in result.lives
+    }
+
+
+def test_processes_in_a_cgroup_without_their_children(
+    guest: Path, group: Recording
+) -> None:
+    """What is named and elsewhere, and what is there and not named, is left out."""
+    assert group.status == 0
+    assert mapped(group) == {pid_of(guest, "inside"): 11}
+    named = [pid_of(guest, "inside"), pid_of(guest, "outside")]
+    filters = group.info.header.filters
+    assert filters["pid"] == named
+    assert filters["children"] is False
+    assert filters["cgroup"].endswith("/filters")
+    assert filters["stacks"] == "none"
+    # A child's address space is not told of, nor that it has one.
+    assert not group.pick(kind=EventKind.COPY).any()
+    assert not group.pick(kind=EventKind.STACK).any()
+    assert set(group.columns["stack"].tolist()) == {0}
+
+
+AT, INSIDE = 0x6F0000000000, (8, 24)
+
+
+def test_a_name_and_a_range_of_addresses(guest: Path, named: Recording) -> None:
+    """One letter less is another name; a page before and after is another address."""
+    first, last = (AT + page * PAGE for page in INSIDE)
+    pid = pid_of(guest, "fifteen_letters")
+    assert mapped(named) == {pid: 14}
+    for kind, start in ((EventKind.MAP, first + 2 * PAGE), (EventKind.UNMAP, first)):
+        rows = named.pick(kind=kind)
+        assert named.columns["addr"][rows].tolist() == list(range(start, last, PAGE))
+    (ranges,) = [
+        row.payload
+        for row in analysis.load(named.path).events
+        if row.kind == EventKind.SNAP_RANGES
+    ]
+    assert np.frombuffer(ranges or b"", np.uint64).tolist() == [first, 2 * PAGE]
+    shown = named.pick(kind=EventKind.SNAP_VMA)
+    assert set(named.columns["start"][shown].tolist()) == {AT}
+    # mprotect() changes flags, here and elsewhere; pages come without a stack.
+    changed = named.pick(kind=EventKind.FLAGS)
+    assert named.columns["start"][changed].tolist() == [AT]
+    told = ~named.pick(kind=EventKind.STACK) & (named.columns["stack"] != 0)
+    assert told.tolist() == changed.tolist()
+
+
+LIMIT, DELAY = 101, 3
+
+
+def test_one_of_two_nodes_until_there_are_enough(limited: Recording) -> None:
+    assert limited.status == 143
+    assert limited.info.end == f"{LIMIT} events were recorded"
+    assert limited.info.header.filters == {"node": [1]}
+    assert limited.info.header.cdm_nodes == (0, 1)
+    ring = ~limited.pick(kind=EventKind.COMM) & ~limited.pick(kind=EventKind.STACK)
+    ring &= ~limited.pick(probe=Probe.SNAPSHOT)
+    assert int(ring.sum()) == LIMIT
+    nodes = limited.columns["node"][limited.pick(kind=EventKind.MAP)].tolist()
+    assert len(nodes) > 20
+    assert set(nodes) == {1}
+    begun = limited.info.first_ts
+    assert begun is not None
+    assert begun - limited.info.header.started >= DELAY * 10**9
+
+
+def test_a_rehearsal_attaches_nothing(guest: Path) -> None:
+    """What it leaves in the kernel is for the next test."""
+    made = json.loads((guest / "statuses.json").read_text())
+    assert made["dry"] == 0
+    assert not (guest / "dry.arrows").exists()
+    assert (guest / "dry.stdout").read_text() == ""
+    said = [
+        " ".join(line.split())
+        for line in (guest / "dry.stderr").read_text().splitlines()
+    ]
+    assert "filters pid 1, stacks none" in said
+    assert "follow kprobe release_task, wake_up_new_task" in said
 
 
 def test_nothing_stays_behind_in_the_kernel(guest: Path) -> None:
