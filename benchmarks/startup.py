@@ -33,6 +33,7 @@ def once() -> None:
     begin = time.monotonic()
     times = [begin]
     import cdmtrace.session
+    from cdmtrace.filters import Filters
     from cdmtrace.kernel import bpf, btf, config, layout, vmflags
     from cdmtrace.loader.bcc import BccLoader, import_bcc
     from cdmtrace.probes import PROBES, Kind
@@ -67,7 +68,7 @@ def once() -> None:
         "KEY1": 2,
         "MEMORY_NODES": 3,
         "ALL": 0,
-        "FILTER_TGID": 0,
+        **Filters().numbers(),
         "RECORDER": 1,
         "RING_PAGES": 4096,
         "MAP_SIZE": 16384,
