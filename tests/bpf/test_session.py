@@ -203,14 +203,21 @@ def test_ctrl_c_is_for_the_command_too(
 ) -> None:
     """It ends as it wants to; one that was not told is sent SIGTERM in the end."""
     monkeypatch.setattr(command, "GRACE", 1.0)
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
 
     def work() -> int:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         kill = os.killpg if everybody else os.kill
-        threading.Timer(1.0, kill, (os.getpid(), signal.SIGINT)).start()
+
+        def press() -> None:
+            while not Path("ready").exists():
+                time.sleep(0.05)
+            kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press).start()
         trap = "trap 'sleep 0.3; exit 7' INT; trap 'exit 8' TERM"
-        script = f"{trap}; while :; do sleep 0.1; done"
+        script = f"{trap}; : >ready; while :; do sleep 0.1; done"
         return record("--", "sh", "-c", script)
 
     assert in_a_child(work) == (7 if everybody else 8)
@@ -632,8 +639,9 @@ def test_a_command_that_we_may_not_end_is_left_alone(
     monkeypatch.setattr(command, "LINGER", 0.3)
     monkeypatch.setattr(privileges, "drop", lambda keep, who: DROP((), who))
     script = "echo $$ >pid; exec setpriv --reuid 54321 --clear-groups sleep 1000"
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
     begin = time.monotonic()
-    status = in_a_child(lambda: record("--duration", "0.7", "--", "sh", "-c", script))
+    status = in_a_child(lambda: record("--duration", "1.5", "--", "sh", "-c", script))
     try:
         assert time.monotonic() - begin < 60
         assert status == 128 + signal.SIGTERM
