@@ -7,6 +7,8 @@ import itertools
 import os
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.cli import main
 from cdmtrace.errors import TraceWriteError, UsageTrouble
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events
+from cdmtrace.format import parts
 from cdmtrace.format.parts import PartsWriter, found_parts, part_path
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Shortfall
@@ -38,7 +41,11 @@ def some_events(count: int, first_ts: int) -> Events:
 
 def split(name: str, folder: Path, size: int = SIZE) -> list[Path]:
     """Write a golden recording anew, in parts; return them."""
+    now = [0]
+    # Parts are begun in the time of the recording, and not in ours.
+    clock = SimpleNamespace(monotonic_ns=lambda: now[0])
     with (
+        mock.patch.object(parts, "time", clock),
         TraceReader(GOLDEN / f"{name}.arrows") as whole,
         PartsWriter(folder / "x.arrows", whole.header, size=size) as writer,
     ):
@@ -48,6 +55,7 @@ def split(name: str, folder: Path, size: int = SIZE) -> list[Path]:
             lost, window = batch.losses, batch.mark.window
             for first in range(0, len(events) or 1, 23):
                 rows = slice(first, first + 23)
+                now[0] = int(events["ts"][rows].min(initial=1 << 62)) - 1
                 writer.write(
                     events[rows], payloads=payloads[rows], lost=lost, window=window
                 )
