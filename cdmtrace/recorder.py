@@ -33,7 +33,7 @@ from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
 from cdmtrace.privileges import Capability
-from cdmtrace.probes import Plan, choose, following, plan
+from cdmtrace.probes import PROBES, LogicalProbe, Plan, choose, following, plan
 from cdmtrace.ready import require_absent
 from cdmtrace.session import Session
 from cdmtrace.target import Target
@@ -63,24 +63,14 @@ def record(
     """
     if drop is not None:
         privileges.nothing_to_inherit()
-    plans = _prepare(options, tracefs.mounted())
+    plans = prepare(options, tracefs.mounted())
     tracefs.sweep(tracefs.mounted())
 
     with headers.available() as directory:
-        target = _target(options, directory)
-        numbers = {
-            **target.numbers,
-            **options.filters.numbers(),
-            "CDM_NODES": _mask(options.filters.told_nodes(target.cdm_nodes)),
-            "ALL": int(options.all),
-            "RECORDER": os.getpid(),
-            "RING_PAGES": options.ring_pages,
-            "MAP_SIZE": options.map_size,
-            "LOST_PLACES": LOST_PLACES,
-        }
+        target = findfind_target(options, directory)
         say("compiling the probes")
-        loader = (load or BccLoader)(numbers)
-    with _closed_in_peace(loader):
+        loader = (load or BccLoader)(numbers(target, options))
+    with closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)
         header = target.header(
@@ -111,7 +101,7 @@ def _writer(options: Options, header: Header) -> Writer:
 
 
 @contextlib.contextmanager
-def _closed_in_peace(loader: Loader) -> Iterator[None]:
+def closed_in_peace(loader: Loader) -> Iterator[None]:
     """Detach everything after the block; signals that would end us have to wait."""
     try:
         yield
@@ -161,9 +151,9 @@ def rehearse(options: Options) -> Header:
             "tracefs is not mounted: what could be attached is not known",
             hint=f"sudo mount -t tracefs tracefs {tracefs.TRACEFS[0]}",
         )
-    plans = _prepare(options, root)
+    plans = prepare(options, root)
     with headers.available() as directory:
-        target = _target(options, directory)
+        target = find_target(options, directory)
     return target.header(
         plans,
         ring_pages=options.ring_pages,
@@ -172,8 +162,13 @@ def rehearse(options: Options) -> Header:
     )
 
 
-def _prepare(options: Options, root: Path) -> tuple[Plan, ...]:
-    """Return what to attach. Raises whatever keeps a recording from its start."""
+def prepare(
+    options: Options, root: Path, probes: tuple[LogicalProbe, ...] = PROBES
+) -> tuple[Plan, ...]:
+    """Return what to attach, of these probes; root: where tracefs is.
+
+    Raises whatever keeps a recording from its start: RecordError and its kin.
+    """
     privileges.require()
     _check_output(options, caller())
     if options.ready_file:
@@ -184,7 +179,9 @@ def _prepare(options: Options, root: Path) -> tuple[Plan, ...]:
     if options.freeze:
         cgroup.require(options.freeze)
     functions, tracepoints = symbols.functions(), tracefs.tracepoints(root)
-    plans = choose(plan(functions, tracepoints), options.probes, options.without)
+    plans = choose(
+        plan(functions, tracepoints, probes), options.probes, options.without
+    )
     if options.filters.pids:
         children = following(children=options.filters.children)
         plans += plan(functions, tracepoints, (children,))
@@ -196,7 +193,22 @@ def _prepare(options: Options, root: Path) -> tuple[Plan, ...]:
     return plans
 
 
-def _target(options: Options, directory: Path) -> Target:
+def numbers(target: Target, options: Options) -> Mapping[str, int]:
+    """Return the macros for the BPF program, see bpf/cdmtrace.bpf.c."""
+    return {
+        **target.numbers,
+        **options.filters.numbers(),
+        "CDM_NODES": _mask(options.filters.told_nodes(target.cdm_nodes)),
+        "ALL": int(options.all),
+        "RECORDER": os.getpid(),
+        "RING_PAGES": options.ring_pages,
+        "MAP_SIZE": options.map_size,
+        "LOST_PLACES": LOST_PLACES,
+    }
+
+
+def find_target(options: Options, directory: Path) -> Target:
+    """Return the kernel we run on, whose headers are given. Raises RecordError."""
     target = Target.running(
         directory, options.cdm_nodes, options.vm_cdm_mask, force=options.force
     )

@@ -169,6 +169,7 @@ class Session:
                 left = min(left, deadline - time.monotonic())
             ended = self._have_ended(poll, left)
             self._drain()
+            over = self._over()
             if self._signal is not None:
                 return self._stopped(self._signal)
             if self._drain.full:
@@ -177,6 +178,12 @@ class Session:
                 return f"{ended} ended"
             if deadline is not None and time.monotonic() >= deadline:
                 return "time was up"
+            if over:
+                return over
+
+    def _over(self) -> str:
+        """Return why there is nothing left to record, "" if there is."""
+        return ""
 
     def _look_again(self) -> None:
         looking.look_again(self._drain, self._options.freeze, self._say)
