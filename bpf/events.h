@@ -117,8 +117,21 @@ enum cdm_kind {
 	 * that it was given to edit, mostly a copy of the VMA's.
 	 */
 	CDM_EV_KSM_ADVICE = 18,
-	/* A debug register saw a write to vm_flags. arg: its number. */
+	/*
+	 * A debug register saw a write to vm_flags, be it of the same value. arg:
+	 * the watchpoint's number; addr: the address that it was asked for.
+	 * flags_before: as they were seen last; ret: 1 if another cpu wrote within
+	 * the time that it takes to tell, and before and after may be what both
+	 * have made. CDM_BIT_UNLINKED: the VMA is being torn down. payload: the
+	 * instruction that follows the one that wrote, name+0xoffset.
+	 */
 	CDM_EV_WRITE = 19,
+	/*
+	 * A watchpoint lies on vm_flags of [start, end) from now on (ret 0), or no
+	 * more: the VMA was freed (1), or does not hold addr any more (2). arg, addr:
+	 * as above.
+	 */
+	CDM_EV_WATCH = 20,
 	/* [start, end) is one VMA, which is new, or has grown. */
 	CDM_EV_VMA_NEW = 24,
 	/* [start, end) was cut out of what was one VMA. addr: the cut;
@@ -343,7 +356,8 @@ enum cdm_mpol_flag {
 /* Why an event is missing. Counted per probe. */
 enum cdm_lost {
 	CDM_LOST_RING = 0,		/* the ring was full */
-	CDM_LOST_UNPAIRED = 1,		/* an entry whose return never came */
+	CDM_LOST_UNPAIRED = 1,		/* an entry whose return never came; a
+					 * watchpoint's hit that nobody was told of */
 	CDM_LOST_MAP = 2,		/* a map of entries was full */
 	CDM_LOST_READ = 3,		/* memory that had to be read was not */
 	CDM_LOST_MAX = 4,		/* a power of two */

@@ -110,6 +110,7 @@ class EventKind(IntEnum):
     POLICY = 17
     KSM_ADVICE = 18
     WRITE = 19
+    WATCH = 20
     VMA_NEW = 24
     VMA_SPLIT = 25
     VMA_MERGE = 26

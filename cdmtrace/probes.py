@@ -394,6 +394,21 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
 )
 """Every probe that ``record`` attaches, in that order."""
 
+WATCHPOINT: Final = LogicalProbe(
+    probe=Probe.WATCHPOINT,
+    summary="a write to vm_flags of a chosen VMA; what has become of the VMA",
+    attachments=tuple(
+        Attachment(handler=handler, kind=Kind.KPROBE, candidates=(function,))
+        for handler, function in (
+            ("watch_free", "vm_area_free"),
+            ("watch_unmap", "unmap_vmas"),
+            ("watch_look", "show_numa_map"),
+        )
+    ),
+    required=True,
+)
+"""What ``watch`` attaches besides."""
+
 
 def following(*, children: bool) -> LogicalProbe:
     """Return what --pid needs besides: a process ends and, with children, forks."""

@@ -67,7 +67,7 @@ def record(
     tracefs.sweep(tracefs.mounted())
 
     with headers.available() as directory:
-        target = findfind_target(options, directory)
+        target = find_target(options, directory)
         say("compiling the probes")
         loader = (load or BccLoader)(numbers(target, options))
     with closed_in_peace(loader):

@@ -34,6 +34,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.record:record",
         summary="Trace the kernel into a file while a command runs.",
     ),
+    "watch": Verb(
+        target="cdmtrace.cli.watch:watch",
+        summary="Every write to vm_flags of a VMA, by hardware watchpoints.",
+    ),
     "check": Verb(
         target="cdmtrace.cli.check:check",
         summary="Hold a trace against the reference model: every divergence.",

@@ -80,13 +80,16 @@ def import_bcc(directory: Path = DIST_PACKAGES) -> ModuleType:
     return module
 
 
-def program_text(defines: Mapping[str, int]) -> str:
-    """Return the whole program: macros, then the sources as one text."""
+def program_text(defines: Mapping[str, int], more: tuple[str, ...] = ()) -> str:
+    """Return the whole program: macros, then the sources as one text.
+
+    more: sources that come behind those of ``record``.
+    """
     macros = [f"#define {name} {value:#x}ULL" for name, value in defines.items()]
     sources = [
         # One text: line numbers in the compiler's messages are those of a file.
         f'#line 1 "{name}"\n{(BPF_DIRECTORY / name).read_text()}'
-        for name in SOURCES
+        for name in (*SOURCES, *more)
     ]
     return "\n".join([*macros, *sources])
 
@@ -124,7 +127,9 @@ def _memlock_kept() -> Iterator[None]:
 class BccLoader:
     """The program, compiled by bcc for the running kernel and loaded."""
 
-    def __init__(self, defines: Mapping[str, int]) -> None:
+    def __init__(
+        self, defines: Mapping[str, int], *, more: tuple[str, ...] = ()
+    ) -> None:
         """Compile and load. Raises BccMissing, ProgramRejected."""
         self._module = import_bcc()
         self._returns: tracefs.Returns | None = None
@@ -132,7 +137,7 @@ class BccLoader:
         output: list[str] = []
         try:
             with _stderr_kept(output), _memlock_kept():
-                self._bpf: Any = self._module.BPF(text=program_text(defines))
+                self._bpf: Any = self._module.BPF(text=program_text(defines, more))
         except CdmtraceError:
             raise  # A signal has come.
         except Exception as error:

@@ -188,6 +188,30 @@ static const struct {							\
 
 #include PROGRAM
 
+#ifdef WATCHES
+void set_asked(u32 number, u64 addr, u64 vma)
+{
+	u32 zero = 0;
+
+	watch_asked.lookup(&zero)->w[number].addr = addr;
+	watch_asked.lookup(&zero)->w[number].vma = vma;
+}
+
+u64 found_vma(u32 number)
+{
+	u32 zero = 0;
+
+	return watch_found.lookup(&zero)->w[number].vma;
+}
+
+struct watchpoint *watchpoint_of(u32 number)
+{
+	u32 zero = 0;
+
+	return &watchpoints.lookup(&zero)->w[number];
+}
+#endif
+
 /* What a test asks and sets */
 
 const s32 nr_mmap = __NR_mmap;

@@ -17,8 +17,9 @@ import pytest
 
 from cdmtrace.kernel import bpf, headers, layout
 from cdmtrace.lab.paths import Layout
+from cdmtrace.loader import watch
 from cdmtrace.loader.bcc import ProgramRejected, import_bcc, program_text
-from cdmtrace.probes import PROBES, Kind, following
+from cdmtrace.probes import PROBES, WATCHPOINT, Kind, following
 
 pytestmark = [
     pytest.mark.bpf,
@@ -117,6 +118,30 @@ def test_what_nobody_asks_for_is_not_there(bcc: Any) -> None:
         found = {name for name in maps if has_map(program, name)}
         assert found == there
         program.cleanup()
+
+
+@pytest.fixture(scope="module")
+def watching(bcc: Any) -> Any:
+    numbers = NUMBERS | {"WATCHED_TGID": 71, "WATCHES": 4}
+    text = program_text(numbers, more=(watch.SOURCE,))
+    compiled = bcc.BPF(text=text, cflags=STRICT)
+    yield compiled
+    compiled.cleanup()
+
+
+@pytest.mark.parametrize("handler", [a.handler for a in WATCHPOINT.attachments])
+def test_the_verifier_takes_what_follows_a_vma(
+    watching: Any, bcc: Any, handler: str
+) -> None:
+    if not bpf.has_program_type(bpf.PROG_KPROBE):
+        pytest.skip("this kernel takes no such programs")
+    assert watching.load_func(handler, bcc.BPF.KPROBE).fd >= 0
+
+
+def test_the_verifier_takes_what_a_debug_register_runs(watching: Any, bcc: Any) -> None:
+    if not bpf.has_program_type(bcc.BPF.PERF_EVENT):
+        pytest.skip("this kernel takes no such programs")
+    assert watching.load_func(watch.HANDLER, bcc.BPF.PERF_EVENT).fd >= 0
 
 
 def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) -> None:

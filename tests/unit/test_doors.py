@@ -47,7 +47,7 @@ def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
     for path in modules(
         *("format", "events.py", "ring.py", "drain.py", "looking.py", "session.py"),
         *("target.py", "recorder.py", "loader", "filters.py", "ready.py", "options.py"),
-        *("command.py", "caller.py", "privileges.py", "snapshot.py"),
+        *("command.py", "caller.py", "privileges.py", "snapshot.py", "watch.py"),
     ):
         assert reaches(path, "pandas", "cdmtrace.analysis") == [], path
 
@@ -74,6 +74,7 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
         "import sys\n"
         "import cdmtrace.recorder, cdmtrace.format.reader, cdmtrace.doctor\n"
         "import cdmtrace.loader.bcc, cdmtrace.cli.record, cdmtrace.cli.info\n"
+        "import cdmtrace.watch, cdmtrace.cli.watch\n"
         "sys.exit(str({'pandas', 'bcc'} & set(sys.modules) or ''))"
     )
     result = subprocess.run(
@@ -82,7 +83,8 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
     assert result.stderr.strip() == ""
 
 
-HELP = [[verb, "--help"] for verb in ("record", "info", "probes", "doctor", "lab")]
+VERBS = ("record", "watch", "info", "probes", "doctor", "lab")
+HELP = [[verb, "--help"] for verb in VERBS]
 
 
 @pytest.mark.parametrize("words", [["--help"], *HELP, ["lab", "list"]])

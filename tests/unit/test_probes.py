@@ -8,8 +8,10 @@ import pytest
 from cdmtrace.analysis.rules import RULES, served_by, uncheckable
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
+from cdmtrace.loader import watch
 from cdmtrace.probes import (
     PROBES,
+    WATCHPOINT,
     Attachment,
     Kind,
     LogicalProbe,
@@ -200,8 +202,9 @@ def test_every_handler_is_in_the_program(probe: LogicalProbe) -> None:
 
 def test_every_handler_of_the_program_is_attached() -> None:
     handlers = set(re.findall(r"^int (\w+)\(", SOURCE, re.MULTILINE))
-    probes = (*PROBES, following(children=True))
-    assert handlers == {a.handler for probe in probes for a in probe.attachments}
+    probes = (*PROBES, WATCHPOINT, following(children=True))
+    attached = {a.handler for probe in probes for a in probe.attachments}
+    assert handlers == attached | {watch.HANDLER}
 
 
 def test_no_probe_is_there_twice() -> None:

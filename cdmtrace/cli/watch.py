@@ -1,0 +1,161 @@
+"""``cdmtrace watch``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.render.units import count, size
+
+if TYPE_CHECKING:
+    from cdmtrace.watch import Write
+
+REGISTERS = 4
+"""As cdmtrace.kernel.watchpoints says; --help imports nothing heavy."""
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option(
+    "--pid", type=click.IntRange(min=1), required=True, help="The process to watch."
+)
+@option(
+    "--addr",
+    "addresses",
+    multiple=True,
+    required=True,
+    metavar="ADDRESS",
+    help="An address in the VMA to watch, in hexadecimal. May be given up to four "
+    "times.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("cdmtrace.arrows"),
+    show_default=True,
+    help="The trace file.",
+)
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Replace the trace file; trace a bit that has another meaning (CDM020).",
+)
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after so many seconds.",
+)
+@click.option("--stack", is_flag=True, help="Print the callers, too.")
+@click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
+@click.option(
+    "--vm-cdm-mask",
+    metavar="MASK",
+    help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def watch(
+    pid: int,
+    addresses: tuple[str, ...],
+    output: Path,
+    force: bool,
+    duration: float | None,
+    stack: bool,
+    cdm_nodes: str | None,
+    vm_cdm_mask: str | None,
+    command: tuple[str, ...],
+) -> int:
+    """Print every write to vm_flags of a VMA, with the instruction that made it.
+
+    A debug register of each cpu looks at the flags of the VMA that holds ADDRESS, so
+    that a write is seen wherever in the kernel it comes from. The trace file is that
+    of record --pid with these writes in it. It ends with COMMAND, if there is one, else
+    with the process; or with Ctrl-C. A cpu that comes online later does not look.
+    """
+    where = [_address(text) for text in addresses]
+    if len(where) > REGISTERS:
+        raise UsageTrouble(
+            f"{len(where)} addresses, and a processor has {REGISTERS} debug registers",
+            hint=f"give {REGISTERS} at most; record --pid has the others' changes",
+        )
+    from cdmtrace import watch as watching
+    from cdmtrace.analysis import names
+    from cdmtrace.filters import Filters
+    from cdmtrace.lab.processes import signals_as_errors
+    from cdmtrace.options import Options
+    from cdmtrace.render import writes
+
+    options = Options(
+        output=output,
+        command=command,
+        force=force,
+        filters=Filters(pids=(pid,), children=False),
+        duration=duration,
+        cdm_nodes=cdm_nodes,
+        vm_cdm_mask=vm_cdm_mask,
+    )
+    shown = 0
+
+    def tell(write: Write, tag: int) -> None:
+        nonlocal shown
+        if not shown:
+            click.echo(writes.HEAD)
+        shown += 1
+        before, after = names.changed(write.before, write.after, tag)
+        click.echo(
+            writes.line(
+                number=write.number,
+                since=write.since,
+                cpu=write.cpu,
+                task=f"{write.comm or '?'}/{write.tid}",
+                lock=names.lock(write.lock),
+                flags=f"{before} -> {after}",
+                at=write.at,
+                notes=_notes(write),
+                stack=stack,
+            )
+        )
+        sys.stdout.flush()
+
+    # While it compiles and attaches; what comes later ends the recording well.
+    with signals_as_errors():
+        outcome = watching.watch(
+            options,
+            where,
+            tell=tell,
+            say=lambda text: click.echo(f"cdmtrace: {text}", err=True),
+        )
+    click.echo(
+        f"cdmtrace: {outcome.reason}; {count(shown, 'write')}, "
+        f"{count(outcome.events, 'event')}, {outcome.lost:,} lost, "
+        f"{size(outcome.size)} in {output}",
+        err=True,
+    )
+    click.echo(f"cdmtrace: next: cdmtrace check {output}", err=True)
+    return outcome.status
+
+
+def _notes(write: Write) -> tuple[str, ...]:
+    return (
+        *(("another cpu wrote as well",) if write.overlapped else ()),
+        *(("the VMA is torn down",) if write.leaving else ()),
+    )
+
+
+def _address(text: str) -> int:
+    try:
+        address = int(text, 16)
+    except ValueError:
+        address = -1
+    if not 0 < address < 1 << 64:
+        raise UsageTrouble(
+            f"--addr {text}: not an address",
+            hint="in hexadecimal, as in /proc/PID/maps",
+        )
+    return address
