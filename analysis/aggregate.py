@@ -62,6 +62,8 @@ def report(trace: Trace) -> dict[str, Rows]:
         elif isinstance(note, Settled) and note.area.rise and note.facts.tag:
             counts.set[_space(mm)] += 1
         elif isinstance(note, FlagsChanged) and not note.explained:
+            if note.event.flags_before == note.event.flags_after:
+                return
             counts.changed[_change(note.event, terms)] += 1
 
     lives = check(trace, rules=(), observer=watch).lives
@@ -89,7 +91,8 @@ def _change(event: Event, terms: Terms) -> tuple[str, str, str, str]:
     probe = names.probe(event.probe)
     lock = names.locks(event.lock_entry, event.lock_exit)
     before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
-    return terms.probes.get(probe) or probe, lock, before, after
+    function = names.function(event.payload) if event.kind == EventKind.WRITE else ""
+    return function or terms.probes.get(probe) or probe, lock, before, after
 
 
 def _held(life: Life, terms: Terms) -> Counter[int]:

@@ -72,7 +72,10 @@ def what(event: Event, terms: Terms) -> str:
             return f"ksm_madvise({names.advice(event.arg)})"
         case EventKind.FLAGS if event.bits & Bit.VMA_UNREAD:
             return "vm_flags are going to be written"
-        case EventKind.FLAGS | EventKind.WRITE:
+        case EventKind.WRITE:
+            at = names.instruction(event.payload)
+            return f"written by {at}" if at else "vm_flags written"
+        case EventKind.FLAGS:
             return "vm_flags written"
         case EventKind.MM_EXIT:
             return "the mm ends"

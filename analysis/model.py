@@ -57,6 +57,7 @@ from cdmtrace.analysis.vmas import (
     on_policy,
     on_seen,
     on_split,
+    on_write,
     sets_tag,
 )
 from cdmtrace.events import Bit, EventKind
@@ -92,6 +93,8 @@ def step(
     """
     if event.kind in _SNAPSHOT:
         return on_snapshot(state, event, terms), ()
+    if event.kind == EventKind.WRITE:
+        return _written(state, event, terms, profile)
     if event.kind in _SERVICES:
         state, note = _serviced(state, event, terms)
         return state, (note,)
@@ -189,6 +192,20 @@ def _follow(state: State, event: Event, terms: Terms) -> tuple[Event, bool, Stat
         event = replace(event, addr=last[0])
     on_cdm = terms.is_cdm(event.src_node)
     return event, last == (event.addr, event.call, on_cdm, True), state
+
+
+def _written(
+    state: State, event: Event, terms: Terms, profile: Profile
+) -> tuple[State, Notes]:
+    # In the midst of a call or a fault, whose own rows say what has come of it: so it
+    # ends nothing, and nothing settles.
+    if event.bits & Bit.UNLINKED:
+        return state, ()
+    state, notes = on_write(state, event, terms)
+    if not event.bits & Bit.FOREIGN:
+        return state, notes
+    state, more = _settle_if(state, event, terms, profile)
+    return state, (*notes, *more)
 
 
 def _serviced(state: State, event: Event, terms: Terms) -> tuple[State, Serviced]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from cdmtrace.analysis import stacks
 from cdmtrace.events import Cause, EventKind, Lock, Mpol, MpolFlag, Probe, VmaLock
 
 VM_MERGEABLE: Final = 0x80000000
@@ -165,6 +166,16 @@ def locks(entry: int, exit_: int) -> str:
 def probe(number: int) -> str:
     """Return a logical probe's name as the trace's header has it."""
     return Probe(number).name.lower() if number in set(Probe) else str(number)
+
+
+def instruction(payload: bytes | None) -> str:
+    """Return name+0xoffset of a WRITE row, "" if no stack could be taken."""
+    return (payload or b"").decode(errors="replace")
+
+
+def function(payload: bytes | None) -> str:
+    """Return the function alone, without what the compiler adds, "" as above."""
+    return stacks.function(instruction(payload))
 
 
 def kind(number: int) -> str:

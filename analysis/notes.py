@@ -14,11 +14,12 @@ from cdmtrace.analysis.state import Area
 class FlagsChanged:
     """vm_flags of an attached VMA differ between entry and return of a row.
 
-    explained: an overlapping row has shown the same change before; None: another task
-    may have made it that has a call open. raced: another
-    task's change of the same VMA, the last that was under way at the same time. lost:
-    a change of another task that was under way meanwhile, and bits that it had set and
-    that this row shows to be gone, though no row has cleared them.
+    Or they were seen to be written (WRITE), be it the same value. explained: an
+    overlapping row has shown the same change before; None: another task may have made
+    it that has a call open. raced: another task's change of the same VMA, the last that
+    was under way at the same time. lost: a change of another task that was under way
+    meanwhile, and bits that it had set and that this row shows to be gone, though no
+    row has cleared them.
     """
 
     event: Event

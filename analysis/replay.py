@@ -30,11 +30,14 @@ _NO_MM: Final = frozenset(
         EventKind.COMM,
         EventKind.CALL_OPEN,
         EventKind.STACK,
+        EventKind.WATCH,
     }
 )
 _LATE: Final = frozenset({EventKind.SNAP_MM, EventKind.SNAP_RANGES})
 """Rows that may come when their mm has ended: what was looked at is told later."""
 _LOOK: Final = Probe.SNAPSHOT.name.lower()
+_WATCHPOINT: Final = Probe.WATCHPOINT.name.lower()
+"""No rule needs it, or leans on it: record has none."""
 _ACCOUNT: Final = frozenset(
     {
         "copy_page_range",
@@ -599,6 +602,7 @@ def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
         gap
         for gap in gaps
         if (gap.probe in (FOLLOWED, ROWS) and rule.probes)
+        or (gap.probe == _WATCHPOINT and EventKind.WRITE.name in rule.events)
         or PART_OF.get(gap.probe, gap.probe) in rule.probes
     ]
 

@@ -94,6 +94,11 @@ has a row that does. With none, it was not the core of the kernel that called.
 """
 
 
+def function(frame: str) -> str:
+    """Return the function's name alone, without what the compiler adds."""
+    return _COPY.sub("", frame.split("+", maxsplit=1)[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Stack:
     """Functions of the kernel, innermost first, as name+0xoffset."""
@@ -109,7 +114,7 @@ class Stack:
     @property
     def functions(self) -> tuple[str, ...]:
         """The names alone, without what the compiler adds."""
-        return tuple(_COPY.sub("", frame.split("+")[0]) for frame in self.frames)
+        return tuple(map(function, self.frames))
 
     @property
     def cause(self) -> Cause | None:

@@ -356,6 +356,19 @@ def on_flags(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     return _flags_changed(dirty(state, event.start), event, explained, terms)
 
 
+def on_write(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
+    """A debug register saw vm_flags written.
+
+    What a task of another address space has written no other row tells.
+    """
+    note = FlagsChanged(event=event, explained=False)
+    if event.flags_before != event.flags_after:
+        state = _note_write(state, event)
+    if event.bits & Bit.FOREIGN:
+        state = dirty(observe_row(state, event, terms), event.start)
+    return state, (note,)
+
+
 def _others_at_work(state: State, event: Event) -> bool:
     """Return whether another task has a call open in this mm that can change VMAs."""
     return any(call and tid != event.tid for tid, call in state.open)
@@ -449,6 +462,8 @@ def _flags_changed(
 ) -> tuple[State, Notes]:
     if event.flags_before == event.flags_after:
         return state, ()
+    if _seen_written(state, event):
+        explained = True
     meanwhile = [
         other
         for other in state.writes
@@ -464,7 +479,7 @@ def _flags_changed(
         other for other in meanwhile if _wrote(other, [event, *meanwhile], terms)
     ]
     # Of what madvise() gives, it is known only when its call is long over.
-    rivals = [other for other in writers if wrote and other.probe != Probe.VMA_MERGE]
+    rivals = [other for other in writers if wrote and _has_length(other)]
     note = FlagsChanged(
         event=event,
         explained=explained,
@@ -472,6 +487,30 @@ def _flags_changed(
         lost=_lost(event, writers) if wrote else None,
     )
     return _note_write(state, event), (note,)
+
+
+def _seen_written(state: State, event: Event) -> bool:
+    """Return whether the write that made a row's change has a row itself."""
+    writes = [
+        other
+        for other in state.writes
+        if other.kind == EventKind.WRITE
+        and other.ts > event.ts_entry
+        and other.start < event.end
+        and event.start < other.end
+    ]
+    return bool(writes) and writes[-1].flags_after == event.flags_after
+
+
+def _has_length(event: Event) -> bool:
+    """Return whether a row can say that its change and another one overlapped.
+
+    A write is a moment. The task's own rows say what it was in the midst of, but for
+    one of another address space, of which nothing else is told.
+    """
+    if event.kind == EventKind.WRITE:
+        return bool(event.bits & Bit.FOREIGN)
+    return event.probe != Probe.VMA_MERGE
 
 
 def _note_write(state: State, event: Event) -> State:

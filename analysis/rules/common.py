@@ -125,6 +125,8 @@ def writer(event: Event) -> str:
     """Return in whose course the tag was set."""
     if event.kind == EventKind.ALLOC:
         return "fault"
+    if event.kind == EventKind.WRITE:
+        return names.function(event.payload) or "unknown"
     if event.cause == Cause.CPUSET:
         return "cpuset"
     if event.kind == EventKind.FLAGS:

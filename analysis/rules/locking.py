@@ -24,12 +24,14 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
     if not isinstance(note, FlagsChanged):
         return None
     event = note.event
+    exact = event.kind == EventKind.WRITE
     tag_only = event.flags_before ^ event.flags_after == terms.tag
-    if profile == "rfc-v2" and event.kind == EventKind.ALLOC and tag_only:
+    in_fault = event.kind == EventKind.ALLOC or (exact and event.cause == Cause.FAULT)
+    if profile == "rfc-v2" and in_fault and tag_only:
         # 11/12 writes VM_CDM in the fault: so the patches say.
         return None
     states = {event.lock_entry & 15, event.lock_exit & 15}
-    if Lock.WRITE_OTHER in states or note.explained:
+    if (Lock.WRITE_OTHER in states and not exact) or note.explained:
         # Whoever holds it for write may have written, or another row has told it.
         return None
     if note.explained is None:
@@ -46,14 +48,12 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
     if not held:
         before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
         lock = names.locks(event.lock_entry, event.lock_exit)
-        symbol = terms.probes.get(names.probe(event.probe)) or names.probe(event.probe)
         violation = Violation(
             cause=writer(event),
             start=event.start,
             end=event.end,
             expected="mmap lock held for write by the task that writes vm_flags",
-            observed=f"mmap lock: {lock}; {before} -> {after} inside {symbol}(), "
-            "writer not seen",
+            observed=f"mmap lock: {lock}; {before} -> {after} {_where(event, terms)}",
             witness=chain(event),
             shape=(lock, before, after),
         )
@@ -61,6 +61,14 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
     sees_others = event.probe == Probe.REMOVE_MIGRATION_PTE
     window = (event.ts_entry, event.ts) if sees_others else None
     return Judgement(window=window, violation=violation)
+
+
+def _where(event: Event, terms: Terms) -> str:
+    if event.kind == EventKind.WRITE:
+        by = names.instruction(event.payload)
+        return f"written by {by}" if by else "written, of its writer no stack was taken"
+    symbol = terms.probes.get(names.probe(event.probe)) or names.probe(event.probe)
+    return f"inside {symbol}(), writer not seen"
 
 
 UNLOCKED_WRITE: Final = Rule(
@@ -75,7 +83,7 @@ UNLOCKED_WRITE: Final = Rule(
     sentence='"This is happening with mmap_sem held for read. Correct? Is it OK '
     "that you're modifying the VMA? That vm_flags manipulation is non-atomic, so "
     'how can that even be safe?"',
-    events=("ALLOC", "POLICY", "FLAGS"),
+    events=("ALLOC", "POLICY", "FLAGS", "WRITE"),
     needs=frozenset({"alloc"}),
     leans=_BRACKETS,
     threats=(
@@ -85,7 +93,7 @@ UNLOCKED_WRITE: Final = Rule(
         ),
         (
             "a change under a lock that another task holds for write is for "
-            "that task to answer, and not judged"
+            "that task to answer, and not judged, unless watch saw the write itself"
         ),
         "VMAs that are not attached (new, or being freed) may be written freely",
         "from 6.19 on a few bits may be set atomically under the read lock",
@@ -93,7 +101,7 @@ UNLOCKED_WRITE: Final = Rule(
     limits=(
         (
             "a change is seen between entry and return of a function; the very "
-            "instruction is not"
+            "instruction is only by watch, of the VMAs that it watches"
         ),
     ),
     judge=_unlocked,
@@ -127,6 +135,8 @@ def _lost_update(note: Note, terms: Terms, profile: str) -> Judgement | None:
 
 
 def _told(event: Event) -> str:
+    if event.kind == EventKind.WRITE:
+        return f"{names.instruction(event.payload) or 'a write'} (tid {event.tid})"
     return f"{names.probe(event.probe)} (tid {event.tid})"
 
 
@@ -141,7 +151,7 @@ LOST_UPDATE: Final = Rule(
     "whole word",
     sentence='"That vm_flags manipulation is non-atomic, so how can that even be '
     'safe?"',
-    events=("ALLOC", "POLICY", "FLAGS"),
+    events=("ALLOC", "POLICY", "FLAGS", "WRITE"),
     needs=frozenset({"alloc"}),
     leans=_BRACKETS | {"vma_merge", "sys_madvise"},
     threats=(
@@ -179,12 +189,18 @@ def _racing(note: Note, terms: Terms, profile: str) -> Judgement | None:
             start=event.start,
             end=event.end,
             expected="one writer of vm_flags at a time",
-            observed=f"{_told(other)} and {_told(event)} overlap by "
-            f"{(other.ts - max(event.ts_entry, other.ts_entry)) / 1000:.0f} us",
+            observed=_overlap(event, other),
             witness=chain(other, event),
             shape=tuple(sorted(names.probe(e.probe) for e in (event, other))),
         )
     return Judgement(window=(event.ts_entry, event.ts), violation=violation)
+
+
+def _overlap(event: Event, other: Event) -> str:
+    if other.kind == EventKind.WRITE:
+        return f"{_told(other)} writes in the midst of {_told(event)}"
+    both = other.ts - max(event.ts_entry, other.ts_entry)
+    return f"{_told(other)} and {_told(event)} overlap by {both / 1000:.0f} us"
 
 
 RACING_WRITERS: Final = Rule(
@@ -198,7 +214,7 @@ RACING_WRITERS: Final = Rule(
     "vm_area_dup(), since 5.9",
     sentence='"That vm_flags manipulation is non-atomic, so how can that even be '
     'safe?"',
-    events=("ALLOC", "POLICY", "FLAGS"),
+    events=("ALLOC", "POLICY", "FLAGS", "WRITE"),
     needs=frozenset({"alloc"}),
     leans=_BRACKETS,
     threats=(
