@@ -135,6 +135,7 @@ def start(
     maxactive: int = 1024,
     become: Callable[[], object] = lambda: None,
     place: str = ".",
+    verb: str = "record",
 ) -> int:
     """Begin a recording in a child; return its pid.
 
@@ -155,7 +156,7 @@ def start(
         if sudo_uid is not None:
             os.environ |= {"SUDO_UID": str(sudo_uid), "SUDO_GID": str(sudo_uid)}
         become()
-        status = main(["record", "-o", f"{place}/{name}.arrows", *words])
+        status = main([verb, "-o", f"{place}/{name}.arrows", *words])
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -546,6 +547,18 @@ def rehearse() -> int:
     return finish(start("dry", "--dry-run", "--pid", "1", "--stacks", "none"))
 
 
+def watch_writes() -> int:
+    """Watch what a process does to its VMAs, and what a work item does to one."""
+    from watching import watch_acts
+
+    quirks = Path("/sys/kernel/debug/cdm/quirks")
+    quirks.write_text("workqueue-tag")
+    try:
+        return watch_acts()
+    finally:
+        quirks.write_text("rfc")
+
+
 def strict(base: Any) -> Any:
     """Return bcc's class, with a compiler whose every warning is an error."""
 
@@ -586,6 +599,7 @@ def run(gates: str, story: list[str]) -> None:
         "named": record_a_name,
         "limited": record_so_many,
         "dry": rehearse,
+        "watch": watch_writes,
     }
     statuses = {}
     with prepared() as bcc:

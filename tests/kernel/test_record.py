@@ -5,6 +5,7 @@ One boot for all: recordings.py makes them there, the tests look at the files.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -23,7 +24,16 @@ import pytest
 
 from cdmtrace import analysis
 from cdmtrace.analysis import check, describe, frames
-from cdmtrace.events import Cause, EventKind, Lock, Mpol, Probe, mmap_lock, policy_mode
+from cdmtrace.events import (
+    Bit,
+    Cause,
+    EventKind,
+    Lock,
+    Mpol,
+    Probe,
+    mmap_lock,
+    policy_mode,
+)
 from cdmtrace.format.parts import found_parts
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.schema import column_values
@@ -718,6 +728,149 @@ def test_a_rehearsal_attaches_nothing(guest: Path) -> None:
     ]
     assert "filters pid 1, stacks none" in said
     assert "follow kprobe release_task, wake_up_new_task" in said
+
+
+# --- watchpoints: tests/kernel/watching.py says what is done ----------------------
+
+WATCHED = [0x2000_0000_0000 + (n << 30) for n in range(3)]
+HALF, SIZE = 4 * PAGE, 8 * PAGE
+RD, WR, DC, DD, LO, IO = 0x1, 0x2, 0x20000, 0x4000000, 0x2000, 0x4000
+CD = 1 << 38
+
+
+@pytest.fixture(scope="module")
+def watched(guest: Path) -> analysis.Result:
+    return check(analysis.load(guest / "watch.arrows"))
+
+
+def writes(result: analysis.Result, number: int) -> list[analysis.Event]:
+    """Return what a watchpoint saw."""
+    return [
+        event
+        for event in result.trace.events
+        if event.kind == EventKind.WRITE and event.arg == number
+    ]
+
+
+def changes(events: list[analysis.Event]) -> list[tuple[int, int]]:
+    """Return which flags each write set, and which it cleared."""
+    return [
+        (e.flags_after & ~e.flags_before, e.flags_before & ~e.flags_after)
+        for e in events
+    ]
+
+
+def test_a_watch_prints_each_write_and_loses_none(
+    guest: Path, watched: analysis.Result
+) -> None:
+    told = [event for event in watched.trace.events if event.kind == EventKind.WRITE]
+    _, *lines = (guest / "watch.stdout").read_text().splitlines()
+    assert len(lines) == len(told) > 0
+    for line, event in zip(lines, told, strict=True):
+        assert line.startswith(f"#{event.arg} ")
+        assert event.payload is not None
+        assert line.endswith(f" {event.payload.decode()}")
+    said = (guest / "watch.stderr").read_text()
+    assert json.loads((guest / "statuses.json").read_text())["watch"] == 0
+    assert f"the traced process ended; {len(told):,} writes, " in said
+    assert watched.trace.lost == 0
+    # To look for a VMA is no audit.
+    assert watched.audit is None
+
+
+def test_calls_that_are_counted_make_as_many_writes(watched: analysis.Result) -> None:
+    """mlock() writes twice: it sets VM_IO, too, as long as it walks the pages."""
+    by_calls = writes(watched, 0)[:-1]
+    assert changes(by_calls) == [
+        *[(0, WR), (WR, 0)] * 23,
+        *[(DC, 0), (0, DC)] * 11,
+        *[(LO | IO, 0), (0, IO), (0, LO)] * 7,
+    ]
+    for event in by_calls:
+        assert mmap_lock(event.lock_exit) == Lock.WRITE_SELF
+        assert (event.start, event.end) == (WATCHED[0], WATCHED[0] + SIZE)
+        assert not event.ret
+    functions = [watched.trace.stacks[event.stack].functions for event in by_calls]
+    for name, stacks in (
+        ("mprotect_fixup", functions[:46]),
+        ("do_madvise", functions[46:68]),
+        ("mlock_fixup", functions[68:]),
+    ):
+        assert all(name in stack for stack in stacks)
+
+
+def test_a_work_item_that_writes_is_named(watched: analysis.Result) -> None:
+    event = writes(watched, 0)[-1]
+    assert changes([event]) == [(CD, 0)]
+    assert mmap_lock(event.lock_exit) == Lock.READ
+    assert event.bits & Bit.KTHREAD
+    (finding,) = watched.findings
+    assert (finding.rule.id, finding.cause) == ("CDM003", "set_vm_cdm")
+    assert finding.witness[0].seq == event.seq
+    assert "cdm_tag_now" in finding.witness[0].stack
+
+
+def test_without_watchpoints_nobody_has_seen_it(watched: analysis.Result) -> None:
+    trace = watched.trace
+    rest = [e for e in trace.events if e.probe != Probe.WATCHPOINT]
+    assert check(dataclasses.replace(trace, events=rest)).findings == ()
+
+
+def test_a_watchpoint_follows_its_address(watched: analysis.Result) -> None:
+    """Through a split, and a merge; a write to the half that was cut off is told as
+    what it is."""
+    start = WATCHED[1]
+    events = writes(watched, 1)
+    assert [(e.start - start, e.end - start) for e in events] == [
+        (HALF, SIZE),
+        (0, SIZE),
+        (0, 2 * SIZE),
+    ]
+    # In the end madvise() writes what is there already, to what has become one VMA.
+    assert changes(events) == [(0, WR), (WR, 0), (0, 0)]
+    assert {mmap_lock(e.lock_exit) for e in events} == {Lock.WRITE_SELF}
+    laid = [
+        (e.ret, e.start - start, e.end - start)
+        for e in watched.trace.events
+        if e.kind == EventKind.WATCH and e.arg == 1
+    ]
+    assert laid[:5] == [
+        (0, 0, SIZE),
+        (2, 0, SIZE),
+        (0, 0, HALF),
+        (1, 0, HALF),
+        (0, 0, SIZE),
+    ]
+
+
+def test_what_is_gone_is_watched_no_more(guest: Path, watched: analysis.Result) -> None:
+    """Whoever gets its memory writes there, and none of that is told."""
+    assert changes(writes(watched, 2)) == [(0, WR), (WR, 0)] * 3
+    said = (guest / "watch.stderr").read_text()
+    assert (
+        f"#2 watches no more: its VMA is gone, and none holds {WATCHED[2]:x}\n" in said
+    )
+    assert "#3 watches no more: its VMA is that of #1 now\n" in said
+
+
+def test_two_threads_at_once_lose_none(watched: analysis.Result) -> None:
+    assert Counter(changes(writes(watched, 3))) == {
+        (bit, 0) if on else (0, bit): 200 for bit in (DC, DD) for on in (True, False)
+    }
+
+
+def test_a_watch_gives_no_address_of_the_kernel_away(watched: analysis.Result) -> None:
+    for event in watched.trace.events:
+        if event.probe == Probe.WATCHPOINT:
+            assert event.addr >> 47 == event.start >> 47 == event.end >> 47 == 0
+            assert event.payload is None or b"+0x" in event.payload
+
+
+def test_a_watch_without_debug_registers_makes_no_file(guest: Path) -> None:
+    assert (guest / "taken.status").read_text() == "125"
+    said = (guest / "taken.stderr").read_text()
+    assert "no debug register of cpu 0 is left: there are 4" in said
+    assert not (guest / "taken.arrows").exists()
 
 
 def test_nothing_stays_behind_in_the_kernel(guest: Path) -> None:

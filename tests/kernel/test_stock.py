@@ -18,9 +18,9 @@ import pytest
 from labrun import lab_run
 from places import Place, places
 
-from cdmtrace.analysis import check, load
+from cdmtrace.analysis import check, describe, load
 from cdmtrace.analysis.replay import Result
-from cdmtrace.events import Lock, Probe, mmap_lock
+from cdmtrace.events import EventKind, Lock, Probe, mmap_lock
 from cdmtrace.lab import kernels
 from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
@@ -36,6 +36,13 @@ WRITERS = ("CDM003", "CDM004", "CDM018")
 STEPS = {"unlocked", "read", "write", "lost", "kept", "readers"}
 WRITES = 5
 """VMAs of each step."""
+STATUS = 17
+SCRIPT = """
+here=$1 python=$2
+shift 2
+sh "$here/ordinary.sh" "$python" "$@" && "$python" "$here/watching.py" writer
+"""
+"""What is recorded; then the same writes again, watched."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = lab_run(
         tmp_path,
         *("--kernel", KERNEL, "--timeout", "2400", "--scenario", "flag_writer"),
-        *("--", *in_memory("sh", str(HERE / "ordinary.sh"), sys.executable)),
+        *("--", *in_memory("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return tmp_path / "run"
@@ -119,3 +126,73 @@ def test_nothing_is_found_of_anybody_else(told: list[Place], result: Result) -> 
 def test_thousands_of_changes_were_judged(result: Result) -> None:
     checked = {one.rule.id: one.checked for one in result.rules}
     assert min(checked[rule] for rule in WRITERS) > 5000
+
+
+# --- what watch sees of a process that has the module do the same ---------------
+
+
+@pytest.fixture(scope="module")
+def watched(run: Path) -> Result:
+    return check(load(run / "watch.arrows"))
+
+
+def written(result: Result, number: int) -> list[tuple[Lock, str, str]]:
+    """Return lock, before and after of each write that a watchpoint saw."""
+    return [
+        (mmap_lock(event.lock_exit), *describe.flags(event, result.trace.terms))
+        for event in result.trace.events
+        if event.kind == EventKind.WRITE and event.arg == number
+    ]
+
+
+def test_it_ends_as_its_command_does(run: Path) -> None:
+    said = (run / "watch.stderr").read_text()
+    assert (run / "watch.status").read_text() == str(STATUS)
+    assert "the command ended; " in said
+    assert ", 0 lost, " in said
+
+
+def test_every_write_is_told_with_its_lock(watched: Result) -> None:
+    """By the module, and the madvise() that takes it back."""
+    undone = (Lock.WRITE_SELF, "dc", "-")
+    assert written(watched, 0) == [
+        write
+        for lock in (Lock.NONE, Lock.READ, Lock.WRITE_SELF)
+        for write in [(lock, "-", "dc"), undone] * WRITES
+    ]
+
+
+def test_a_write_that_undoes_another_is_seen_to_do_so(watched: Result) -> None:
+    """Each time madvise() comes between load and store of the module, or it does not:
+    then it finds the module's flag there."""
+    by_module = [w for w in written(watched, 1) if w[0] == Lock.NONE]
+    undoing = by_module.count((Lock.NONE, "dd", "dc"))
+    assert len(by_module) == WRITES
+    assert undoing > 0
+    lost = [one for one in watched.findings if one.rule.id == "CDM004"]
+    assert len(lost) == undoing
+    for one in lost:
+        assert one.witness[0].what.startswith("written by do_madvise+0x")
+
+
+def test_the_second_of_two_that_write_the_same_is_a_write(watched: Result) -> None:
+    by_module = [w for w in written(watched, 2) if w[0] == Lock.READ]
+    assert Counter(by_module) == {
+        (Lock.READ, "-", "dc"): WRITES,
+        (Lock.READ, "-", "-"): WRITES,
+    }
+
+
+def test_check_names_the_function(watched: Result) -> None:
+    unlocked = [one for one in watched.findings if one.rule.id == "CDM003"]
+    assert {one.cause for one in unlocked} == {"in_allocation"}
+    assert len(unlocked) == (2 + 1 + 2) * WRITES
+    others = {one.rule.id for one in watched.findings} - {"CDM003"}
+    assert others == {"CDM004", "CDM018"}
+
+
+def test_debug_registers_that_others_have(run: Path) -> None:
+    assert (run / "taken.status").read_text() == "125"
+    said = (run / "taken.stderr").read_text()
+    assert "no debug register of cpu 0 is left: there are 4" in said
+    assert not (run / "taken.arrows").exists()
