@@ -752,7 +752,7 @@ def writes(result: analysis.Result, number: int) -> list[analysis.Event]:
     ]
 
 
-def changes(events: list[analysis.Event]) -> list[tuple[int, int]]:
+def bits_written(events: list[analysis.Event]) -> list[tuple[int, int]]:
     """Return which flags each write set, and which it cleared."""
     return [
         (e.flags_after & ~e.flags_before, e.flags_before & ~e.flags_after)
@@ -781,7 +781,7 @@ def test_a_watch_prints_each_write_and_loses_none(
 def test_calls_that_are_counted_make_as_many_writes(watched: analysis.Result) -> None:
     """mlock() writes twice: it sets VM_IO, too, as long as it walks the pages."""
     by_calls = writes(watched, 0)[:-1]
-    assert changes(by_calls) == [
+    assert bits_written(by_calls) == [
         *[(0, WR), (WR, 0)] * 23,
         *[(DC, 0), (0, DC)] * 11,
         *[(LO | IO, 0), (0, IO), (0, LO)] * 7,
@@ -801,7 +801,7 @@ def test_calls_that_are_counted_make_as_many_writes(watched: analysis.Result) ->
 
 def test_a_work_item_that_writes_is_named(watched: analysis.Result) -> None:
     event = writes(watched, 0)[-1]
-    assert changes([event]) == [(CD, 0)]
+    assert bits_written([event]) == [(CD, 0)]
     assert mmap_lock(event.lock_exit) == Lock.READ
     assert event.bits & Bit.KTHREAD
     (finding,) = watched.findings
@@ -827,7 +827,7 @@ def test_a_watchpoint_follows_its_address(watched: analysis.Result) -> None:
         (0, 2 * SIZE),
     ]
     # In the end madvise() writes what is there already, to what has become one VMA.
-    assert changes(events) == [(0, WR), (WR, 0), (0, 0)]
+    assert bits_written(events) == [(0, WR), (WR, 0), (0, 0)]
     assert {mmap_lock(e.lock_exit) for e in events} == {Lock.WRITE_SELF}
     laid = [
         (e.ret, e.start - start, e.end - start)
@@ -845,7 +845,7 @@ def test_a_watchpoint_follows_its_address(watched: analysis.Result) -> None:
 
 def test_what_is_gone_is_watched_no_more(guest: Path, watched: analysis.Result) -> None:
     """Whoever gets its memory writes there, and none of that is told."""
-    assert changes(writes(watched, 2)) == [(0, WR), (WR, 0)] * 3
+    assert bits_written(writes(watched, 2)) == [(0, WR), (WR, 0)] * 3
     said = (guest / "watch.stderr").read_text()
     assert (
         f"#2 watches no more: its VMA is gone, and none holds {WATCHED[2]:x}\n" in said
@@ -854,7 +854,7 @@ def test_what_is_gone_is_watched_no_more(guest: Path, watched: analysis.Result) 
 
 
 def test_two_threads_at_once_lose_none(watched: analysis.Result) -> None:
-    assert Counter(changes(writes(watched, 3))) == {
+    assert Counter(bits_written(writes(watched, 3))) == {
         (bit, 0) if on else (0, bit): 200 for bit in (DC, DD) for on in (True, False)
     }
 
