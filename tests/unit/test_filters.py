@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdmtrace.caller import user
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.filters import Filters, Range, parse_range
 from cdmtrace.kernel import tasks
@@ -266,9 +267,17 @@ def test_who_ends_meanwhile_is_not_followed(
 
 
 def test_the_file_is_there_inside_the_block(tmp_path: Path) -> None:
-    path = tmp_path / "ready"
+    path, who = tmp_path / "ready", None
     require_absent(path)
-    with ready(path, (65534, 65534) if os.geteuid() == 0 else None):
+    if os.geteuid() == 0:
+        who = user(65534, 65534)
+        with (
+            pytest.raises(RecordError, match="cannot be made: Permission"),
+            ready(path, who),
+        ):
+            raise AssertionError("that is root's directory")
+        os.chown(tmp_path, 65534, 65534)
+    with ready(path, who):
         assert path.read_bytes() == b""
         if os.geteuid() == 0:
             assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)

@@ -381,9 +381,9 @@ def test_the_first_parts_are_missing(
     assert (trace.before.count, trace.before.until) == (part.seq, part.began)
     assert not trace.gaps
     main(["check", *map(str, rfc[3:])])
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert f"{part.seq:,} rows of this recording came before" in out
-    assert "and 5 more parts" in out or "more parts: " in out
+    assert f"and {len(rfc[4:])} more parts: " in out
 
 
 def same(one: Result, other: Result) -> bool:
