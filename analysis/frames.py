@@ -337,7 +337,9 @@ def _filtered(info: TraceInfo) -> dict[str, Any]:
     filters = info.header.filters
     try:
         nodes = filters.get("node")
-        if nodes is not None and not all(0 <= node < 64 for node in nodes):
+        if nodes is not None and (
+            len({*nodes}) < len(nodes) or not all(0 <= node < 64 for node in nodes)
+        ):
             raise ValueError("nodes")
         return {
             "filters": filters,
@@ -356,8 +358,11 @@ def _filtered(info: TraceInfo) -> dict[str, Any]:
 def _addresses(text: str | None) -> tuple[int, int]:
     if text is None:
         return 0, 1 << 64
-    start, _, end = text.partition("-")
-    return int(start, 16), int(end, 16)
+    first, _, last = text.partition("-")
+    start, end = int(first, 16), int(last, 16)
+    if not 0 <= start < end <= 1 << 64:
+        raise ValueError("addresses")
+    return start, end
 
 
 def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:

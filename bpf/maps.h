@@ -117,6 +117,7 @@ BPF_HASH(entries, u64, struct entry, MAP_SIZE);
 struct allocation {
 	u64 ts;
 	u64 vma;
+	u64 mm;		/* the VMA may be freed when a return was missed */
 	u64 addr;
 	u64 flags;
 	u64 nodes;	/* of a shared policy */
@@ -320,7 +321,7 @@ static __always_inline void allocation_missed(u32 tid)
 
 	if (!old)
 		return;
-	count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_UNPAIRED, VMA_MM(old->vma), 0, ~0ULL);
+	count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_UNPAIRED, old->mm, 0, ~0ULL);
 	allocations.delete(&tid);
 }
 

@@ -16,6 +16,7 @@ int alloc_entry(struct pt_regs *ctx)
 	head = read_vma(vma);
 	begun.ts = bpf_ktime_get_ns();
 	begun.vma = vma;
+	begun.mm = HEAD_MM(&head);
 	begun.addr = PT_REGS_PARM4(ctx);
 	begun.flags = HEAD_FLAGS(&head);
 	begun.order = PT_REGS_PARM2(ctx);

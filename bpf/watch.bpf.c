@@ -255,8 +255,8 @@ int watch_free(struct pt_regs *ctx)
 	for (i = 0; i < (int)WATCHES; i++) {
 		struct watchpoint *point = &points->w[i];
 
-		if (point->vma != vma || (point->state != WATCH_LIVE &&
-					  point->state != WATCH_LEAVING))
+		if (point->vma != vma || !asked->w[i].addr ||
+		    (point->state != WATCH_LIVE && point->state != WATCH_LEAVING))
 			continue;
 		point->state = WATCH_GONE;
 		if (is_enabled())

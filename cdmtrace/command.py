@@ -32,6 +32,7 @@ class Command:
     def __init__(self, words: Sequence[str]) -> None:
         """Start it. Raises CommandNotFound, CommandNotExecutable."""
         self._process = _spawn(words)
+        self._given_up = False
 
     @property
     def pid(self) -> int:
@@ -56,6 +57,7 @@ class Command:
         while self._process.poll() is None:
             meanwhile()
             if time.monotonic() > until and not self._signal(signal.SIGKILL):
+                self._given_up = True
                 return 128 + signal.SIGTERM
             time.sleep(PAUSE)
         code: int = self._process.returncode
@@ -63,7 +65,7 @@ class Command:
 
     def abandon(self) -> None:
         """End it if it runs still: recording has failed."""
-        if self._process.poll() is not None:
+        if self._given_up or self._process.poll() is not None:
             return
         self._signal(signal.SIGTERM)
         try:

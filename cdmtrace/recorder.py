@@ -61,6 +61,7 @@ def record(
     this process has more to do and keeps them. Raises RecordError and its kin for
     whatever keeps it from starting; nothing is left attached then.
     """
+    privileges.require()
     if drop is not None:
         privileges.nothing_to_inherit()
     plans = prepare(options, tracefs.mounted())
@@ -127,8 +128,11 @@ def _let_go(
     keep = set()
     if options.audit is not None:
         keep.add(Capability.SYS_PTRACE)
-    if options.freeze is not None and who is not None:
-        # The cgroup's files are root's, and we are not any more.
+    if options.freeze is not None or (
+        who is None and (options.rotate is not None or options.ready_file is not None)
+    ):
+        # The cgroup's files are another's. So may be the directory in which there is
+        # still something to make or to remove: of who called sudo it is their own.
         keep.add(Capability.DAC_OVERRIDE)
     if options.command:
         # It may be, or become, another user's.
@@ -145,6 +149,7 @@ def rehearse(options: Options) -> Header:
     Raises what record() does where it could not begin, as far as that can be told
     before anything is compiled.
     """
+    privileges.require()
     root = tracefs.find()
     if root is None:
         raise RecordError(
@@ -169,7 +174,6 @@ def prepare(
 
     Raises whatever keeps a recording from its start: RecordError and its kin.
     """
-    privileges.require()
     _check_output(options, caller())
     if options.ready_file:
         require_absent(options.ready_file)

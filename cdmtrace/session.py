@@ -15,7 +15,6 @@ from cdmtrace import looking
 from cdmtrace.caller import caller
 from cdmtrace.command import Command
 from cdmtrace.drain import Drain
-from cdmtrace.errors import UsageTrouble
 from cdmtrace.format.parts import Writer
 from cdmtrace.loader import Loader
 from cdmtrace.options import Options, Outcome
@@ -50,6 +49,7 @@ class Session:
         self._command: Command | None = None
         self._signal: int | None = None
         self._watched: set[int] = set()
+        self._alone = False
 
     def close(self) -> None:
         """Let go of the ring."""
@@ -126,11 +126,13 @@ class Session:
         for pid in pids:
             try:
                 fd = os.pidfd_open(pid)
-            except ProcessLookupError as error:
-                raise UsageTrouble(f"--pid {pid}: there is no such process") from error
+            except OSError:
+                # It has ended by now, or its number is that of a thread.
+                continue
             stack.callback(os.close, fd)
             poll.register(fd, select.EPOLLIN)
             self._watched.add(fd)
+        self._alone = bool(pids) and not self._watched
 
     def _have_ended(self, poll: select.epoll, seconds: float) -> str:
         """Return who has ended by then, when all that are waited for have; else ""."""
@@ -167,7 +169,9 @@ class Session:
             left = 0 if self._drain.behind else DRAIN_INTERVAL
             if deadline is not None:
                 left = min(left, deadline - time.monotonic())
-            ended = self._have_ended(poll, left)
+            ended = self._have_ended(poll, 0 if self._alone else left)
+            if self._alone:
+                ended = "the traced process"
             self._drain()
             over = self._over()
             if self._signal is not None:

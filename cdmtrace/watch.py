@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from cdmtrace import recorder, snapshot
+from cdmtrace import privileges, recorder, snapshot
 from cdmtrace.caller import caller
 from cdmtrace.drain import own_rows
 from cdmtrace.errors import UsageTrouble
@@ -126,10 +126,12 @@ class Telling(TraceWriter):
             payloads = filled
         super().write(events, payloads=payloads, lost=lost, window=window)
         kinds = (*_TOLD, EventKind.COMM)
-        for row in events[np.isin(events["kind"], kinds)]:
+        for at in np.flatnonzero(np.isin(events["kind"], kinds)).tolist():
+            row = events[at]
             if row["kind"] == EventKind.COMM:
-                name = comm_bytes(row).decode(errors="replace")
-                self._comms[int(row["tid"])] = name
+                name = payloads[at] if payloads is not None else None
+                name = comm_bytes(row) if name is None else name
+                self._comms[int(row["tid"])] = name.decode(errors="replace")
                 continue
             stack = self._stacks.get(int(row["stack"]), ())
             self.hear(row, stack, self._comms.get(int(row["tid"]), ""))
@@ -158,6 +160,7 @@ class Watch(Session):
         self._tell = tell
         self._due: set[int] = set()
         self._idle = 0
+        self._unheard = False
         self._file = writer
         writer.hear = self._hear
 
@@ -172,6 +175,8 @@ class Watch(Session):
         """Follow the VMAs; return why there is nothing left to watch, if so."""
         while self._due:
             self._follow(self._due.pop())
+        if self._unheard:
+            return "nobody reads what is told"
         if self._options.command or any(point.live for point in self._points):
             return ""
         # If the process has ended, that is told in a moment, and is the reason.
@@ -181,7 +186,10 @@ class Watch(Session):
     def _hear(self, row: Any, stack: tuple[str, ...], comm: str) -> None:
         match row["kind"]:
             case EventKind.WRITE:
-                self._tell(row, stack, comm)
+                try:
+                    self._tell(row, stack, comm)
+                except OSError:
+                    self._unheard = True
             case EventKind.WATCH if row["ret"] == 0:
                 number = int(row["arg"])
                 self._points[number].row = row.copy()
@@ -213,7 +221,11 @@ class Watch(Session):
                 if self._elsewhere(number, found):
                     return
                 self._leave(number)
-                self._watch.set(number, point.addr, found.vma)
+                try:
+                    self._watch.set(number, point.addr, found.vma)
+                except watchpoints.NoWatchpoint as error:
+                    self._stop(number, error.message)
+                    return
                 point.vma = found.vma
             else:
                 self._stop(number, f"its VMA is gone, and none holds {point.addr:x}")
@@ -281,6 +293,8 @@ def watch(
     it from starting.
     """
     watchpoints.check_machine()
+    privileges.require()
+    privileges.nothing_to_inherit()
     (pid,) = options.filters.pids
     plans = recorder.prepare(options, tracefs.mounted(), (*PROBES, WATCHPOINT))
     tracefs.sweep(tracefs.mounted())

@@ -258,7 +258,7 @@ class PartsWriter:
         self._names = {
             tid: name
             for tid, name in self._names.items()
-            if tid in wanted or Path("/proc", str(tid)).exists()
+            if tid in wanted or _is_there(tid)
         }
         if not self._names:
             return
@@ -291,6 +291,17 @@ class PartsWriter:
 
 
 Writer = TraceWriter | PartsWriter
+
+
+def _is_there(tid: int) -> bool:
+    """Whether there is such a task: /proc may not show those of others."""
+    try:
+        os.kill(tid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _remove(base: Path) -> None:

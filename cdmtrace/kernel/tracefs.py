@@ -21,8 +21,9 @@ TRACEFS: Final = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing")
 
 
 def find() -> Path | None:
-    """Return where tracefs is mounted, None if it is not."""
-    return next((path for path in TRACEFS if (path / "events").is_dir()), None)
+    """Return where tracefs is mounted, None if it is not, or not for us to see."""
+    # Path.is_dir() raises where a directory above may not be searched.
+    return next((path for path in TRACEFS if os.path.isdir(path / "events")), None)  # noqa: PTH112
 
 
 def mounted() -> Path:

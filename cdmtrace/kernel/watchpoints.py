@@ -12,6 +12,7 @@ import fcntl
 import os
 import platform
 import struct
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -106,7 +107,9 @@ class Watchpoint:
         """
         for fd in self._fds:
             fcntl.ioctl(fd, _DISABLE, 0)
-        return sum(struct.unpack("=Q", os.read(fd, 8))[0] for fd in self._fds)
+        # One that the kernel could not keep in its register has nothing to read.
+        counts = [os.read(fd, 8) for fd in self._fds]
+        return sum(int.from_bytes(count, sys.byteorder) for count in counts)
 
     def close(self) -> None:
         """Give the debug registers back. Closing twice is harmless."""

@@ -186,6 +186,21 @@ class BccLoader:
                 hint="cdmtrace probes",
             ) from error
 
+    def _load(self, handler: str, kind: int) -> int:
+        """Return the fd of one program. Raises ProgramRejected."""
+        output: list[str] = []
+        try:
+            with _stderr_kept(output), _memlock_kept():
+                return int(self._bpf.load_func(handler, kind).fd)
+        except CdmtraceError:
+            raise  # A signal has come.
+        except Exception as error:
+            raise ProgramRejected(
+                f"the kernel refuses {handler}: {error}",
+                details="\n".join("".join(output).splitlines()[-20:]),
+                hint="cdmtrace doctor",
+            ) from error
+
     def _attach_return(self, handler: str, symbol: str) -> None:
         """Attach to a return of which many may be waited for at a time.
 

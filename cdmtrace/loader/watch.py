@@ -35,13 +35,15 @@ class WatchLoader(BccLoader):
 
     def __init__(self, defines: Mapping[str, int]) -> None:
         """Compile and load. Raises BccMissing, ProgramRejected."""
-        super().__init__({**defines, "WATCHES": REGISTERS}, more=(SOURCE,))
-        self._offset = defines[OFFSET]
-        self._program: int = self._bpf.load_func(
-            HANDLER, self._module.BPF.PERF_EVENT
-        ).fd
         self._points: dict[int, tuple[Watchpoint, int]] = {}
         self._missed = 0
+        super().__init__({**defines, "WATCHES": REGISTERS}, more=(SOURCE,))
+        self._offset = defines[OFFSET]
+        try:
+            self._program: int = self._load(HANDLER, self._module.BPF.PERF_EVENT)
+        except BaseException:
+            self.close()
+            raise
         self.strange: int = 0
         """Hits that were no writes to what is watched, once it is over."""
 
@@ -87,6 +89,8 @@ class WatchLoader(BccLoader):
         if number not in self._points:
             return
         point, before = self._points.pop(number)
+        # Nothing is to be armed without a debug register behind it.
+        self.ask(number, 0)
         try:
             self._missed += max(point.stop() - (self._hits(number) - before), 0)
         finally:

@@ -609,6 +609,59 @@ def test_what_is_kept_of_the_privileges(
     assert asked == [(kept, user(54321, 54322) if sudo else None)]
 
 
+@pytest.mark.parametrize("sudo", [False, True])
+@pytest.mark.parametrize(
+    "words", [("--rotate", "1M"), ("--ready-file", "ready")], ids=["rotate", "ready"]
+)
+def test_root_keeps_the_right_to_what_it_will_make_and_remove(
+    words: tuple[str, ...],
+    sudo: bool,
+    open_place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The directory may be another user's; who called sudo writes to their own."""
+    asked: list[Any] = []
+
+    def drop(keep: Any, who: Any) -> list[str]:
+        asked.append(keep)
+        return []
+
+    monkeypatch.setattr(privileges, "drop", drop)
+    monkeypatch.setattr(looking.snapshot, "processes", frozenset)
+    if sudo:
+        as_who_called_sudo(monkeypatch, 54321, 54322)
+    assert record("--duration", "0.1", *words) == 0
+    assert asked == [set() if sudo else {Capability.DAC_OVERRIDE}]
+
+
+def test_processes_that_end_before_they_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One is waited for no more; where it was the only one, that is the end."""
+    with contextlib.ExitStack() as stack:
+        ended, alive = (
+            stack.enter_context(subprocess.Popen(["sleep", "1000"])) for _ in range(2)
+        )
+        stack.callback(alive.kill)
+
+        def look(pid: int) -> None:
+            ended.kill()
+            ended.wait()
+
+        monkeypatch.setattr(looking.snapshot, "look", look)
+        words = ["--pid", str(ended.pid), "--duration", "0.3"]
+        both = [*words, "--pid", str(alive.pid)]
+        # The second time there is nobody of that number to begin with.
+        begin = time.monotonic()
+        assert record(*both) == 0
+        assert info().end == "time was up"
+        assert time.monotonic() - begin >= 0.3
+        ended = stack.enter_context(subprocess.Popen(["sleep", "1000"]))
+        words[1] = str(ended.pid)
+        assert record("-f", *words) == 0
+    assert info().end == "the traced process ended"
+
+
 def in_a_child(work: Callable[[], int]) -> int:
     """Do it in a process that may lose its privileges; return its status."""
     pid = os.fork()

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import random
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -491,3 +492,21 @@ def test_what_reaches_into_missing_rows_is_kept_back(
         assert same(result, whole)
     # Of a VMA that nobody has seen to be mapped, all that was before counts.
     assert held[0] < held[1] < held[2] == len(whole.findings)
+
+
+def test_tasks_that_are_there_and_others() -> None:
+    """Also where nothing of /proc may be seen but one's own."""
+    assert parts._is_there(os.getpid())
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    assert not parts._is_there(process.pid)
+    pid = os.fork()
+    if not pid:
+        status = 99
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            status = int(not parts._is_there(1))
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

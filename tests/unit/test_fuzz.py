@@ -11,8 +11,10 @@ import os
 import random
 import subprocess
 import sys
+import types
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +36,7 @@ from mutations import (
 
 from cdmtrace.analysis import frames, sanity
 from cdmtrace.cli import main
-from cdmtrace.errors import CdmtraceError
+from cdmtrace.errors import CdmtraceError, TraceFileError
 from cdmtrace.events import EventKind
 from cdmtrace.format import reader as reading
 from cdmtrace.format.reader import TraceReader
@@ -441,3 +443,18 @@ def test_memory_runs_out(
     monkeypatch.setattr(reading, "column_values", none)
     assert main(["info", str(GOLDEN / "cdm-6.1-none.arrows")]) == 2
     assert "not enough memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        *({"node": [1, 1]}, {"node": [64]}, {"node": [-1]}, {"node": 1}, {"node": "x"}),
+        *({"node": [1 << 62]}, {"node": [None]}, {"addr": "ff-0"}, {"addr": "1"}),
+        *({"addr": 7}, {"addr": "-1-2"}, {"addr": "0-" + "f" * 17}),
+    ],
+)
+def test_filters_that_no_recorder_writes(filters: dict[str, Any]) -> None:
+    header = types.SimpleNamespace(filters=filters)
+    info = types.SimpleNamespace(header=header, path="x.arrows")
+    with pytest.raises(TraceFileError, match="filters that cdmtrace does not write"):
+        frames._filtered(info)  # type: ignore[arg-type]

@@ -91,6 +91,12 @@ def test_a_write_has_its_instruction_and_its_task(file: File) -> None:
     ]
 
 
+def test_a_name_that_the_recorder_has_looked_up_is_one(file: File) -> None:
+    file.writer.write(rows(EventKind.COMM), payloads=[b"bash"])
+    file.writer.write(rows(EventKind.WRITE))
+    assert file.told == [(EventKind.WRITE, (), "bash")]
+
+
 def test_without_a_stack_it_has_none(file: File) -> None:
     file.writer.write(rows(EventKind.WRITE))
     assert file.told == [(EventKind.WRITE, (), "")]
