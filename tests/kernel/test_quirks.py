@@ -36,6 +36,8 @@ BESIDE = "slow-rmw"
 """Shows in what two tasks do at once, and beside another quirk only."""
 RACES = ("unlocked-clear,slow-rmw", "fault-tag,slow-rmw")
 """Run by ``defects``, which has two tasks; only the first loses what can be seen."""
+TRIES = 8
+"""Times that a race is given to be lost."""
 NAMES = tuple(
     quirk.name
     for quirk in quirks.QUIRKS
@@ -95,7 +97,8 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
         *((on, on, ("defects",), "true") for on in races),
         *((quirks.resolve(one), all_but(one), SCENARIOS, until) for one in NAMES),
         *((on, rest, SHOW_ALONE, until) for on, rest in alone),
-        (races[0], all_but("unlocked-clear"), ("defects",), "true"),
+        # A matter of microseconds where the guest's second cpu delays too little.
+        (races[0], all_but("unlocked-clear"), ("defects",) * TRIES, until),
     ]
     lines = []
     for on, believed, by, go_on in told:
