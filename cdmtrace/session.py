@@ -111,9 +111,8 @@ class Session:
         )
         if why:
             self._say(f"what is there is not known whole: {why}")
-        if self._options.max_events:
-            self._drain()
-            self._drain.limit(self._options.max_events)
+        # From the row on that ends the look, in the order of the file.
+        self._drain.limit(self._options.max_events)
         self._say("recording")
 
     def _start(self, stack: contextlib.ExitStack, poll: select.epoll) -> None:

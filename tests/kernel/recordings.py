@@ -108,6 +108,24 @@ def change_in_a_flood(changes: int) -> None:
     os.waitpid(flood, 0)
 
 
+def fault_side_by_side(pages: int) -> None:
+    """Fault so many pages in, in each of two processes, at the same time."""
+    region = bound(pages)
+    ready, go = os.pipe()
+    other = os.fork()
+    # Each has a cpu of its own, and waits for the other.
+    os.sched_setaffinity(0, {0 if other else 1})
+    if other:
+        os.write(go, b".")
+    else:
+        os.read(ready, 1)
+    for page in range(pages):
+        region[page * mmap.PAGESIZE] = 1
+    if not other:
+        os._exit(0)
+    os.waitpid(other, 0)
+
+
 def fault(pages: int, pause: float = 0.0) -> None:
     """Fault in so many pages, one by one, in a VMA that is bound to the CDM node."""
     region = bound(pages)
@@ -290,8 +308,8 @@ def record_unpaired() -> int:
 
     It counts itself how many it did not wait for.
     """
-    script = '"$@" & "$@" & wait; cat /sys/kernel/tracing/kprobe_profile'
-    words = again("fault", str(FLOOD_PAGES), "0")
+    script = '"$@"; cat /sys/kernel/tracing/kprobe_profile'
+    words = again("side by side", str(FLOOD_PAGES))
     return finish(
         start("unpaired", "--", "sh", "-c", script, "sh", *words, maxactive=1)
     )
@@ -617,6 +635,8 @@ if __name__ == "__main__":
         fault(int(sys.argv[2]), float(sys.argv[3]))
     elif sys.argv[1] == "change":
         change_in_a_flood(int(sys.argv[2]))
+    elif sys.argv[1] == "side by side":
+        fault_side_by_side(int(sys.argv[2]))
     elif sys.argv[1] == "bind":
         bind_a_page_each(int(sys.argv[2]))
     elif sys.argv[1] == "both":
