@@ -66,7 +66,7 @@ def rule_ids(text: str) -> frozenset[str]:
 @option(
     "--allow-inconclusive",
     is_flag=True,
-    help="Exit with 0 where losses leave a rule open.",
+    help="Exit with 0, not 3, whatever left a rule open; findings still give 1.",
 )
 def check(
     files: tuple[Path, ...],
@@ -80,8 +80,9 @@ def check(
     Files that are parts of one recording (record --rotate) are put together, in
     whatever order they are given; other files are judged one by one.
 
-    The exit status is the verdict: 1 for a finding, 3 for a rule that cannot be
-    decided, 0 for none of these, 2 for trouble.
+    The exit status is the verdict: 1 for a finding that is a warning or an error, 3
+    for a rule that is inconclusive (or unchecked, if --rules names it), 0 for none of
+    these, 2 for trouble.
     """
     from cdmtrace.analysis import document, frames, parts, replay, status
     from cdmtrace.render import divergence

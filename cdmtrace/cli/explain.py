@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -73,9 +74,15 @@ def _rules(what: str | None, everything: bool, form: str) -> str:
         short = [{key: rule[key] for key in keys} for rule in listed]
         return rulebook.rows({rulebook.RULES: short}, form)
     rule = rules.find(what)
+    if rule is None and Path(what).is_file():
+        raise UsageTrouble(
+            f"{what}: is a file, and which of its findings is not said",
+            hint=f"cdmtrace check {what} prints their ids",
+        )
     if rule is None:
         raise UsageTrouble(
-            f"{what}: no such rule", hint="cdmtrace explain lists all rules"
+            f"{what}: neither a rule nor a file",
+            hint="cdmtrace explain lists all rules",
         )
     one = document.rule(rule)
     if form == FORMATS[0]:
@@ -86,17 +93,26 @@ def _rules(what: str | None, everything: bool, form: str) -> str:
 
 
 def _argument(files: Sequence[str], finding: str, profile: str) -> str:
-    """Return a finding of a recording as an argument."""
+    """Return the findings of a recording that have this id, as arguments."""
     from cdmtrace.analysis import document, frames, replay, rules
     from cdmtrace.render import divergence
 
     shown = document.check(replay.check(frames.load(*files), profile=profile))
-    for one in shown["findings"]:
-        if one["fingerprint"].startswith(finding):
-            about = document.rule(rules.BY_ID[one["rule"]])
-            page = shown["trace"]["page_size"]
-            return divergence.argument(one, about, page)
-    what = " ".join(files)
-    raise UsageTrouble(
-        f"{finding}: no such finding in {what}", hint=f"cdmtrace check {what}"
+    found = [one for one in shown["findings"] if one["fingerprint"].startswith(finding)]
+    ids = sorted({one["fingerprint"] for one in found})
+    if len(ids) > 1:
+        raise UsageTrouble(
+            f"{finding}: {len(ids)} ids begin so: {', '.join(ids)}",
+            hint="give more of the one that is meant",
+        )
+    if not found:
+        what = " ".join(files)
+        raise UsageTrouble(
+            f"{finding}: no finding of {what} has this id",
+            hint=f"cdmtrace check {what} prints their ids",
+        )
+    page = shown["trace"]["page_size"]
+    return "\n".join(
+        divergence.argument(one, document.rule(rules.BY_ID[one["rule"]]), page)
+        for one in found
     )

@@ -78,7 +78,7 @@ _LEAST_PART = 1 << 20
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Stop after so many seconds.",
+    help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
 )
 @click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
 @click.option(

@@ -50,7 +50,7 @@ REGISTERS = 4
     "--duration",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="Stop after so many seconds.",
+    help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
 )
 @click.option("--stack", is_flag=True, help="Print the callers, too.")
 @click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
