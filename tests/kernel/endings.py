@@ -10,6 +10,7 @@ Usage: endings.py
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -141,18 +142,18 @@ def record_where_there_is_no_room(statuses: dict[str, int]) -> None:
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", "small"], check=True
     )
     words = again("fault", "1000003", "0.01")
-    with subprocess.Popen(words, stderr=subprocess.DEVNULL) as worker:
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(subprocess.Popen(words, stderr=subprocess.DEVNULL))
+        # Whatever happens: it would go on for hours, and be waited for.
+        stack.callback(worker.kill)
         gone = start("gone", "--pid", str(worker.pid))
-        full = start(
-            *("small/full", "--all", "--"),
-            *script("full", 'exec "$@" 100003 0'),
-        )
+        # There is room for what is looked at before, and not for what comes.
+        full = start("small/full", "--", *script("full", 'exec "$@" 100003 0'))
         wait_for("full.started")
         Path("full.go").touch()
         statuses["full"] = finish(full)
         wait_for_growth(Path("gone.arrows"), 1 << 14, gone)
         keep(gone, "gone")
-        worker.kill()
     statuses["gone"] = finish(gone)
     shutil.copy(KPROBES, "gone.kprobe_events")
     for kind in ("arrows", "stdout", "stderr"):
