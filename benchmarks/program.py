@@ -28,7 +28,7 @@ def load(more: str = "", **options: Any) -> bcc.BccLoader:
 
     try:
         with (
-            mock.patch.object(bcc, "program_text", lambda n: text(n) + more),
+            mock.patch.object(bcc, "program_text", lambda *words: text(*words) + more),
             mock.patch.object(recorder, "BccLoader", compiled),
         ):
             recorder.record(
