@@ -126,7 +126,7 @@ def cdmtrace(
         writer.end("measured")
         told(name, writer.events, drain.lost)
     loader.enable(False)
-    detach(loader._bpf, plans)
+    detach(loader)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from unittest import mock
 from cdmtrace import recorder
 from cdmtrace.loader import bcc
 from cdmtrace.options import Options
-from cdmtrace.probes import Kind, Plan
 
 RING_PAGES = 4096
 
@@ -40,15 +39,17 @@ def load(more: str = "", **options: Any) -> bcc.BccLoader:
     raise AssertionError("nothing was compiled")
 
 
-def detach(bpf: Any, plans: tuple[Plan, ...]) -> None:
-    """Detach what attach() of the loader has attached."""
-    for item in reversed(plans):
-        pairs = zip(item.probe.attachments, item.symbols, strict=not item.missing)
-        for attachment, symbol in reversed(list(pairs)):
-            match attachment.kind:
-                case Kind.KPROBE:
-                    bpf.detach_kprobe(event=symbol, fn_name=attachment.handler)
-                case Kind.KRETPROBE:
-                    bpf.detach_kretprobe(event=symbol, fn_name=attachment.handler)
-                case Kind.TRACEPOINT:
-                    bpf.detach_tracepoint(tp=symbol)
+def detach(loader: bcc.BccLoader) -> None:
+    """Detach what attach() of the loader has attached; the programs stay."""
+    close, bpf = loader._module.lib.bpf_close_perf_event_fd, loader._bpf
+    for fds in bpf.kprobe_fds.values():
+        for fd in fds.values():
+            close(fd)
+    bpf.kprobe_fds.clear()
+    while loader._return_fds:
+        close(loader._return_fds.pop())
+    if loader._returns is not None:
+        loader._returns.close()
+        loader._returns = None
+    for name in list(bpf.tracepoint_fds):
+        bpf.detach_tracepoint(name)
