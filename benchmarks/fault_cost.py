@@ -31,7 +31,7 @@ def usually(faults: dict[str, dict[str, list[float]]], name: str, what: str) -> 
 
 
 def table(found: dict[str, Any]) -> list[str]:
-    """Return the table of what is added to a fault, an empty pair of kprobes being 1."""
+    """Return the table of what is added to a fault; an empty pair of kprobes is 1."""
     faults = found["faults"]
     one = added(faults, EMPTY, "ram")
     lines = [
