@@ -178,7 +178,7 @@ def sustained(folder: Path, rate: float, seconds: float) -> tuple[int, int, floa
         with (
             TraceWriter(options.output, HEADER, force=True) as writer,
             closing(
-                Session(Filled(made), writer, options, say=lambda _: None)  # type: ignore[arg-type]
+                Session(Filled(made), writer, options, say=lambda _: None)
             ) as session,
         ):
             os.sched_setaffinity(0, {1})

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import ringsource
+from bareheader import bare
 
 from cdmtrace import drain
 from cdmtrace.events import EventKind, Events, Lost, Probe
-from cdmtrace.format.schema import Header
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.losses import Losses, Missing, Waiting, Where
 from cdmtrace.recorder import LOST_PLACES
@@ -32,24 +32,7 @@ PAGES = 4096
 EVERY = 1 << 18
 STACKS = 4096
 """As many as the program's map has room for."""
-HEADER = Header(
-    tool="flood",
-    kernel_release="",
-    kernel_build="",
-    machine="",
-    boot_id="",
-    started=0,
-    utc_offset=0,
-    page_size=mmap.PAGESIZE,
-    ring_size=PAGES * mmap.PAGESIZE,
-    cdm_nodes=(1,),
-    cdm_nodes_from="",
-    vm_cdm_mask=1 << 38,
-    vm_cdm_mask_from="",
-    probes=(),
-    command=(),
-    filters={},
-)
+HEADER = bare(PAGES)
 FRAMES = tuple(f"a_function_of_the_kernel_{n}+0x{n:x}" for n in range(30))
 
 
@@ -105,7 +88,7 @@ class Busy(Ring):
 
 def main(path: Path, events: int) -> None:
     """Flood, and tell."""
-    drain.Ring = Busy  # type: ignore[misc]
+    drain.Ring = Busy
     stop = threading.Event()
     with ringsource.source(PAGES * mmap.PAGESIZE) as source:
 

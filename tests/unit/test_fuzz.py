@@ -54,7 +54,7 @@ def test_some_of_each_kind(way: object, tmp_path: Path) -> None:
     path = tmp_path / "x.arrows"
     outcomes = set()
     for _ in range(12):
-        path.write_bytes(way(rng, rng.choice(bases())))  # type: ignore[operator]
+        path.write_bytes(way(rng, rng.choice(bases())))
         outcomes.add(fuzz.read(path))
     assert outcomes
 
@@ -176,7 +176,7 @@ def test_a_file_that_changes_while_it_is_read(
     real = reading.frame_at
 
     def measure(read: object, size: int, start: int) -> object:
-        frame = real(read, size, start)  # type: ignore[arg-type]
+        frame = real(read, size, start)
         if start == one.start:
             with path.open("r+b") as file:
                 file.seek(one.start + 4)
@@ -328,7 +328,7 @@ def judged(tmp_path: Path, **columns: object) -> CdmtraceError | None:
     for name, value in columns.items():
         events[name] = value
     path = tmp_path / "x.arrows"
-    path.write_bytes(write(recorded()[0], [(events, [payload])]))  # type: ignore[list-item]
+    path.write_bytes(write(recorded()[0], [(events, [payload])]))
     try:
         frames.load(path)
     except CdmtraceError as error:
@@ -457,4 +457,4 @@ def test_filters_that_no_recorder_writes(filters: dict[str, Any]) -> None:
     header = types.SimpleNamespace(filters=filters)
     info = types.SimpleNamespace(header=header, path="x.arrows")
     with pytest.raises(TraceFileError, match="filters that cdmtrace does not write"):
-        frames._filtered(info)  # type: ignore[arg-type]
+        frames._filtered(info)

@@ -1,0 +1,51 @@
+"""Machines on which the program's handlers run; see nativemachine.py."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from nativemachine import NATIVE, NUMBERS, Machine
+
+from cdmtrace.loader import watch
+from cdmtrace.loader.bcc import program_text
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return what compiles the program, once for each set of numbers."""
+
+    @functools.cache
+    def compiled(**numbers: int) -> Path:
+        folder = tmp_path_factory.mktemp("native")
+        program, library = folder / "program.c", folder / "native.so"
+        more = (watch.SOURCE,) if "WATCHES" in numbers else ()
+        program.write_text(program_text(NUMBERS | numbers, more))
+        compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+        assert compiler, "no C compiler: apt-get install gcc"
+        flags = ["-O1", "-shared", "-fPIC", f'-DPROGRAM="{program}"']
+        subprocess.run([compiler, *flags, "-o", library, NATIVE], check=True)
+        return library
+
+    return compiled
+
+
+@pytest.fixture
+def boot(build: Callable[..., Path], tmp_path: Path) -> Callable[..., Machine]:
+    """Return what makes a machine, each with variables of its own."""
+
+    def booted(**numbers: int) -> Machine:
+        folder = tempfile.mkdtemp(dir=tmp_path)
+        return Machine(Path(shutil.copy(build(**numbers), folder)))
+
+    return booted
+
+
+@pytest.fixture
+def machine(boot: Callable[..., Machine]) -> Machine:
+    return boot()
