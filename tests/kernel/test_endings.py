@@ -287,8 +287,10 @@ def test_a_disk_that_is_full(guest: Path, recordings: dict[str, Recording]) -> N
         "cdmtrace: small/full.arrows: cannot write it: No space left on device",
         "  hint: make room there, or record to another disk with -o FILE",
     ]
-    # Whole batches, and nothing behind them.
-    assert full.info.bytes_intact == full.path.stat().st_size > 1 << 19
+    # Whole batches, and nothing behind them: at least what was looked at before. How
+    # much more there is room for depends on how large the batches come out.
+    assert full.info.bytes_intact == full.path.stat().st_size
+    assert np.count_nonzero(full.columns["probe"] == Probe.SNAPSHOT) > 1000
     assert not full.info.clean_end
     assert full.info.torn is not None
     assert "without the end" in full.info.torn

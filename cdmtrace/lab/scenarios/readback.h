@@ -137,11 +137,35 @@ static const char *status_text(int status)
 static const char *got_label[MAX_PAGES], *want_label[MAX_PAGES];
 static int page_status[MAX_PAGES];
 
+/*
+ * Leaves the node of every page in page_status; 0 or a negative errno. A page that
+ * kcompactd is just moving within its node is nowhere for a moment: asks again.
+ */
+static long query_nodes(const struct region *r)
+{
+	unsigned int tries, i;
+	long ret;
+
+	for (tries = 0; tries < 10; tries++) {
+		ret = sys_move_pages(r->start, r->nr, -1, page_status, 0);
+		if (ret)
+			return ret;
+		for (i = 0; i < r->nr; i++)
+			if (page_status[i] < 0 && r->p[i].place != NOWHERE &&
+			    r->p[i].place != ANYWHERE)
+				break;
+		if (i == r->nr)
+			break;
+		sleep_ms(20);
+	}
+	return 0;
+}
+
 /* The node of every page, by move_pages() without a destination */
 static UNUSED bool expect_nodes(const struct region *r, const char *what)
 {
 	static const char *const names[] = { "none", "RAM", "CDM", "either" };
-	long ret = sys_move_pages(r->start, r->nr, -1, page_status, 0);
+	long ret = query_nodes(r);
 	unsigned int i;
 
 	if (ret) {
