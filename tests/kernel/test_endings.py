@@ -290,7 +290,7 @@ def test_a_disk_that_is_full(guest: Path, recordings: dict[str, Recording]) -> N
     # Whole batches, and nothing behind them: at least what was looked at before. How
     # much more there is room for depends on how large the batches come out.
     assert full.info.bytes_intact == full.path.stat().st_size
-    assert np.count_nonzero(full.columns["probe"] == Probe.SNAPSHOT) > 1000
+    assert Probe.SNAPSHOT in full.columns["probe"]
     assert not full.info.clean_end
     assert full.info.torn is not None
     assert "without the end" in full.info.torn
