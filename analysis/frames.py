@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from cdmtrace.format.reader import TraceInfo, TraceReader
+    from cdmtrace.format.reader import Loss, TraceInfo
+    from cdmtrace.format.schema import Header, Part
 
 
 FOLLOWED: Final = "watch"
@@ -37,6 +38,9 @@ BEFORE: Final = "before"
 """The reason of the gap that is there where the first part of a recording is not."""
 
 _NEVER: Final = 1 << 64
+
+_SLICE: Final = 512
+"""Rows that are made into objects at a time: a batch may have 65,536."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +207,6 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
     events = [_caused(event, causes) for event in events]
     infos = [file.info for file in read]
     header, last = infos[0].header, infos[-1]
-    taken_by = header.extra.get("vm_cdm_taken_by")
     holes = joints(infos)
     cuts = [info.torn for info in infos if info.torn]
     if len(read) > 1:
@@ -214,44 +217,54 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
     return Trace(
         path=str(infos[0].path),
         files=tuple(str(info.path) for info in infos),
-        terms=Terms(
-            cdm=sum(1 << node for node in header.cdm_nodes),
-            tag=header.vm_cdm_mask,
-            page=header.page_size,
-            kernel=printable(header.kernel_release),
-            probes={
-                printable(entry.name): entry.symbol and printable(entry.symbol)
-                for entry in header.probes
-            },
-            started=header.started,
-            utc_offset=header.utc_offset,
-            all=bool(header.filters.get("all")),
-            taken_by=taken_by and printable(taken_by),
-            **_filtered(infos[0]),
-        ),
+        terms=terms_of(header, infos[0].path),
         events=events,
         count=len(events),
         stacks=stacks,
-        gaps=tuple(
-            Gap(
-                probe=printable(loss.probe),
-                reason=printable(loss.reason),
-                count=loss.count,
-                since=loss.since,
-                # Once it is not followed, nothing more is known of it.
-                until=_NEVER if loss.probe == FOLLOWED else loss.until,
-                mm=loss.mm,
-                start=loss.start,
-                end=loss.end,
-            )
-            for info in infos
-            for loss in info.losses
-        )
+        gaps=tuple(gap_of(loss) for info in infos for loss in info.losses)
         + tuple(hole.gap for hole in holes if hole.gap.reason != BEFORE),
         before=next((hole.gap for hole in holes if hole.gap.reason == BEFORE), None),
         breaks=frozenset(hole.seq for hole in holes),
         clean_end=last.clean_end and not last.more,
         cut="; ".join(cuts) or None,
+    )
+
+
+def terms_of(header: Header, path: str | os.PathLike[str]) -> Terms:
+    """Return what a header says the events are about. path: of its file.
+
+    Raises TraceFileError for filters that no recorder writes.
+    """
+    taken_by = header.extra.get("vm_cdm_taken_by")
+    return Terms(
+        cdm=sum(1 << node for node in header.cdm_nodes),
+        tag=header.vm_cdm_mask,
+        page=header.page_size,
+        kernel=printable(header.kernel_release),
+        probes={
+            printable(entry.name): entry.symbol and printable(entry.symbol)
+            for entry in header.probes
+        },
+        started=header.started,
+        utc_offset=header.utc_offset,
+        all=bool(header.filters.get("all")),
+        taken_by=taken_by and printable(taken_by),
+        **_filtered(header, path),
+    )
+
+
+def gap_of(loss: Loss) -> Gap:
+    """Return a loss of the file as the interval that it is."""
+    return Gap(
+        probe=printable(loss.probe),
+        reason=printable(loss.reason),
+        count=loss.count,
+        since=loss.since,
+        # Once it is not followed, nothing more is known of it.
+        until=_NEVER if loss.probe == FOLLOWED else loss.until,
+        mm=loss.mm,
+        start=loss.start,
+        end=loss.end,
     )
 
 
@@ -267,7 +280,10 @@ class _File:
         from cdmtrace.format.reader import TraceReader
 
         with TraceReader(path) as reader:
-            events = list(_plausible(reader))
+            plausible = _Plausible(reader.path, reader.header.page_size)
+            events = [
+                event for batch in reader for event in plausible.rows(batch.columns)
+            ]
             return cls(info=reader.info, events=events)
 
 
@@ -290,51 +306,69 @@ def joints(infos: Sequence[TraceInfo]) -> tuple[Hole, ...]:
         part = info.header.part
         if part is None:
             continue
-        number, seq = -1, 0
-        since, reason = info.header.started, BEFORE
-        if before is not None and before.header.part is not None:
-            number = before.header.part.number
-            seq = before.header.part.seq + before.events
-            since = before.counted
-            reason = f"before part {part.number}"
-        follows = part.number == number + 1 and part.seq == seq
-        if not follows or (before is not None and not before.more):
-            gap = Gap(
-                probe=ROWS,
-                reason=reason,
-                count=max(part.seq - seq, 0),
-                since=since,
-                until=part.began,
-            )
-            holes.append(Hole(gap=gap, seq=part.seq + 1))
+        if before is None or before.header.part is None:
+            hole = begins_late(info.header)
+            holes += [hole] if hole else []
+        else:
+            known = before.header.part
+            seq = known.seq + before.events
+            if not before.more or (part.number, part.seq) != (known.number + 1, seq):
+                holes.append(
+                    _hole(part, seq, before.counted, f"before part {part.number}")
+                )
         before = info
     return tuple(holes)
 
 
-def _plausible(reader: TraceReader) -> Iterator[Event]:
-    """Yield the rows of a file. Raises TraceFileError for one that cannot be."""
-    page, before = reader.header.page_size, 0
-    for batch in reader:
-        columns = batch.columns
+def begins_late(header: Header) -> Hole | None:
+    """Return what is missing before a part that is the first one here, if anything."""
+    part = header.part
+    if part is None or (part.number, part.seq) == (0, 0):
+        return None
+    return _hole(part, 0, header.started, BEFORE)
+
+
+def _hole(part: Part, seq: int, since: int, reason: str) -> Hole:
+    gap = Gap(
+        probe=ROWS,
+        reason=reason,
+        count=max(part.seq - seq, 0),
+        since=since,
+        until=part.began,
+    )
+    return Hole(gap=gap, seq=part.seq + 1)
+
+
+class _Plausible:
+    """The batches of one file, each looked at before its rows are made of it."""
+
+    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
+        self._path, self._page = path, page
+        self._before = 0
+
+    def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
+        """Yield the rows of a batch. Raises TraceFileError for one that cannot be."""
         try:
-            before += sanity.pages_before(columns, page)
-            why = sanity.implausible(columns, page) or sanity.too_many(before)
+            self._before += sanity.pages_before(columns, self._page)
+            why = sanity.implausible(columns, self._page)
+            why = why or sanity.too_many(self._before)
         except ValueError as error:
             why = str(error)
         if why:
             raise TraceFileError(
-                f"{reader.path}: {why}",
-                hint=f"cdmtrace info {shlex.quote(str(reader.path))} says what made it",
+                f"{self._path}: {why}",
+                hint=f"cdmtrace info {shlex.quote(str(self._path))} says what made it",
             )
-        yield from rows(columns)
+        for first in range(0, columns.num_rows, _SLICE):
+            yield from rows(columns.slice(first, _SLICE))
 
 
-def _filtered(info: TraceInfo) -> dict[str, Any]:
+def _filtered(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what the filters of a header say of what can be known.
 
     Raises TraceFileError for filters that no recorder writes.
     """
-    filters = info.header.filters
+    filters = header.filters
     try:
         nodes = filters.get("node")
         if nodes is not None and (
@@ -350,8 +384,8 @@ def _filtered(info: TraceInfo) -> dict[str, Any]:
         }
     except (TypeError, ValueError, AttributeError) as error:
         raise TraceFileError(
-            f"{info.path}: its header has filters that cdmtrace does not write",
-            hint=f"cdmtrace info {shlex.quote(str(info.path))} says what made it",
+            f"{path}: its header has filters that cdmtrace does not write",
+            hint=f"cdmtrace info {shlex.quote(str(path))} says what made it",
         ) from error
 
 
@@ -363,6 +397,33 @@ def _addresses(text: str | None) -> tuple[int, int]:
     if not 0 <= start < end <= 1 << 64:
         raise ValueError("addresses")
     return start, end
+
+
+class Decoder:
+    """Batches that come one by one, as rows: for a file that is still written.
+
+    A recorder writes a stack before the first row that names it, so nothing is known
+    of a row's cause later that is not known when it comes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
+        """Begin. path: what to call the file; page: bytes of a base page."""
+        self.stacks: dict[int, Stack] = {}
+        self._causes: dict[int, Cause | None] = {}
+        self._plausible = _Plausible(path, page)
+
+    def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
+        """Yield the rows of one batch, each with the cause that its stack tells.
+
+        What was yielded is not kept, but for the stacks. Raises TraceFileError for
+        rows that no kernel can have told.
+        """
+        for event in self._plausible.rows(columns):
+            if event.kind == EventKind.STACK:
+                stack = Stack.parse(event.payload)
+                self.stacks[event.stack] = stack
+                self._causes[event.stack] = stack.cause
+            yield _caused(event, self._causes)
 
 
 def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
+from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.notes import Began, Note, Notes
 from cdmtrace.analysis.profiles import PROFILES, Profile
@@ -50,6 +52,9 @@ _ACCOUNT: Final = frozenset(
     }
 )
 """Probes whose losses make the model's account of pages wrong."""
+
+
+_EVER: Final = (0, 1 << 64)
 
 
 class Verdict(Enum):
@@ -187,8 +192,7 @@ def check(
     observer: is told every note of the model. Raises KeyError for a profile that
     does not exist.
     """
-    chosen = [rule for rule in RULES if rules is None or rule.id in rules]
-    run = _Run(trace, PROFILES[profile], chosen, observer)
+    run = Replay(trace, profile=profile, rules=rules, observer=observer)
     for event in trace.events:
         if until is not None and event.seq > until:
             break
@@ -200,10 +204,9 @@ def check(
 class _Tally:
     rule: Rule
     applies: bool
+    book: Book
     checked: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
-    withheld: int = 0
-    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -221,11 +224,20 @@ class _Life:
     kin: frozenset[int] = frozenset()
     moved: bool = False
 
-    def touched(self, gap: Gap, start: int, end: int) -> bool:
-        """Return whether what is missing may belong to its [start, end)."""
-        if gap.mm and gap.mm not in self.kin:
-            return False
-        return self.moved or (gap.start < end and start < gap.end)
+    def ground(
+        self, window: tuple[int, int], start: int, end: int, *, rows: bool = False
+    ) -> Ground:
+        """Return what is true of its [start, end) if it was so all the time."""
+        first, last = window
+        return Ground(
+            first=first,
+            last=last,
+            start=start,
+            end=end,
+            kin=self.kin,
+            moved=self.moved,
+            rows=rows,
+        )
 
     def learn(self, event: Event) -> None:
         """Take the process from the first row that is its own."""
@@ -236,34 +248,74 @@ class _Life:
             self.pid = event.pid
 
 
-class _Run:
-    """The one place of the engine that holds something that changes."""
+class Replay:
+    """A replay that goes on row by row: the one place that holds what changes.
+
+    check() gives it a whole trace. A file that grows is fed as it comes: its rows to
+    take(), its losses to lose(), in any order; result() may be asked at any time, and
+    is what check() says of the same rows and losses, if the bounds keep that much.
+
+    One thing cannot be made good later: whether the look that begins a recording has
+    missed something. A recorder tells of such a loss before the row that ends the look.
+    """
 
     def __init__(
         self,
         trace: Trace,
-        profile: Profile,
-        rules: Sequence[Rule],
-        observer: Observer | None,
+        *,
+        profile: str = "intended",
+        rules: Collection[str] | None = None,
+        observer: Observer | None = None,
+        bounds: Bounds = CHECK,
     ) -> None:
-        self._trace, self._terms, self._profile = trace, trace.terms, profile
+        """Begin. trace: what is known by now; its events are not taken here.
+
+        profile, rules, observer: as for check(). Raises KeyError for a profile that
+        does not exist.
+        """
+        self._trace, self._terms = trace, trace.terms
+        self._profile = PROFILES[profile]
         self._observer = observer
+        self._bounds = bounds
         self._tallies = [
-            _Tally(rule=rule, applies=profile.name in rule.profiles) for rule in rules
+            _Tally(
+                rule=rule,
+                applies=self._profile.name in rule.profiles,
+                book=Book(once=rule.once, bounds=bounds),
+            )
+            for rule in RULES
+            if rules is None or rule.id in rules
         ]
-        self._gaps = {rule.id: _gaps_of(rule, trace.gaps) for rule in rules}
+        self._gaps = {one.rule.id: Gaps() for one in self._tallies}
         self._lives: dict[int, _Life] = {}
         self._done: list[_Life] = []
+        self._past = Counter[int]()
         self._comms: dict[int, str] = {}
         self._busy: dict[int, tuple[int, set[int]]] = {}
-        self._auditor = Auditor(trace.events, trace.terms)
-        blind = {FOLLOWED, ROWS, *_ACCOUNT}
-        self._blind = [gap for gap in trace.gaps if gap.probe in blind]
-        self._before = [trace.before] if trace.before else []
-        self._missing = [*self._before, *(g for g in trace.gaps if g.probe == ROWS)]
         self._ended: set[int] = set()
+        self._auditor = Auditor(trace.events, trace.terms) if bounds.audit else None
+        self._before = [trace.before] if trace.before else []
+        self._unseen, self._blind, self._missing = Gaps(), Gaps(), Gaps()
+        for gap in self._before:
+            self._unseen.add(gap)
+            self._missing.add(gap)
         self._looked = False
         self._begun = False
+        for gap in trace.gaps:
+            self.lose(gap)
+
+    def lose(self, gap: Gap) -> None:
+        """Take note of what is missing; findings that rest on it are taken back."""
+        if gap.probe in (_LOOK, ROWS):
+            self._unseen.add(gap)
+        if gap.probe in {FOLLOWED, ROWS, *_ACCOUNT}:
+            self._blind.add(gap)
+        if gap.probe == ROWS:
+            self._missing.add(gap)
+        for tally in self._tallies:
+            if _concerns(gap, tally.rule):
+                self._gaps[tally.rule.id].add(gap)
+                tally.book.lose(gap)
 
     def take(self, event: Event) -> None:
         """Give one row to the mms that it is about."""
@@ -283,15 +335,17 @@ class _Run:
             return
         if event.kind in _LATE and event.mm not in self._lives:
             # It ended while it was looked at; the next with this id is another one.
-            self._auditor.leave(event.mm)
+            if self._auditor:
+                self._auditor.leave(event.mm)
             return
-        self._auditor.move(event)
+        if self._auditor:
+            self._auditor.move(event)
         for mm in self._calls_left(event):
             self._judge(mm, event, self._abandoned(mm, event))
         for mm in sorted(self._concerned(event)):
             life = self._lives.get(mm)
             if life is None:
-                past = sum(done.id == mm for done in self._done)
+                past = self._past[mm]
                 whole = self._looked or mm in self._ended
                 whole = whole and not self._terms.late
                 life = _Life(mm, past, State(whole=whole), kin=frozenset({mm}))
@@ -317,8 +371,8 @@ class _Run:
             )
             self._judge(mm, event, notes)
             if event.kind == EventKind.MM_EXIT:
-                self._done.append(self._lives.pop(mm))
                 self._ended.add(mm)
+                self._leave(self._lives.pop(mm))
 
     def _begin(self, event: Event) -> None:
         """Judge what concerns the recording as a whole, and no mm."""
@@ -332,24 +386,29 @@ class _Run:
 
         Nobody knows which address spaces have ended meanwhile, and who has their ids.
         """
-        self._done += self._lives.values()
+        for life in self._lives.values():
+            self._leave(life)
         self._lives, self._busy, self._ended = {}, {}, set()
         self._looked = False
-        self._auditor.begin_anew()
+        if self._auditor:
+            self._auditor.begin_anew()
+
+    def _leave(self, life: _Life) -> None:
+        """Count an mm of which nothing more will come."""
+        self._past[life.id] += 1
+        if self._bounds.ended:
+            self._done.append(life)
 
     def _look_done(self, event: Event) -> None:
         """Take it that whatever was there before the recording is told now.
 
         Where one process alone was looked at, others may come with what nobody saw.
         """
-        lost = [
-            gap
-            for gap in (*self._before, *self._trace.gaps)
-            if gap.probe in (_LOOK, ROWS) and gap.since <= event.ts
-        ]
+        lost = [gap for gap in self._unseen.all if gap.since <= event.ts]
         self._looked = not event.pid and not any(gap.mm == 0 for gap in lost)
         for mm, life in self._lives.items():
-            unseen = any(life.touched(gap, 0, 1 << 64) for gap in lost)
+            ground = life.ground(_EVER, 0, 1 << 64)
+            unseen = any(ground.touched(gap) for gap in lost)
             # What moved while the recorder looked may be told where it no more is.
             if not life.state.whole and not life.moved and not unseen:
                 life.state, notes = model.looked_at(
@@ -358,16 +417,16 @@ class _Run:
                 self._judge(mm, event, notes)
 
     def _audit(self, life: _Life, event: Event) -> None:
+        if self._auditor is None:
+            return
         if event.kind not in (EventKind.SNAP_VMA, EventKind.SNAP_MM):
             return
         if not (self._looked and life.state.whole):
             self._auditor.pass_by(event)
             return
         end = event.end or 1 << 64
-        known = not any(
-            gap.since <= event.ts and life.touched(gap, event.start, end)
-            for gap in self._blind
-        )
+        ground = life.ground((0, event.ts), event.start, end)
+        known = not any(map(ground.touched, self._blind.all))
         self._auditor.look(event, life.state, known=known)
 
     def _concerned(self, event: Event) -> set[int]:
@@ -426,64 +485,43 @@ class _Run:
         if violation is None:
             return
         if _stackless(tally.rule, self._terms):
-            tally.withheld += 1
+            tally.book.withheld += 1
             return
-        window, gaps = judgement.window, [*self._before, *self._gaps[tally.rule.id]]
-        if window is None and tally.rule.probes and self._missing:
+        life, window = self._lives[mm], judgement.window
+        start, end = violation.start, violation.end
+        ground, gaps = None, self._missing.all
+        if window is not None:
+            if _missing(tally.rule.leans, self._terms):
+                tally.book.withheld += 1
+                return
+            ground = life.ground(window, start, end)
+            gaps = [*self._before, *self._gaps[tally.rule.id].all]
+        elif tally.rule.probes:
             # The rows at hand say it all: unless what came while they were under way
             # is missing, too, which another row might have explained.
             entries = [row.ts_entry for row in (event, *violation.witness)]
-            window = min(entries), event.ts
-            gaps = self._missing
-        elif window is not None and _missing(tally.rule.leans, self._terms):
-            tally.withheld += 1
+            ground = life.ground((min(entries), event.ts), start, end, rows=True)
+        if ground is not None and any(map(ground.touched, gaps)):
+            tally.book.withheld += 1
             return
-        if window is not None:
-            first, last = window
-            life = self._lives[mm]
-            if any(
-                gap.until >= first
-                and gap.since <= last
-                and life.touched(gap, violation.start, violation.end)
-                for gap in gaps
-            ):
-                tally.withheld += 1
-                return
-        self._add(tally, mm, event, violation)
-
-    def _add(self, tally: _Tally, mm: int, event: Event, violation: Violation) -> None:
         who = self._mm(self._lives[mm])
-        if tally.rule.once:
-            for at, known in enumerate(tally.findings):
-                if (
-                    (known.mm.id, known.mm.generation) == (who.id, who.generation)
-                    and known.cause == violation.cause
-                    and known.start < violation.end
-                    and violation.start < known.end
-                ):
-                    tally.findings[at] = replace(
-                        known,
-                        count=known.count + 1,
-                        start=min(known.start, violation.start),
-                        end=max(known.end, violation.end),
-                    )
-                    return
-        tally.findings.append(
-            Finding(
-                rule=tally.rule,
-                cause=violation.cause,
-                mm=who,
-                start=violation.start,
-                end=violation.end,
-                expected=violation.expected,
-                observed=violation.observed,
-                witness=tuple(self._step(row) for row in violation.witness),
-                fingerprint=_fingerprint(
-                    tally.rule, violation, who.comm, self._profile.name
-                ),
-                breaks=violation.breaks or tally.rule.sentence,
-                seq=event.seq,
-            )
+        tally.book.add(self._finding(tally.rule, who, event, violation), ground)
+
+    def _finding(
+        self, rule: Rule, who: Mm, event: Event, violation: Violation
+    ) -> Finding:
+        return Finding(
+            rule=rule,
+            cause=violation.cause,
+            mm=who,
+            start=violation.start,
+            end=violation.end,
+            expected=violation.expected,
+            observed=violation.observed,
+            witness=tuple(self._step(row) for row in violation.witness),
+            fingerprint=_fingerprint(rule, violation, who.comm, self._profile.name),
+            breaks=violation.breaks or rule.sentence,
+            seq=event.seq,
         )
 
     def _mm(self, life: _Life) -> Mm:
@@ -514,6 +552,11 @@ class _Run:
             stack=stack.functions if stack else (),
         )
 
+    def living(self) -> Iterator[Life]:
+        """Yield the mms that have not ended, as they are now."""
+        for life in self._lives.values():
+            yield Life(mm=self._mm(life), state=life.state)
+
     def result(self) -> Result:
         """Return what was found so far."""
         lives = sorted(
@@ -526,12 +569,12 @@ class _Run:
             rules=tuple(self._sum(tally) for tally in self._tallies),
             findings=tuple(
                 sorted(
-                    (f for tally in self._tallies for f in tally.findings),
+                    (f for tally in self._tallies for f in tally.book.findings),
                     key=lambda f: (f.seq, f.rule.id),
                 )
             ),
             lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
-            audit=self._auditor.result(),
+            audit=self._auditor.result() if self._auditor else None,
         )
 
     def _sum(self, tally: _Tally) -> RuleResult:
@@ -540,7 +583,7 @@ class _Run:
             rule=tally.rule,
             verdict=verdict,
             checked=tally.checked,
-            findings=len(tally.findings),
+            findings=tally.book.count,
             why=why,
         )
 
@@ -557,17 +600,17 @@ class _Run:
             reasons.append(f"probe not attached: {', '.join(absent)}")
         if _stackless(rule, self._terms):
             reasons.append(f"recorded with --stacks {self._terms.stacks}")
-        if gaps := self._gaps[rule.id]:
-            reasons.append(_told(gaps, len(self._lives) + len(self._done)))
-        if tally.withheld and self._before:
+        if gaps := self._gaps[rule.id].all:
+            reasons.append(_told(gaps, len(self._lives) + self._past.total()))
+        if tally.book.withheld and self._before:
             reasons.append(
                 f"{self._before[0].count:,} rows came before, and are missing"
             )
-        if tally.withheld:
-            reasons.append(f"{tally.withheld} findings withheld for that")
+        if tally.book.withheld:
+            reasons.append(f"{tally.book.withheld} findings withheld for that")
         reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
         why = "; ".join(reasons) or None
-        if tally.findings:
+        if tally.book.count:
             return Verdict.VIOLATED, why
         if reasons:
             return Verdict.INCONCLUSIVE, why
@@ -576,7 +619,7 @@ class _Run:
         return Verdict.CLEAN, None
 
 
-def _told(gaps: Sequence[Gap], mms: int) -> str:
+def _told(gaps: Collection[Gap], mms: int) -> str:
     """Return what is missing, in words; mms: address spaces in the trace."""
     lost: dict[str, int] = {}
     for gap in gaps:
@@ -597,14 +640,13 @@ def _told(gaps: Sequence[Gap], mms: int) -> str:
     return "; ".join(words)
 
 
-def _gaps_of(rule: Rule, gaps: Iterable[Gap]) -> list[Gap]:
-    return [
-        gap
-        for gap in gaps
-        if (gap.probe in (FOLLOWED, ROWS) and rule.probes)
-        or (gap.probe == _WATCHPOINT and EventKind.WRITE.name in rule.events)
-        or PART_OF.get(gap.probe, gap.probe) in rule.probes
-    ]
+def _concerns(gap: Gap, rule: Rule) -> bool:
+    """Return whether what is missing matters to a rule."""
+    if gap.probe in (FOLLOWED, ROWS):
+        return bool(rule.probes)
+    if gap.probe == _WATCHPOINT and EventKind.WRITE.name in rule.events:
+        return True
+    return PART_OF.get(gap.probe, gap.probe) in rule.probes
 
 
 def _stackless(rule: Rule, terms: Terms) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import simdefects
+import simstory
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from simkernel import (
@@ -21,8 +23,9 @@ from simkernel import (
     Task,
 )
 
-from cdmtrace.analysis import cdm_pages, check
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis import Gap, Trace, cdm_pages, check
+from cdmtrace.analysis.book import LIVE, Bounds
+from cdmtrace.analysis.replay import Replay, Result, Verdict
 
 PAGES = 12
 MODES = [
@@ -315,3 +318,118 @@ def test_cdm_pages_counts_base_pages_by_vma(ops) -> None:
             assert 0 < sum(nodes.values()) <= (end - start) // PAGE
             assert set(nodes) == {1}
         assert mm.id
+
+
+# --- fed in parts, as a file that grows ----------------------------------------
+
+EXACT = Bounds(pending=1 << 30, audit=False)
+PROBES = ("rmap_remove", "mbind_range", "alloc", "vma_split", "watch", "migrate_pages")
+LOSS = st.tuples(
+    st.sampled_from(PROBES),
+    st.integers(0, 100),  # per cent of the recording: since
+    st.integers(0, 100),  # until
+    st.integers(0, 100),  # told
+    st.integers(0, 2),  # of which mm; 0: any
+)
+
+
+def summed(result: Result) -> tuple[object, ...]:
+    return (
+        result.verdict,
+        result.rules,
+        result.findings,
+        [(life.mm, life.state) for life in result.lives],
+    )
+
+
+def gaps_of(trace: Trace, losses: list[tuple[str, int, int, int, int]]) -> list[Gap]:
+    """Return them in the order in which they are told, as a file has them."""
+    events = list(trace.events)
+    first, last = events[0].ts, events[-1].ts
+    mms = [0, *sorted({event.mm for event in events} - {0})]
+    found = []
+    for probe, since, until, told, mm in losses:
+        begin, end = (first + (last - first) * p // 100 for p in sorted((since, until)))
+        gap = Gap(
+            probe=probe,
+            reason="ring",
+            count=1,
+            since=begin,
+            until=1 << 64 if probe == "watch" else end,
+            mm=mms[mm % len(mms)],
+        )
+        found.append((told, gap))
+    found.sort(key=lambda pair: pair[0])
+    return [gap for _, gap in found]
+
+
+def fed(
+    trace: Trace, gaps: list[Gap], cuts: list[int], bounds: Bounds
+) -> tuple[Replay, Result]:
+    """Feed the rows in parts, and between two of them some of the gaps."""
+    events = list(trace.events)
+    run = Replay(replace(trace, gaps=(), events=()), bounds=bounds)
+    places = sorted({cut % (len(events) + 1) for cut in cuts} | {len(events)})
+    begin, left = 0, list(gaps)
+    for at, place in enumerate(places):
+        for row in events[begin:place]:
+            run.take(row)
+        # Asking on the way changes nothing.
+        run.result()
+        due = len(gaps) * (at + 1) // len(places) - (len(gaps) - len(left))
+        for gap in left[:due]:
+            run.lose(gap)
+        begin, left = place, left[due:]
+    assert not left
+    return run, run.result()
+
+
+CUTS = st.lists(st.integers(0, 1 << 16), max_size=6)
+
+
+@relaxed
+@given(HISTORY, st.sampled_from([(), ("rfc",), ("one-way",)]), CUTS)
+def test_the_same_findings_come_out(ops, quirks, cuts) -> None:
+    trace = history(ops, *quirks).kernel.trace()
+    _, result = fed(trace, [], cuts, EXACT)
+    assert summed(result) == summed(check(trace))
+
+
+@relaxed
+@given(
+    HISTORY,
+    st.sampled_from([("rfc",), ("fault-tag",), ("ksm-left-on", "one-way")]),
+    CUTS,
+    st.lists(LOSS, min_size=1, max_size=5),
+)
+def test_a_loss_that_is_told_later_takes_the_same_findings_back(
+    ops, quirks, cuts, losses
+) -> None:
+    trace = history(ops, *quirks).kernel.trace()
+    gaps = gaps_of(trace, losses)
+    whole = check(replace(trace, gaps=tuple(gaps)))
+    _, result = fed(trace, gaps, cuts, EXACT)
+    assert summed(result) == summed(whole)
+
+
+@pytest.mark.parametrize("bounds", [LIVE, replace(LIVE, pending=2, findings=3)])
+def test_what_is_bounded_counts_the_same_and_keeps_the_latest(bounds: Bounds) -> None:
+    kernel = SimKernel("rfc")
+    for _ in range(5):
+        simstory.tell(kernel)
+    trace = kernel.trace()
+    whole = check(trace)
+    _, result = fed(trace, [], list(range(0, 400, 23)), bounds)
+    assert [(r.rule.id, r.verdict, r.checked, r.findings) for r in result.rules] == [
+        (r.rule.id, r.verdict, r.checked, r.findings) for r in whole.rules
+    ]
+    for one in whole.rules:
+        mine = [f for f in result.findings if f.rule is one.rule]
+        theirs = [f for f in whole.findings if f.rule is one.rule]
+        assert mine == theirs[len(theirs) - len(mine) :]
+        assert bounds.findings is not None
+        most = bounds.findings + bounds.pending
+        assert min(len(theirs), bounds.findings) <= len(mine) <= most
+    assert {life.mm for life in result.lives} == {
+        life.mm for life in whole.lives if not life.state.ended
+    }

@@ -1,0 +1,178 @@
+"""The findings of one rule while a recording is replayed.
+
+``check`` knows all losses beforehand, and so at once whether a finding stands. Who
+follows a file that grows does not: a loss is told when the counters are read next, and
+an entry without a return at the end only. Until then a finding is *pending*; a loss
+that is told later and touches what it rests on takes it back, as if it had been known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from cdmtrace.analysis.frames import ROWS, Gap
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.replay import Finding
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bounds:
+    """How much a replay keeps of what is over; as it is here, all that check needs.
+
+    pending: findings of a rule that a later loss may take back, the latest ones.
+    findings: of a rule that are kept, the latest ones; others are counted. ended:
+    the last state of each mm that has ended is kept. audit: the kernel's counts are
+    compared, for which all rows must be known beforehand.
+    """
+
+    pending: int = 0
+    findings: int | None = None
+    ended: bool = True
+    audit: bool = True
+
+
+CHECK = Bounds()
+"""Everything is known when the first row comes, and everything is kept."""
+
+LIVE = Bounds(pending=200, findings=200, ended=False, audit=False)
+"""What is kept does not grow with the length of the recording."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """What an answer rests on: [first, last] in ns, [start, end) of an mm.
+
+    kin, moved: those of the mm when it was judged (see replay). rows: only rows of
+    every kind that are missing shake it, and no loss of one probe.
+    """
+
+    first: int
+    last: int
+    start: int
+    end: int
+    kin: frozenset[int]
+    moved: bool
+    rows: bool = False
+
+    def touched(self, gap: Gap) -> bool:
+        """Return whether what is missing may belong to it."""
+        if self.rows and gap.probe != ROWS:
+            return False
+        if gap.until < self.first or gap.since > self.last:
+            return False
+        if gap.mm and gap.mm not in self.kin:
+            return False
+        return self.moved or (gap.start < self.end and self.start < gap.end)
+
+
+@dataclass(slots=True)
+class Gaps:
+    """What is missing. One that goes on where the last of its kind ended is that one:
+    events that are lost all the time are told of ten times a second.
+    """
+
+    all: list[Gap] = field(default_factory=list)
+    _last: dict[tuple[str, str, int, int, int], int] = field(default_factory=dict)
+
+    def add(self, new: Gap) -> None:
+        """Note a gap."""
+        kind = new.probe, new.reason, new.mm, new.start, new.end
+        at = self._last.get(kind)
+        if at is not None:
+            old = self.all[at]
+            if new.since <= old.until and old.since <= new.until:
+                self.all[at] = replace(
+                    old,
+                    count=old.count + new.count,
+                    since=min(old.since, new.since),
+                    until=max(old.until, new.until),
+                )
+                return
+        self._last[kind] = len(self.all)
+        self.all.append(new)
+
+
+@dataclass(slots=True)
+class Book:
+    """The findings of one rule.
+
+    once: one for a VMA and a cause, and not one for each event. withheld: how many
+    losses have taken back.
+    """
+
+    once: bool
+    bounds: Bounds
+    withheld: int = 0
+    _findings: list[Finding] = field(default_factory=list)
+    _counted: int = 0
+    _pending: deque[tuple[Finding, Ground | None]] = field(default_factory=deque)
+    _shown: list[Finding] | None = None
+
+    def add(self, finding: Finding, ground: Ground | None) -> None:
+        """Enter a finding. ground: what it rests on; None: no loss can shake it."""
+        self._shown = None
+        if not self.bounds.pending:
+            self._settle(finding)
+            return
+        self._pending.append((finding, ground))
+        while len(self._pending) > self.bounds.pending:
+            self._settle(self._pending.popleft()[0])
+
+    def lose(self, gap: Gap) -> None:
+        """Take back what is pending and touched by a loss."""
+        stands = deque(
+            (finding, ground)
+            for finding, ground in self._pending
+            if ground is None or not ground.touched(gap)
+        )
+        if len(stands) < len(self._pending):
+            self.withheld += len(self._pending) - len(stands)
+            self._pending = stands
+            self._shown = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Those that are kept, in the order in which they were found first."""
+        if not self._pending:
+            return self._findings
+        if self._shown is None:
+            self._shown = self._findings.copy()
+            for finding, _ in self._pending:
+                _enter(self._shown, finding, self.once)
+        return self._shown
+
+    @property
+    def count(self) -> int:
+        """How many there are, those that were only counted among them."""
+        return self._counted + len(self.findings)
+
+    def _settle(self, finding: Finding) -> None:
+        _enter(self._findings, finding, self.once)
+        most = self.bounds.findings
+        if most is not None and len(self._findings) > most:
+            del self._findings[0]
+            self._counted += 1
+
+
+def _enter(findings: list[Finding], new: Finding, once: bool) -> None:
+    """Add a finding, or count it in with the one that it is part of."""
+    if once:
+        for at, known in enumerate(findings):
+            if (
+                known.mm.id == new.mm.id
+                and known.mm.generation == new.mm.generation
+                and known.cause == new.cause
+                and known.start < new.end
+                and new.start < known.end
+            ):
+                findings[at] = replace(
+                    known,
+                    count=known.count + 1,
+                    start=min(known.start, new.start),
+                    end=max(known.end, new.end),
+                )
+                return
+    findings.append(new)
