@@ -39,6 +39,10 @@ class FrameError(Exception):
     """A message is not whole or not sane; the text says what is wrong."""
 
 
+class FrameCut(FrameError):
+    """The file ends before the message does: more of it may come."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frame:
     """A message that lies wholly in the file.
@@ -61,11 +65,11 @@ OSError where the file is not what it was."""
 def frame_at(read: Read, size: int, start: int) -> Frame:
     """Return the message that begins at start, in a file of size bytes.
 
-    Raises FrameError where the message is cut, damaged, or nothing that
-    cdmtrace writes.
+    Raises FrameError where the message is damaged or nothing that cdmtrace
+    writes, FrameCut where it is cut.
     """
     if size - start < 8:
-        raise FrameError(f"{size - start} bytes are no message")
+        raise FrameCut(f"{size - start} bytes are no message")
     mark, length = struct.unpack("<Ii", _exactly(read, start, 8))
     if mark != _CONTINUATION:
         raise FrameError(f"no message begins with {mark:#010x}")
@@ -75,7 +79,7 @@ def frame_at(read: Read, size: int, start: int) -> Frame:
         raise FrameError(f"metadata of {length} bytes is damage")
     body = start + 8 + length
     if body > size:
-        raise FrameError("the file ends inside its metadata")
+        raise FrameCut("the file ends inside its metadata")
     metadata = memoryview(_exactly(read, start + 8, length))
     try:
         table = _Table.root(metadata)
@@ -94,7 +98,7 @@ def frame_at(read: Read, size: int, start: int) -> Frame:
         raise FrameError(f"a body of {body_length} bytes is damage")
     if body + body_length > size:
         missing = body + body_length - size
-        raise FrameError(f"the file ends {missing} bytes before its end")
+        raise FrameCut(f"the file ends {missing} bytes before its end")
     if body_length > MAX_BODY:
         raise FrameError(f"a body of {body_length} bytes is damage")
     if not 0 <= rows <= body_length:
@@ -108,7 +112,7 @@ def _exactly(read: Read, at: int, count: int) -> bytes:
     except OSError as error:
         raise FrameError(f"it cannot be read: {error.strerror}") from error
     if len(data) != count:
-        raise FrameError("the file is shorter than it was")
+        raise FrameCut("the file is shorter than it was")
     return data
 
 

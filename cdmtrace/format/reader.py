@@ -152,7 +152,7 @@ class TraceReader:
         damaged header, or a format that this version does not know.
         """
         self._path = Path(path)
-        self._file = _File(self._path)
+        self._file = _File.open(self._path)
         try:
             self._header, self._start = _read_header(self._path, self._file)
         except BaseException:
@@ -379,9 +379,16 @@ def _follows(columns: pa.RecordBatch, last_seq: int) -> bool:
 
 
 class _File:
-    """A regular file, of the size that it had when it was opened."""
+    """A regular file, of the size that it had when it was looked at last."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, fd: int) -> None:
+        """Look at it. fd: for reading."""
+        self._fd = fd
+        self.size = 0
+        self.look()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
         """Open it. Raises TraceFileError."""
         try:
             # NONBLOCK: opening a pipe that nobody writes to must not wait.
@@ -393,18 +400,23 @@ class _File:
             raise TraceFileError(
                 f"{path}: cannot be read: {error.strerror}", hint=hint
             ) from error
-        self._fd = fd
-        status = os.fstat(fd)
-        self.size: Final = status.st_size
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
+        file = cls(fd)
+        if not file.regular:
+            file.close()
             raise TraceFileError(
                 f"{path}: is no regular file",
                 hint="save what comes out of it to a file first",
             )
-        if not self.size:
-            self.close()
+        if not file.size:
+            file.close()
             raise TraceFileError(f"{path}: is empty", hint=_MAKE_ONE)
+        return file
+
+    def look(self) -> None:
+        """See how large it is now."""
+        status = os.fstat(self._fd)
+        self.regular = stat.S_ISREG(status.st_mode)
+        self.size = status.st_size
 
     def read(self, at: int, count: int) -> bytes:
         """Return bytes from an offset on, fewer at the file's end. Raises OSError."""

@@ -96,6 +96,10 @@ class TraceWriter:
         """The file's path, as it was given."""
         return self._path
 
+    def fileno(self) -> int:
+        """Return the file's descriptor, which is for writing; it stays ours."""
+        return self._fd
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the recording is in."""
