@@ -38,6 +38,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.watch:watch",
         summary="Every write to vm_flags of a VMA, by hardware watchpoints.",
     ),
+    "live": Verb(
+        target="cdmtrace.cli.live:live",
+        summary="Show a recording while it is made.",
+    ),
     "check": Verb(
         target="cdmtrace.cli.check:check",
         summary="Hold a trace against the reference model: every divergence.",

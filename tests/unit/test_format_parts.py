@@ -16,12 +16,14 @@ import pytest
 from mutations import GOLDEN, events_of, recorded
 
 from cdmtrace.analysis import check, frames
+from cdmtrace.analysis.live import Live
 from cdmtrace.analysis.parts import recordings
 from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.cli import main
 from cdmtrace.errors import TraceWriteError, UsageTrouble
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events
 from cdmtrace.format import parts
+from cdmtrace.format.follow import Follower
 from cdmtrace.format.parts import PartsWriter, found_parts, part_path
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Shortfall
@@ -385,6 +387,35 @@ def test_the_first_parts_are_missing(
     out = " ".join(capsys.readouterr().out.split())
     assert f"{part.seq:,} rows of this recording came before" in out
     assert f"and {len(rfc[4:])} more parts: " in out
+
+
+def followed(path: Path) -> Result:
+    """Return what a live view says of it in the end."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        follower = Follower(fd, path)
+        live = Live(follower.header, str(path))
+        for batch in follower.new():
+            for _ in live.feed(batch):
+                pass
+    finally:
+        os.close(fd)
+    assert live.events == follower.events
+    return live.result()
+
+
+def test_a_part_alone_is_followed_as_it_is_checked(rfc: list[Path]) -> None:
+    """What came before is missing, for the one as for the other."""
+    withheld = 0
+    for path in (GOLDEN / "cdm-6.1-rfc.arrows", *rfc):
+        live, whole = followed(path), check(frames.load(path))
+        for one, other in zip(live.rules, whole.rules, strict=True):
+            assert (one.verdict, one.why) == (other.verdict, other.why)
+            withheld += "came before" in (one.why or "")
+        assert [(f.seq, f.start, f.end, f.count) for f in live.findings] == [
+            (f.seq, f.start, f.end, f.count) for f in whole.findings
+        ]
+    assert withheld
 
 
 def same(one: Result, other: Result) -> bool:
