@@ -17,6 +17,7 @@
  *	ADDR_START, ADDR_END	only what has to do with these addresses; 0: all
  *	STACKS		2: of all that has one; 1: where vm_flags change; 0: none
  *	RECORDER	the recorder's own process, which is left out
+ *	VIEWER		who shows what it records, and is left out, too; 0: nobody
  *	PMD_BYTES	bytes that one PMD maps
  *	RING_PAGES	size of the ring, a power of two
  *	MAP_SIZE	entries that wait for a return, and address spaces watched

@@ -20,9 +20,12 @@ BPF_HASH(tgids, u32, u8, MAP_SIZE);
 BPF_CGROUP_ARRAY(cgroups, 1);
 #endif
 
+/* The recorder, or who shows what it records: no part of what is traced. */
 static __always_inline int is_recording_task(void)
 {
-	return bpf_get_current_pid_tgid() >> 32 == RECORDER;
+	u64 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	return tgid == RECORDER || (VIEWER && tgid == VIEWER);
 }
 
 static __always_inline u64 current_mm(void)

@@ -35,18 +35,21 @@ def cannot_look(plans: tuple[Plan, ...]) -> str:
     return ""
 
 
-def look_before(drain: Drain, filters: Filters, stopped: Callable[[], bool]) -> str:
+def look_before(
+    drain: Drain, filters: Filters, stopped: Callable[[], bool], viewer: int = 0
+) -> str:
     """Write what every process that is followed holds before anything else.
 
     Return why that is not everything, and the file does not say so; else "".
-    stopped: whether to go on makes no sense any more.
+    stopped: whether to go on makes no sense any more. viewer: a process that is left
+    out.
     """
     wanted = filters.processes if filters.of_processes else snapshot.processes
     done: set[int] = set()
     unseen = 0
     # Whoever is forked meanwhile may have what nobody has told of.
     for _ in range(LOOK_ROUNDS):
-        new = sorted(wanted() - done)
+        new = sorted(wanted() - done - {viewer})
         if not new:
             break
         for one in new:
@@ -104,11 +107,14 @@ def _look_at(drain: Drain, pid: int, addr: Range | None) -> None:
 
 
 def look_again(
-    drain: Callable[[], None], freeze: Path | None, say: Callable[[str], None]
+    drain: Callable[[], None],
+    freeze: Path | None,
+    say: Callable[[str], None],
+    viewer: int = 0,
 ) -> None:
     """Have the kernel count the pages of every process, for an audit.
 
-    freeze: a cgroup that stands still meanwhile.
+    freeze: a cgroup that stands still meanwhile. viewer: a process that is left out.
     """
     with contextlib.ExitStack() as stack:
         if freeze:
@@ -117,7 +123,7 @@ def look_again(
             except RecordError as error:
                 say(f"not counted this time: {error}")
                 return
-        for pid in sorted(snapshot.processes()):
+        for pid in sorted(snapshot.processes() - {viewer}):
             with contextlib.suppress(PermissionError):
                 snapshot.look(pid)
             drain()

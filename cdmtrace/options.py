@@ -40,6 +40,7 @@ class Options:
     ready_file: Path | None = None
     rotate: int | None = None
     rotate_keep: int | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ _FOR_THE_CALLER: Final[Mapping[Capability, str]] = {
     Capability.SETGID: "to make the file and start the command in their groups",
 }
 
-_SINGLE: Final = {
+SINGLE: Final = {
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
@@ -121,8 +121,8 @@ def single_threaded() -> Iterator[None]:
 
     Each thread has capabilities of its own, and no thread can take another's.
     """
-    before = {name: os.environ.get(name) for name in _SINGLE}
-    os.environ |= _SINGLE
+    before = {name: os.environ.get(name) for name in SINGLE}
+    os.environ |= SINGLE
     try:
         yield
     finally:

@@ -28,6 +28,8 @@ from cdmtrace.format.parts import PartsWriter, Writer, refuse_parts
 from cdmtrace.format.schema import Header
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import cgroup, headers, symbols, tracefs
+from cdmtrace.live import process
+from cdmtrace.live.process import Beside
 from cdmtrace.loader import Loader
 from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
@@ -64,13 +66,24 @@ def record(
     privileges.require()
     if drop is not None:
         privileges.nothing_to_inherit()
+    with process.beside(say, live=options.live) as beside:
+        return _record(options, beside, load, drop)
+
+
+def _record(
+    options: Options,
+    beside: Beside,
+    load: Callable[[Mapping[str, int]], Loader] | None,
+    drop: Drop | None,
+) -> Outcome:
+    say = beside.say
     plans = prepare(options, tracefs.mounted())
     tracefs.sweep(tracefs.mounted())
 
     with headers.available() as directory:
         target = find_target(options, directory)
         say("compiling the probes")
-        loader = (load or BccLoader)(numbers(target, options))
+        loader = (load or BccLoader)(numbers(target, options, beside.pid))
     with closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)
@@ -81,8 +94,10 @@ def record(
             filters=_filters(options, target),
         )
         with _writer(options, header) as writer:
-            let_go = functools.partial(_let_go, options, loader, say, drop)
-            session = Session(loader, writer, options, say, let_go)
+            if isinstance(writer, TraceWriter):
+                beside.show(options.output, writer.fileno())
+            let_go = functools.partial(_let_go, options, loader, beside, drop)
+            session = Session(loader, writer, options, say, let_go, beside.pid)
             with contextlib.closing(session):
                 return session.run(plans)
 
@@ -118,12 +133,19 @@ def closed_in_peace(loader: Loader) -> Iterator[None]:
 def _let_go(
     options: Options,
     loader: Loader,
-    say: Callable[[str], None],
+    beside: Beside,
     drop: Drop | None,
 ) -> None:
     """Give up what the rest of a recording does not need, if that is asked for."""
-    if drop is None:
-        return
+    if drop is not None:
+        for what in drop(_kept(options, loader), caller()):
+            beside.say(what)
+    # It takes a thread, which would keep what it had when it was started.
+    beside.watch()
+
+
+def _kept(options: Options, loader: Loader) -> frozenset[Capability]:
+    """Return what the rest of a recording needs."""
     who = caller()
     keep = set()
     if options.audit is not None:
@@ -137,10 +159,12 @@ def _let_go(
     if options.command:
         # It may be, or become, another user's.
         keep.add(Capability.KILL)
+    if options.live and who is None:
+        # Then it is nobody who draws.
+        keep.add(Capability.KILL)
     if loader.needs_capability():
         keep.add(Capability.BPF)
-    for what in drop(frozenset(keep), who):
-        say(what)
+    return frozenset(keep)
 
 
 def rehearse(options: Options) -> Header:
@@ -197,14 +221,18 @@ def prepare(
     return plans
 
 
-def numbers(target: Target, options: Options) -> Mapping[str, int]:
-    """Return the macros for the BPF program, see bpf/cdmtrace.bpf.c."""
+def numbers(target: Target, options: Options, viewer: int = 0) -> Mapping[str, int]:
+    """Return the macros for the BPF program, see bpf/cdmtrace.bpf.c.
+
+    viewer: the process that shows the recording, which is left out; 0: there is none.
+    """
     return {
         **target.numbers,
         **options.filters.numbers(),
         "CDM_NODES": _mask(options.filters.told_nodes(target.cdm_nodes)),
         "ALL": int(options.all),
         "RECORDER": os.getpid(),
+        "VIEWER": viewer,
         "RING_PAGES": options.ring_pages,
         "MAP_SIZE": options.map_size,
         "LOST_PLACES": LOST_PLACES,

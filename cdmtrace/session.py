@@ -35,16 +35,19 @@ class Session:
         options: Options,
         say: Callable[[str], None],
         let_go: Callable[[], None] = lambda: None,
+        viewer: int = 0,
     ) -> None:
         """Map the ring of a loader that is attached. Raises OSError.
 
         let_go: gives up what privileges are of no use once the command has started.
+        viewer: the process that shows the recording, which is left out of it.
         """
         self._loader = loader
         self._writer = writer
         self._options = options
         self._say = say
         self._let_go = let_go
+        self._viewer = viewer
         self._drain = Drain(loader, writer, options.ring_pages)
         self._command: Command | None = None
         self._signal: int | None = None
@@ -107,7 +110,10 @@ class Session:
         self._loader.enable(True)
         self._say("looking at what is there")
         why = looking.cannot_look(plans) or looking.look_before(
-            self._drain, self._options.filters, lambda: self._signal is not None
+            self._drain,
+            self._options.filters,
+            lambda: self._signal is not None,
+            self._viewer,
         )
         if why:
             self._say(f"what is there is not known whole: {why}")
@@ -189,7 +195,7 @@ class Session:
         return ""
 
     def _look_again(self) -> None:
-        looking.look_again(self._drain, self._options.freeze, self._say)
+        looking.look_again(self._drain, self._options.freeze, self._say, self._viewer)
 
     def _status(self) -> int:
         """Return the command's status, ending it first if recording was stopped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RECORDER, CDM_NODES = 1, 1 << 1
+RECORDER, VIEWER, CDM_NODES = 1, 3, 1 << 1
 
 NUMBERS = {
     "NODES_PGSHIFT": 58,
@@ -27,6 +27,7 @@ NUMBERS = {
     "ADDR_END": 0,
     "STACKS": 2,
     "RECORDER": RECORDER,
+    "VIEWER": VIEWER,
     "MEMORY_NODES": 3,
     "RING_PAGES": 64,
     "MAP_SIZE": 64,

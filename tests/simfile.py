@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from cdmtrace.analysis.frames import Trace
-from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind, Probe
+from cdmtrace.events import COMM_LEN, EVENT_DTYPE, EventKind, Events, Probe
 from cdmtrace.format.schema import Header, ProbeEntry, Shortfall
 from cdmtrace.format.writer import TraceWriter
 
 
-def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
-    """Write it; end: as a recorder that was not killed."""
+def rows_of(trace: Trace) -> Events:
+    """Return its events as they come out of the ring."""
     assert EVENT_DTYPE.names
-    rows = np.zeros(trace.count, EVENT_DTYPE)
+    rows: Events = np.zeros(trace.count, EVENT_DTYPE)
     for at, event in enumerate(trace.events):
         for name in EVENT_DTYPE.names:
             rows[at][name] = getattr(event, name)
@@ -23,6 +23,12 @@ def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
             text = (event.payload or b"").ljust(COMM_LEN, b"\0")
             rows[at]["nodes"] = int.from_bytes(text[:8], "little")
             rows[at]["other"] = int.from_bytes(text[8:], "little")
+    return rows
+
+
+def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
+    """Write it; end: as a recorder that was not killed."""
+    rows = rows_of(trace)
     terms = trace.terms
     header = Header(
         tool="test",

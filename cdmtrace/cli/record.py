@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import click
@@ -180,6 +182,12 @@ _LEAST_PART = 1 << 20
     metavar="N",
     help="Keep the last N of these files, and remove older ones.",
 )
+@option(
+    "--live",
+    is_flag=True,
+    help="Show rates, losses, tagged VMAs and findings in this terminal meanwhile. "
+    "What COMMAND prints to it is drawn over.",
+)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -208,6 +216,7 @@ def record(
     without: tuple[str, ...],
     rotate: int | None,
     rotate_keep: int | None,
+    live: bool,
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -272,6 +281,16 @@ def record(
             "--rotate-keep is about several files, and there is one",
             hint=f"--rotate 64M --rotate-keep {rotate_keep}",
         )
+    if live and rotate is not None:
+        raise UsageTrouble(
+            "--live shows one file, and --rotate makes several",
+            hint="leave one of them out",
+        )
+    if live and not (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
+        raise UsageTrouble(
+            "--live draws on a terminal, and stderr is none",
+            hint=f"leave it out, and in a terminal: cdmtrace live {output}",
+        )
     options = Options(
         output=output,
         command=command,
@@ -293,6 +312,7 @@ def record(
         ready_file=ready_file,
         rotate=rotate,
         rotate_keep=rotate_keep,
+        live=live,
     )
     if dry_run:
         # Not to stdout, which is the command's.

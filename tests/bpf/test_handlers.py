@@ -8,7 +8,7 @@ from typing import Any
 import bpfnumbers
 import pytest
 from bpfnumbers import CDM_NODES as CDM
-from bpfnumbers import RECORDER
+from bpfnumbers import RECORDER, VIEWER
 from nativemachine import (
     BIND,
     DEFAULT,
@@ -102,9 +102,10 @@ def test_the_next_call_takes_the_place_of_one_whose_return_was_missed(
     assert machine.unpaired(probe) == 1
 
 
+@pytest.mark.parametrize("ours", [RECORDER, VIEWER])
 @pytest.mark.parametrize("handler", HANDLERS)
 def test_so_does_one_of_a_task_that_is_not_told_of(
-    machine: Machine, handler: str
+    machine: Machine, handler: str, ours: int
 ) -> None:
     probe, arguments = begin(machine, handler)
     if handler == "exit":
@@ -113,7 +114,7 @@ def test_so_does_one_of_a_task_that_is_not_told_of(
     if handler == "numa_move":
         # Of the recorder's own memory, nothing is told.
         machine.set(machine.task, "task_struct", mm=machine.vma_mm(arguments[1]))
-    machine.be(TASK if handler == "snapshot" else RECORDER)
+    machine.be(TASK if handler == "snapshot" else ours)
     machine.enter(f"{handler}_entry", *arguments)
     assert machine.waiting == 0
     assert machine.unpaired(probe) == 1
@@ -307,9 +308,12 @@ def test_of_a_page_whose_index_does_not_tell_the_address_is_not_known(
     assert row["addr"] == 0
 
 
-def test_the_recorder_can_have_the_page_of_another_moved(machine: Machine) -> None:
+@pytest.mark.parametrize("ours", [RECORDER, VIEWER])
+def test_the_recorder_can_have_the_page_of_another_moved(
+    machine: Machine, ours: int
+) -> None:
     vma = machine.vma(machine.mm(watched=True))
-    machine.be(RECORDER)
+    machine.be(ours)
     assert len(moving(machine, vma, mapped(machine, 1), 0)) == 1
     machine.set(machine.task, "task_struct", mm=machine.vma_mm(vma))
     assert moving(machine, vma, mapped(machine, 1), 0) == []

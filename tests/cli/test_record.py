@@ -80,6 +80,55 @@ def test_each_recording_has_its_own_keys() -> None:
     assert len(keys) == 6
 
 
+def test_live_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    refused(
+        capsys,
+        *(2, "--live draws on a terminal, and stderr is none"),
+        "hint: leave it out, and in a terminal: cdmtrace live x.arrows",
+        words="--live -o x.arrows -- true",
+    )
+
+
+def test_live_shows_one_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    refused(
+        capsys,
+        *(2, "--live shows one file, and --rotate makes several"),
+        "hint: leave one of them out",
+        words="--live --rotate 1M -- true",
+    )
+
+
+def test_live_on_a_terminal_that_cannot_be_drawn_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    refused(capsys, *(2, "--live draws on a terminal"), words="--live -- true")
+
+
+def test_nobody_looks_on_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Reached) as caught:
+        main(["record", "--", "true"])
+    assert caught.value.args[0]["VIEWER"] == 0
+
+
+def test_who_looks_on_is_known_to_the_probes_and_ends_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with pytest.raises(Reached) as caught:
+        main(["record", "--live", "--", "true"])
+    viewer = caught.value.args[0]["VIEWER"]
+    assert viewer > 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(viewer, 0)
+
+
 def test_privileges_that_are_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,6 +48,7 @@ def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
         *("format", "events.py", "ring.py", "drain.py", "looking.py", "session.py"),
         *("target.py", "recorder.py", "loader", "filters.py", "ready.py", "options.py"),
         *("command.py", "caller.py", "privileges.py", "snapshot.py", "watch.py"),
+        *("live/process.py", "live/__init__.py"),
     ):
         assert reaches(path, "pandas", "cdmtrace.analysis") == [], path
 
@@ -74,8 +75,8 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
         "import sys\n"
         "import cdmtrace.recorder, cdmtrace.format.reader, cdmtrace.doctor\n"
         "import cdmtrace.loader.bcc, cdmtrace.cli.record, cdmtrace.cli.info\n"
-        "import cdmtrace.watch, cdmtrace.cli.watch\n"
-        "sys.exit(str({'pandas', 'bcc'} & set(sys.modules) or ''))"
+        "import cdmtrace.watch, cdmtrace.cli.watch, cdmtrace.live.process\n"
+        "sys.exit(str({'pandas', 'bcc', 'rich'} & set(sys.modules) or ''))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], text=True, capture_output=True, check=False
@@ -83,7 +84,7 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
     assert result.stderr.strip() == ""
 
 
-VERBS = ("record", "watch", "info", "probes", "doctor", "lab")
+VERBS = ("record", "watch", "live", "info", "probes", "doctor", "lab")
 HELP = [[verb, "--help"] for verb in VERBS]
 
 
@@ -91,7 +92,7 @@ HELP = [[verb, "--help"] for verb in VERBS]
 def test_starting_up_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from cdmtrace.cli import main; status = main(sys.argv[1:])\n"
-        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc'} & set(sys.modules)\n"
+        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else status)"
     )
     result = subprocess.run(
