@@ -24,6 +24,7 @@ import signal
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from typing import Any
 
 NOBODY = 65534
 FLOOD_PAGES = 10007
+LIVE_PAGES = 503
 MAP_SIZE, PROCESSES = 8, 19
 PAGES_WAITING = 23
 STORY_STATUS = 23
@@ -154,10 +156,12 @@ def start(
     become: Callable[[], object] = lambda: None,
     place: str = ".",
     verb: str = "record",
+    stderr: int | None = None,
 ) -> int:
     """Begin a recording in a child; return its pid.
 
-    become: is called there first. place: the directory of the trace.
+    become: is called there first. place: the directory of the trace. stderr: a file
+    if None.
     """
     from cdmtrace.cli import main
     from cdmtrace.loader import bcc
@@ -170,7 +174,7 @@ def start(
         bcc.MAXACTIVE = maxactive
         for number, stream in ((1, "stdout"), (2, "stderr")):
             kept = os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT, 0o644)
-            os.dup2(kept, number)
+            os.dup2(kept if number == 1 or stderr is None else stderr, number)
         if sudo_uid is not None:
             os.environ |= {"SUDO_UID": str(sudo_uid), "SUDO_GID": str(sudo_uid)}
         become()
@@ -227,6 +231,62 @@ def again(*words: str) -> list[str]:
     """
     python = shutil.which("python3", path="/usr/bin") or sys.executable
     return [python, "-c", Path(__file__).read_text(), *words]
+
+
+def child_of(parent: int, word: bytes) -> tuple[int, str]:
+    """Return the child in whose command the word is, and /proc/PID/status of it."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        # Whoever ends meanwhile is not it.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = (entry / "status").read_text()
+            if f"\nPPid:\t{parent}\n" in status:
+                if word in (entry / "cmdline").read_bytes():
+                    return int(entry.name), status
+    raise LookupError(f"{parent} has no child with {word!r}")
+
+
+def record_and_look_on() -> int:
+    """Show a recording of everything on a terminal; kill who draws it midway."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    os.environ["TERM"] = "xterm"
+    drawn = bytearray()
+
+    def look() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 1 << 16):
+                drawn.extend(data)
+
+    def wait_for(text: bytes, seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in drawn:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{text!r} is not drawn: {bytes(drawn[-4000:])!r}")
+            time.sleep(0.1)
+
+    looker = threading.Thread(target=look, daemon=True)
+    wait = 'while [ ! -e "$1" ]; do sleep 0.2; done'
+    script = f'{wait}; shift; "$@"; set -- killed.go "$@"; {wait}; shift; "$@"'
+    work = again("fault", str(LIVE_PAGES), "0")
+    words = ("--live", "--all", "--", "sh", "-c", script, "sh", "live.go", *work)
+    pid = start("live", *words, stderr=theirs)
+    os.close(theirs)
+    looker.start()
+    try:
+        wait_for(b"Tagged VMAs")
+        viewer, status = child_of(pid, b"cdmtrace.live")
+        Path("live.json").write_text(json.dumps({"pid": viewer, "status": status}))
+        Path("live.go").touch()
+        wait_for(b"sys_mbind")
+        os.kill(viewer, signal.SIGKILL)
+        wait_for(b"the live view has ended (SIGKILL)")
+    finally:
+        Path("live.go").touch()
+        Path("killed.go").touch()
+        result = finish(pid)
+        looker.join(10)
+        Path("live.stderr").write_bytes(drawn)
+    return result
 
 
 def record_the_story(story: list[str]) -> int:
@@ -618,6 +678,7 @@ def run(gates: str, story: list[str]) -> None:
         "limited": record_so_many,
         "dry": rehearse,
         "watch": watch_writes,
+        "live": record_and_look_on,
     }
     statuses = {}
     with prepared() as bcc:

@@ -46,7 +46,7 @@ ROOT = HERE.parents[1]
 pytestmark = pytest.mark.timeout(3600)
 
 NOBODY = 65534
-FLOOD_PAGES = 10007
+FLOOD_PAGES, LIVE_PAGES = 10007, 503
 CHANGES = 211
 STORY_STATUS = 23
 MAP_SIZE, PROCESSES, PAGES_WAITING = 8, 19, 23
@@ -199,6 +199,11 @@ def named(guest: Path) -> Recording:
 @pytest.fixture(scope="module")
 def limited(guest: Path) -> Recording:
     return load(guest, "limited")
+
+
+@pytest.fixture(scope="module")
+def live(guest: Path) -> Recording:
+    return load(guest, "live")
 
 
 @pytest.fixture(scope="module")
@@ -874,6 +879,38 @@ def test_a_watch_without_debug_registers_makes_no_file(guest: Path) -> None:
     said = (guest / "taken.stderr").read_text()
     assert "no debug register of cpu 0 is left: there are 4" in said
     assert not (guest / "taken.arrows").exists()
+
+
+def test_a_recording_is_the_same_whoever_looks_on(guest: Path, live: Recording) -> None:
+    """The viewer was killed when one of two workloads had run."""
+    assert live.status == 0
+    assert live.stdout == ""
+    assert "the live view has ended (SIGKILL); recording goes on" in live.stderr
+    assert live.info.clean_end
+    assert live.info.end == "the command ended"
+    assert live.info.lost == {}
+    bound = live.pick(node=1, policy=Mpol.BIND)
+    for kind in (EventKind.ALLOC, EventKind.MAP):
+        rows = bound & live.pick(kind=kind)
+        pages = Counter(live.columns["pid"][rows].tolist())
+        assert sorted(pages.values()) == [LIVE_PAGES, LIVE_PAGES]
+
+
+def test_who_looks_on_is_no_part_of_a_recording_of_everything(
+    guest: Path, live: Recording
+) -> None:
+    viewer = json.loads((guest / "live.json").read_text())
+    assert live.info.header.filters == {"all": True}
+    # Others are there: what runs in the guest beside the workload.
+    assert len(set(live.columns["pid"].tolist())) > 3
+    assert viewer["pid"] not in live.columns["pid"]
+    assert viewer["pid"] not in live.columns["tid"]
+
+
+def test_who_looks_on_is_nobody(guest: Path, live: Recording) -> None:
+    status = json.loads((guest / "live.json").read_text())["status"].splitlines()
+    (uids,) = (line.split()[1:] for line in status if line.startswith("Uid:"))
+    assert uids == [str(NOBODY)] * 4
 
 
 def test_nothing_stays_behind_in_the_kernel(guest: Path) -> None:
