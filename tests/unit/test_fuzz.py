@@ -455,6 +455,5 @@ def test_memory_runs_out(
 )
 def test_filters_that_no_recorder_writes(filters: dict[str, Any]) -> None:
     header = types.SimpleNamespace(filters=filters)
-    info = types.SimpleNamespace(header=header, path="x.arrows")
     with pytest.raises(TraceFileError, match="filters that cdmtrace does not write"):
-        frames._filtered(info)
+        frames._filtered(header, "x.arrows")
