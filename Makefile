@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help deps dev kernel stock lint test check-host histories mutants fuzz demo \
-	demo-foreign golden docs audit bench bench-live install uninstall clean
+	demo-foreign golden docs audit bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -28,7 +28,6 @@ help:
 	@echo "make docs         docs/rules.md and the man page anew, from rules and options"
 	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
 	@echo "make bench        what recording costs: drain, start-up, faults, each probe"
-	@echo "make bench-live   what a live view costs the recorder; root, no guest"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -107,10 +106,6 @@ bench: kernel
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/fault_cost.py
 	$(BIN)/python benchmarks/probe_cost.py
-
-# As root, and without a guest: the ring of the running kernel.
-bench-live: dev
-	$(BIN)/python benchmarks/live_cost.py
 
 # sudo takes only the system's directories for PATH, so the script goes to one of them.
 # -I: root loads nothing from the caller's variables, home or current directory.

@@ -21,6 +21,6 @@ def bare(ring_pages: int) -> Header:
         ring_size=ring_pages * mmap.PAGESIZE,
         cdm_nodes=(1,),
         cdm_nodes_from="",
-        vm_cdm_mask=0,
+        vm_cdm_mask=1 << 38,
         vm_cdm_mask_from="",
     )

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Measure natively how fast events come out of the ring and into the file.
 
-    sudo benchmarks/drain.py [--seconds S] [--rate M]
+    sudo benchmarks/drain.py [--seconds S] [--rounds N] [--rate M]
 
 Prints two tables in Markdown (docs/cost.md). The first has what an event costs the one
 who takes it out, in ns of his cpu, of a ring that is filled before: cdmtrace's own way,
 step by step, and the way that bcc documents. The second has what becomes of events that
-come in at a rate, from another cpu, while a recording like any other takes them out.
+come in at a rate, from another cpu, while a recording like any other takes them out,
+alone and with a live view beside it, in turns.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import ctypes
 import mmap
 import multiprocessing
 import os
+import pty
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ringsource
 from bareheader import bare
 
 from cdmtrace.drain import BATCH_ROWS
-from cdmtrace.events import EVENT_DTYPE, EventKind, Probe
+from cdmtrace.events import EVENT_DTYPE, EventKind, Mpol, Probe
 from cdmtrace.format.writer import TraceWriter
+from cdmtrace.live import process
 from cdmtrace.loader.bcc import import_bcc
 from cdmtrace.losses import Losses, Missing, Where
 from cdmtrace.options import Options
@@ -41,6 +45,10 @@ from cdmtrace.session import Session
 RING_PAGES = 4096
 RING_SIZE = RING_PAGES * mmap.PAGESIZE
 ROUNDS = 15
+START = 0x100040000000
+IMPORTS = 3.0
+"""Seconds that a viewer gets to import: where programs are compiled, it has them."""
+
 HEADER = bare(RING_PAGES)
 C_TYPES = {
     "u8": ctypes.c_uint64,
@@ -56,7 +64,10 @@ def template() -> bytes:
     """Return an event such as a fault makes."""
     event = np.zeros(1, EVENT_DTYPE)
     event["kind"], event["probe"] = EventKind.MAP, Probe.RMAP_ADD
-    event["node"] = 1
+    event["mm"], event["pid"], event["tid"] = 23, 42, 42
+    event["start"], event["end"] = START, START + mmap.PAGESIZE
+    event["addr"], event["size"] = START, mmap.PAGESIZE
+    event["policy"], event["nodes"], event["node"] = Mpol.BIND, 2, 1
     return event.tobytes()
 
 
@@ -167,35 +178,88 @@ def produce(made: ringsource.Source, rate: float, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def sustained(folder: Path, rate: float, seconds: float) -> tuple[int, int, float]:
-    """Return (events, lost, cpu share) of a recording at so many events a second."""
-    with ringsource.source(RING_SIZE, template=template(), mark=RING_SIZE // 4) as made:
-        context = multiprocessing.get_context("fork")
-        other = context.Process(target=produce, args=(made, rate, seconds))
-        options = Options(
-            output=folder / "c.arrows", duration=seconds + 1, ring_pages=RING_PAGES
-        )
+@contextmanager
+def terminal() -> Iterator[bytearray]:
+    """Have stderr be a terminal; give what is drawn on it."""
+    drawn = bytearray()
+    ours, theirs = pty.openpty()
+    kept = os.dup(2)
+
+    def look() -> None:
+        # It ends when nobody has the terminal any more.
+        with suppress(OSError):
+            while data := os.read(ours, 1 << 16):
+                drawn.extend(data)
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    os.dup2(theirs, 2)
+    os.close(theirs)
+    try:
+        yield drawn
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        looker.join()
+        os.close(ours)
+
+
+class Sustained(NamedTuple):
+    """What became of what came in at a rate."""
+
+    events: int
+    lost: int
+    share: float
+    """Of one cpu, that the recorder took."""
+
+
+def sustained(folder: Path, rate: float, seconds: float, *, live: bool) -> Sustained:
+    """Record so many events a second."""
+    said: list[str] = []
+    options = Options(
+        output=folder / "c.arrows", duration=seconds + 1, ring_pages=RING_PAGES
+    )
+    context = multiprocessing.get_context("fork")
+    with (
+        terminal() as drawn,
+        ringsource.source(RING_SIZE, template=template(), mark=RING_SIZE // 4) as made,
+        process.beside(said.append, live=live) as beside,
+    ):
+        if live:
+            time.sleep(IMPORTS)
         with (
             TraceWriter(options.output, HEADER, force=True) as writer,
             closing(
-                Session(Filled(made), writer, options, say=lambda _: None)
+                Session(
+                    *(Filled(made), writer, options),
+                    *(beside.say, beside.watch, beside.pid),
+                )
             ) as session,
         ):
+            beside.show(options.output, writer.fileno())
+            other = context.Process(target=produce, args=(made, rate, seconds))
+            everywhere = os.sched_getaffinity(0)
             os.sched_setaffinity(0, {1})
             before = time.process_time()
             other.start()
             # Nothing is attached here, so there is nothing to look at first.
             outcome = session.run(plan(frozenset(), frozenset()))
-            other.join()
             used = time.process_time() - before
-    return outcome.events, outcome.lost, used / seconds
+            os.sched_setaffinity(0, everywhere)
+            other.join()
+    if bool(drawn) is not live or any("has ended" in line for line in said):
+        raise RuntimeError(f"not the picture that is due: {said} {drawn[-2000:]!r}")
+    return Sustained(outcome.events, outcome.lost, used / seconds)
 
 
 def main() -> None:
     """Do as the module says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--rate", type=float, action="append", metavar="M")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--rate", type=float, nargs="+", metavar="M", default=[0.1, 1, 3, 5]
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         folder = Path(scratch)
@@ -206,11 +270,24 @@ def main() -> None:
         for name, (least, median) in found.items():
             print(f"| {name} | {least:.0f} | {median:.0f} | {least / first:.1f} |")
         print()
-        print("| events a second | written | lost | of one cpu |")
-        print("|---:|---:|---:|---:|")
-        for rate in options.rate or [1, 3, 5]:
-            events, lost, share = sustained(folder, rate * 1e6, options.seconds)
-            print(f"| {rate:g} M | {events:,} | {lost:,} | {share:.0%} |")
+        print("| events a second | view | written | lost, least | most | of one cpu |")
+        print("|---:|---|---:|---:|---:|---:|")
+        rates = [(rate, live) for rate in options.rate for live in (False, True)]
+        rounds = [
+            {
+                (rate, live): sustained(folder, rate * 1e6, options.seconds, live=live)
+                for rate, live in rates
+            }
+            for _ in range(options.rounds)
+        ]
+        for rate, live in rates:
+            events, lost, shares = zip(*(a[rate, live] for a in rounds), strict=True)
+            view = "live" if live else "none"
+            written = (
+                f"{statistics.median(events):,.0f} | {min(lost):,} | {max(lost):,}"
+            )
+            share = statistics.median(shares)
+            print(f"| {rate:g} M | {view} | {written} | {share:.0%} |")
 
 
 if __name__ == "__main__":

@@ -239,9 +239,9 @@ def child_of(parent: int, word: bytes) -> tuple[int, str]:
         # Whoever ends meanwhile is not it.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             status = (entry / "status").read_text()
-            if f"\nPPid:\t{parent}\n" in status:
-                if word in (entry / "cmdline").read_bytes():
-                    return int(entry.name), status
+            ours = f"\nPPid:\t{parent}\n" in status
+            if ours and word in (entry / "cmdline").read_bytes():
+                return int(entry.name), status
     raise LookupError(f"{parent} has no child with {word!r}")
 
 
