@@ -20,12 +20,16 @@ BPF_HASH(tgids, u32, u8, MAP_SIZE);
 BPF_CGROUP_ARRAY(cgroups, 1);
 #endif
 
+/* Who shows what is recorded. It looks at no other address space than its own. */
+static __always_inline int is_viewer(void)
+{
+	return VIEWER && bpf_get_current_pid_tgid() >> 32 == VIEWER;
+}
+
 /* The recorder, or who shows what it records: no part of what is traced. */
 static __always_inline int is_recording_task(void)
 {
-	u64 tgid = bpf_get_current_pid_tgid() >> 32;
-
-	return tgid == RECORDER || (VIEWER && tgid == VIEWER);
+	return bpf_get_current_pid_tgid() >> 32 == RECORDER || is_viewer();
 }
 
 static __always_inline u64 current_mm(void)

@@ -474,7 +474,7 @@ int exit_entry(struct pt_regs *ctx)
 
 	slot_begin(SLOT_EXIT_MMAP);
 	/* Whoever lets go of it last ends it, be it the recorder that looked at it. */
-	if (!is_enabled())
+	if (!is_enabled() || is_viewer())
 		return 0;
 	entry.mm = PT_REGS_PARM1(ctx);
 	entry.ts = bpf_ktime_get_ns();
