@@ -74,7 +74,7 @@ mutants: dev
 	$(BIN)/python -m pip install -q -e '.[mutation]'
 	$(BIN)/python scripts/mutants.py
 
-# A million trace files: half an hour of one core.
+# A million trace files: twenty minutes of one core.
 fuzz: dev
 	$(BIN)/python scripts/fuzz.py
 
