@@ -169,13 +169,16 @@ static __always_inline int wanted_vma(u64 vma)
 
 /*
  * The same of a page in @vma: the recorder may have to reclaim or to compact, and
- * then it works on the memory of others.
+ * then it works on the memory of others. One that ends has no mm: the pages are its own.
  */
 static __always_inline int wanted_page(u64 vma)
 {
+	u64 mm;
+
 	if (FOLLOWS || !is_recording_task())
 		return wanted_vma(vma);
-	return is_enabled() && VMA_MM(vma) != current_mm() && vma_in_addr(vma);
+	mm = current_mm();
+	return is_enabled() && mm && mm != VMA_MM(vma) && vma_in_addr(vma);
 }
 
 #endif /* CDMTRACE_FILTERS_H */

@@ -314,9 +314,12 @@ def test_the_recorder_can_have_the_page_of_another_moved(
 ) -> None:
     vma = machine.vma(machine.mm(watched=True))
     machine.be(ours)
+    machine.set(machine.task, "task_struct", mm=machine.mm())
     assert len(moving(machine, vma, mapped(machine, 1), 0)) == 1
-    machine.set(machine.task, "task_struct", mm=machine.vma_mm(vma))
-    assert moving(machine, vma, mapped(machine, 1), 0) == []
+    # Its own; and where it ends, it has none, and unmaps its own.
+    for mm in (machine.vma_mm(vma), 0):
+        machine.set(machine.task, "task_struct", mm=mm)
+        assert moving(machine, vma, mapped(machine, 1), 0) == []
 
 
 def merged(
