@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure natively how fast events come out of the ring and into the file.
 
-    sudo benchmarks/drain.py [--seconds S] [--rounds N] [--rate M]
+    sudo benchmarks/drain.py [--seconds S] [--rounds N] [--ring-pages N] [--rate M...]
 
 Prints two tables in Markdown (docs/cost.md). The first has what an event costs the one
 who takes it out, in ns of his cpu, of a ring that is filled before: cdmtrace's own way,
@@ -213,16 +213,19 @@ class Sustained(NamedTuple):
     """Of one cpu, that the recorder took."""
 
 
-def sustained(folder: Path, rate: float, seconds: float, *, live: bool) -> Sustained:
+def sustained(
+    folder: Path, rate: float, seconds: float, *, live: bool, ring_pages: int
+) -> Sustained:
     """Record so many events a second."""
+    size = ring_pages * mmap.PAGESIZE
     said: list[str] = []
     options = Options(
-        output=folder / "c.arrows", duration=seconds + 1, ring_pages=RING_PAGES
+        output=folder / "c.arrows", duration=seconds + 1, ring_pages=ring_pages
     )
     context = multiprocessing.get_context("fork")
     with (
         terminal() as drawn,
-        ringsource.source(RING_SIZE, template=template(), mark=RING_SIZE // 4) as made,
+        ringsource.source(size, template=template(), mark=size // 4) as made,
         process.beside(said.append, live=live) as beside,
     ):
         if live:
@@ -257,6 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ring-pages", type=int, default=RING_PAGES)
     parser.add_argument(
         "--rate", type=float, nargs="+", metavar="M", default=[0.1, 1, 3, 5]
     )
@@ -275,7 +279,11 @@ def main() -> None:
         rates = [(rate, live) for rate in options.rate for live in (False, True)]
         rounds = [
             {
-                (rate, live): sustained(folder, rate * 1e6, options.seconds, live=live)
+                (rate, live): sustained(
+                    *(folder, rate * 1e6, options.seconds),
+                    live=live,
+                    ring_pages=options.ring_pages,
+                )
                 for rate, live in rates
             }
             for _ in range(options.rounds)

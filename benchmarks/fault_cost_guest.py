@@ -224,12 +224,13 @@ def main(rounds: int) -> None:
     """Measure, and leave faults.json."""
     worker = Worker()
     worker.do(b"l")
-    one, everything = load(EMPTY + TEXT), load(all=True)
+    one, everything, stackless = load(EMPTY + TEXT), load(all=True), load(stacks="none")
     bpf: Any = one._bpf
     # bcc attaches those as soon as it has compiled them.
     detach_fentry(bpf)
     kernel = layout.defines(layout.Btf.load(), config.load())
     plans = plan(symbols.functions(), tracefs.tracepoints(tracefs.mounted()))
+    by_name = {of.probe.name: of for of in plans}
     consumer = Idiom(bpf, Path("idiom.out"))
     tracers: dict[str, Callable[[], contextlib.AbstractContextManager[Consumer]]] = {
         "untraced": untraced,
@@ -237,6 +238,9 @@ def main(rounds: int) -> None:
         "empty fentry + fexit": lambda: empty_fentry(bpf),
         "empty kprobe.multi pair": lambda: empty_multi(bpf),
         "cdmtrace": lambda: cdmtrace("cdmtrace", one, plans),
+        "cdmtrace, only alloc": lambda: cdmtrace("alloc", one, (by_name["alloc"],)),
+        "cdmtrace, only rmap_add": lambda: cdmtrace("map", one, (by_name["rmap_add"],)),
+        "cdmtrace --stacks none": lambda: cdmtrace("stackless", stackless, plans),
         "cdmtrace --all": lambda: cdmtrace("all", everything, plans),
         "bpftrace": lambda: bpftrace(kernel["NODES_PGSHIFT"]),
         "bcc's idiom": lambda: idiom(bpf, consumer),
@@ -262,6 +266,7 @@ def main(rounds: int) -> None:
     worker.end()
     one.close()
     everything.close()
+    stackless.close()
 
 
 if __name__ == "__main__":
