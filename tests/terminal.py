@@ -19,6 +19,10 @@ from typing import Self
 ROOT = Path(__file__).resolve().parents[1]
 ALTERNATE, MAIN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
+_HEED = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 
 class Terminal:
@@ -37,6 +41,13 @@ class Terminal:
         stdout: int | None = None,
     ) -> subprocess.Popen[bytes]:
         """Start a command whose streams are the terminal, but for those given."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("FORCE_COLOR", "NO_COLOR")
+        }
+        # A shell starts what runs behind it with SIGINT ignored.
+        words = ("-c", _HEED, *words)
         return subprocess.Popen(
             [sys.executable, *words],
             stdin=self.theirs,
@@ -44,7 +55,7 @@ class Terminal:
             stderr=self.theirs,
             start_new_session=True,
             env={
-                **os.environ,
+                **inherited,
                 "TERM": "xterm-256color",
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
                 **(environment or {}),
