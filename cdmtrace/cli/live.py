@@ -36,16 +36,17 @@ def live(file: Path, profile: str) -> int:
     console = view.console_for(1)
     if not view.drawable(console):
         raise UsageTrouble(
-            "live draws on a terminal, and stdout is none",
+            "live draws on a terminal, and stdout is none that can be drawn on",
             hint=f"cdmtrace check {file}",
         )
     fd = _open(file)
     ended: list[int] = []
-    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for kind in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, lambda number, _: ended.append(number))
     try:
         shown = view.View(fd, str(file), profile=profile)
+        view.stoppable(1)
         view.follow(shown, console, lambda seconds: _wait(seconds, ended))
         width, height = console.size
         # It is to be seen whole above the lines that follow.

@@ -286,9 +286,11 @@ def record(
             "--live shows one file, and --rotate makes several",
             hint="leave one of them out",
         )
-    if live and not (sys.stderr.isatty() and os.environ.get("TERM") != "dumb"):
+    # What rich takes for a terminal on which nothing can be drawn anew.
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    if live and (dumb or not sys.stderr.isatty()):
         raise UsageTrouble(
-            "--live draws on a terminal, and stderr is none",
+            "--live draws on a terminal, and stderr is none that can be drawn on",
             hint=f"leave it out, and in a terminal: cdmtrace live {output}",
         )
     options = Options(

@@ -47,8 +47,7 @@ def become(uid: int, gid: int, groups: Sequence[int]) -> None:
 
 def main() -> int:
     """Draw what the recorder records, until it ends. Return the exit status."""
-    # Ctrl-C is for the recorder, which ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and Ctrl-\\ are for the recorder, which has them blocked here and ends us.
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) is not signal.SIG_IGN:
             signal.signal(kind, _leave)
@@ -74,6 +73,7 @@ def main() -> int:
         if not fds:
             return ExitStatus.OK
         shown = view.View(fds[0], path.decode(errors="surrogateescape"))
+        view.stoppable(2)
         view.follow(shown, console, Control(control, shown).wait)
     except CdmtraceError as error:
         sys.stderr.write(f"cdmtrace: {error.message}\n")

@@ -28,6 +28,10 @@ AS_IT_WAS: Final = b"\x1b[?1049l\x1b[?25h\x1b[0m"
 """Out of the alternate screen, cursor on, no colour: what a viewer that was killed
 leaves undone (xterm's control sequences, rmcup, cnorm and sgr0 of terminfo)."""
 
+TAKEN: Final = b"\x1b[?1049h\x1b[?25l"
+"""Into the alternate screen, cursor off (smcup, civis)."""
+
+_KEYBOARD: Final = (signal.SIGINT, signal.SIGQUIT)
 _NOBODY: Final = 65534
 _START: Final = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -87,12 +91,17 @@ class Viewer:
             words = [sys.executable, "-I" if sys.flags.isolated else "-P", "-c", _START]
             words.append(str(Path(cdmtrace.__file__).resolve().parents[1]))
             words += [str(theirs.fileno()), *map(str, _ids())]
-            self._process = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
+            # The keyboard's are the recorder's, from the viewer's first instruction on.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, _KEYBOARD)
+            try:
+                self._process = subprocess.Popen(
+                    words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self.pid = self._process.pid
 
     def say(self, text: str) -> None:
@@ -141,10 +150,9 @@ class Viewer:
                 self._process.wait()
             return
         self._waiter.join(PATIENCE)
-        if not self._waiter.is_alive():
-            return
-        if self._kill():
+        if not self._waiter.is_alive() or self._kill():
             self._waiter.join()
+            self._process.wait()
             return
         self._tell("the live view does not end, and is left alone")
 
@@ -166,7 +174,12 @@ class Viewer:
 
     def _wait(self) -> None:
         """Wait until it has ended, whoever ends it; leave the terminal in order."""
-        status = self._process.wait()
+        # Not reaped before close(): the program leaves this pid out, so nobody else may
+        # have it meanwhile.
+        ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        status = ended.si_status if ended is not None else 0
+        if ended is not None and ended.si_code != os.CLD_EXITED:
+            status = -status
         if status:
             with contextlib.suppress(OSError):
                 os.write(2, AS_IT_WAS)

@@ -18,6 +18,9 @@ WINDOW: Final = 2
 HISTORY: Final = 24
 """Seconds whose rates are kept."""
 
+_BATCHES: Final = 1024
+"""Batches of late that are kept; a recorder writes a dozen a second, or larger ones."""
+
 OWN: Final = "recorder"
 """What rows of no probe are called: names, stacks and looks of the recorder's own."""
 
@@ -47,7 +50,7 @@ class Rates:
         self._names[0] = OWN
         self._events = np.zeros(256, np.int64)
         self._lost = Counter[str]()
-        self._late: deque[tuple[int, np.ndarray]] = deque()
+        self._late: deque[tuple[int, np.ndarray]] = deque(maxlen=_BATCHES)
         self._seconds = Counter[int]()
         self._started = header.started
         self._last = header.started
@@ -75,7 +78,8 @@ class Rates:
         column = column_values(batch.columns.column("probe"))
         counts = np.bincount(column, minlength=256)
         self._events += counts
-        self._late.append((mark.last_ts, counts))
+        # A file can say anything of its times; what is kept must be in order.
+        self._late.append((self._last, counts))
         self._seconds[self._second(mark.last_ts)] += mark.rows
         self._forget(self._last)
 

@@ -7,7 +7,10 @@ What it has not come to lies in the file and not in memory.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -21,6 +24,7 @@ from cdmtrace.analysis.live import Live
 from cdmtrace.analysis.replay import Finding, Verdict
 from cdmtrace.errors import TraceFileError
 from cdmtrace.format.follow import Follower
+from cdmtrace.live.process import AS_IT_WAS, TAKEN
 from cdmtrace.live.rates import Rates
 from cdmtrace.render import live as render
 
@@ -88,6 +92,8 @@ class View:
                 for batch in [] if self._refused else self._slow.new():
                     for _ in self._live.feed(batch):
                         yield True
+                    # One may hold losses and no row: the clock is to be seen then, too.
+                    yield True
             except TraceFileError as error:
                 # check would not take the file either; its rows are still counted.
                 self._refused = error.message
@@ -175,7 +181,8 @@ def _about(terms: Terms) -> str:
 
 def drawable(console: Console) -> bool:
     """Return whether there is a terminal on which a picture can be drawn anew."""
-    return console.is_terminal and not console.is_dumb_terminal
+    # rich takes any file for a terminal where FORCE_COLOR is set.
+    return console.file.isatty() and not console.is_dumb_terminal
 
 
 def follow(view: View, console: Console, wait: Callable[[float], bool]) -> None:
@@ -211,6 +218,22 @@ def follow(view: View, console: Console, wait: Callable[[float], bool]) -> None:
             left = due - time.monotonic() if done else 0
             if not wait(max(left, 0)):
                 return
+
+
+def stoppable(fd: int) -> None:
+    """Give the terminal back while Ctrl-Z has us stopped, and take it again after."""
+
+    def stop(number: int, frame: object) -> None:
+        del number, frame
+        # A terminal that has gone is noticed by who draws.
+        with contextlib.suppress(OSError):
+            os.write(fd, AS_IT_WAS)
+        os.kill(os.getpid(), signal.SIGSTOP)
+        with contextlib.suppress(OSError):
+            os.write(fd, TAKEN)
+
+    if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTSTP, stop)
 
 
 def console_for(fd: int) -> Console:

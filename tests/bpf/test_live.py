@@ -163,9 +163,12 @@ def test_a_viewer_that_is_killed(
     recording.start("--live", "--duration", "8")
     terminal = recording.terminal
     terminal.shows("recording")
-    os.kill(recording.viewer, signal.SIGKILL)
+    viewer = recording.viewer
+    os.kill(viewer, signal.SIGKILL)
     terminal.shows("the live view has ended (SIGKILL); recording goes on")
     assert terminal.in_order
+    # The program leaves this pid out: while it records, nobody else may have it.
+    assert Path(f"/proc/{viewer}").exists()
     recording.go()
     assert recording.finish() == 0
     assert recording.rows() == plain
