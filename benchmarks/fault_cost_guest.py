@@ -30,6 +30,7 @@ from program import RING_PAGES, detach, load
 from worker import LOOP_PAGES, LOOPS, Worker
 
 from cdmtrace.drain import Drain
+from cdmtrace.filters import Filters
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import config, layout, symbols, tracefs
 from cdmtrace.loader import bcc
@@ -224,7 +225,8 @@ def main(rounds: int) -> None:
     """Measure, and leave faults.json."""
     worker = Worker()
     worker.do(b"l")
-    one, everything, stackless = load(EMPTY + TEXT), load(all=True), load(stacks="none")
+    one, everything = load(EMPTY + TEXT), load(all=True)
+    stackless = load(filters=Filters(stacks="none"))
     bpf: Any = one._bpf
     # bcc attaches those as soon as it has compiled them.
     detach_fentry(bpf)
