@@ -1,7 +1,7 @@
 """A recording while it is made: what has the tag now, and what was found so far.
 
-What is kept is what the address spaces that there are hold, and the latest findings;
-it does not grow with the length of the recording.
+What is kept is what the address spaces that there are hold, the latest findings, and
+what was lost: it grows with the intervals of losses, and not with the recording.
 """
 
 from __future__ import annotations

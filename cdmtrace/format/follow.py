@@ -13,11 +13,11 @@ from pathlib import Path
 
 from cdmtrace.errors import TraceFileError
 from cdmtrace.format.framing import FrameCut, FrameError, frame_at
-from cdmtrace.format.reader import TraceBatch, _File, _read_header, _Walk
+from cdmtrace.format.reader import OpenFile, TraceBatch, Walk, read_header
 from cdmtrace.format.schema import Header
 
 
-class _Place(_Walk):
+class _Place(Walk):
     """Where the reading is. Losses are told of with their batch, and not kept."""
 
     def _keep(self, batch: TraceBatch, end: int) -> TraceBatch:
@@ -38,7 +38,7 @@ class Follower:
         Raises TraceFileError as TraceReader does, also where the header is not there
         whole.
         """
-        self._file = _File(fd)
+        self._file = OpenFile(fd)
         if not self._file.regular:
             raise TraceFileError(
                 f"{path}: is no regular file",
@@ -49,7 +49,7 @@ class Follower:
                 f"{path}: is empty",
                 hint="wait until the recording has begun",
             )
-        self._header, at = _read_header(Path(path), self._file)
+        self._header, at = read_header(Path(path), self._file)
         self._walk = _Place(self._header, at)
         self._before = self._header.part.seq if self._header.part else 0
         self.events = 0

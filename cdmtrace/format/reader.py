@@ -152,9 +152,9 @@ class TraceReader:
         damaged header, or a format that this version does not know.
         """
         self._path = Path(path)
-        self._file = _File.open(self._path)
+        self._file = OpenFile.open(self._path)
         try:
-            self._header, self._start = _read_header(self._path, self._file)
+            self._header, self._start = read_header(self._path, self._file)
         except BaseException:
             self.close()
             raise
@@ -184,7 +184,7 @@ class TraceReader:
         return pa.Table.from_batches([batch.columns for batch in self], SCHEMA)
 
     def __iter__(self) -> Iterator[TraceBatch]:
-        walk = _Walk(self._header, self._start)
+        walk = Walk(self._header, self._start)
         file = self._file
         stop = ""
         while walk.end is None and walk.at < file.size:
@@ -232,7 +232,7 @@ def count_kinds(trace: TraceReader) -> dict[str, int]:
     }
 
 
-class _Walk:
+class Walk:
     """What is known after the batches read so far."""
 
     def __init__(self, header: Header, at: int) -> None:
@@ -247,7 +247,7 @@ class _Walk:
         self._counted = header.part.counted if header.part else header.started
         self._losses: list[Loss] = []
 
-    def take(self, file: _File, frame: Frame) -> TraceBatch:
+    def take(self, file: OpenFile, frame: Frame) -> TraceBatch:
         """Read the next batch, which is the message in frame.
 
         Raises FrameError for whatever makes it unfit to be used.
@@ -325,7 +325,7 @@ class _Walk:
             self._last_ts = max(mark.last_ts, self._last_ts or 0)
         return batch
 
-    def why_torn(self, file: _File, stop: str) -> str | None:
+    def why_torn(self, file: OpenFile, stop: str) -> str | None:
         """Return what to say of the bytes after the last intact batch.
 
         stop: why the batch there was not taken, empty where there is none.
@@ -378,7 +378,7 @@ def _follows(columns: pa.RecordBatch, last_seq: int) -> bool:
     return int(seq[0]) == last_seq + 1 and bool((np.diff(seq) == 1).all())
 
 
-class _File:
+class OpenFile:
     """A regular file, of the size that it had when it was looked at last."""
 
     def __init__(self, fd: int) -> None:
@@ -459,7 +459,7 @@ class _File:
             self._fd = -1
 
 
-def _read_header(path: Path, file: _File) -> tuple[Header, int]:
+def read_header(path: Path, file: OpenFile) -> tuple[Header, int]:
     """Return the header and where the first batch begins.
 
     The key, its CRC and the member ``format`` are what no later format may

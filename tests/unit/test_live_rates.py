@@ -106,3 +106,13 @@ def test_a_probe_without_a_name_goes_by_its_number() -> None:
     rates.add(batch(1.0, 211), 0)
     (one,) = rates.rates(rates.now(0))
     assert one.probe == "211"
+
+
+def test_a_time_that_jumps_keeps_nothing(rates: Rates) -> None:
+    """A file may say so; what came after it is forgotten all the same."""
+    rates.add(batch(1e9, Probe.ALLOC), 0)
+    for number in range(5000):
+        rates.add(batch(number, Probe.ALLOC), 0)
+    assert len(rates._late) <= 1024
+    rates.add(batch(1e9 + 10, Probe.ALLOC), 0)
+    assert len(rates._late) == 1
