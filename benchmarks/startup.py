@@ -25,6 +25,10 @@ from pathlib import Path
 from cdmtrace.kernel import headers
 from cdmtrace.lab.paths import Layout
 
+# The tests compile the program as well, so what they compile it with is complete.
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from bpfnumbers import NUMBERS
+
 STEPS = ("import", "numbers", "compile", "verify and load")
 
 
@@ -33,7 +37,6 @@ def once() -> None:
     begin = time.monotonic()
     times = [begin]
     import cdmtrace.session
-    from cdmtrace.filters import Filters
     from cdmtrace.kernel import bpf, btf, config, layout, vmflags
     from cdmtrace.loader.bcc import BccLoader, import_bcc
     from cdmtrace.probes import PROBES, Kind
@@ -53,23 +56,9 @@ def once() -> None:
             kernel.sizeof(struct)
     offsets = {f"OFF_{struct}_{name}": 8 for struct, name in members}
     numbers = {
+        **NUMBERS,
         **offsets,
         **layout.heads(offsets),
-        "NODES_PGSHIFT": 54,
-        "NODES_MASK": 1023,
-        "NODEMASK_MASK": (1 << 64) - 1,
-        "PG_HEAD": 16,
-        "PG_RESERVED": 12,
-        "SIZEOF_page": 64,
-        "PMD_BYTES": 2 << 20,
-        "CDM_NODES": 2,
-        "CDM_MASK": 1 << 38,
-        "KEY0": 1,
-        "KEY1": 2,
-        "MEMORY_NODES": 3,
-        "ALL": 0,
-        **Filters().numbers(),
-        "RECORDER": 1,
         "RING_PAGES": 4096,
         "MAP_SIZE": 16384,
         "LOST_PLACES": 1024,
@@ -114,7 +103,7 @@ def main() -> None:
                     [sys.executable, Path(__file__), "--once"],
                     env=environment,
                     check=True,
-                    capture_output=True,
+                    stdout=subprocess.PIPE,
                     text=True,
                 ).stdout
             )

@@ -508,7 +508,8 @@ def test_what_the_kernel_did_not_wait_for_is_counted(unpaired: Recording) -> Non
 def test_a_recording_in_parts(guest: Path) -> None:
     """Together they are the recording; alone, each can be understood."""
     files = found_parts(guest / "parts.arrows")
-    assert len(files) > 3
+    # How many depends on what had come when the recorder looked: a batch is not cut.
+    assert len(files) > 1
     assert f"{len(files)} files" in (guest / "parts.stderr").read_text()
     trace = frames.load(*reversed(files))
     assert (trace.clean_end, trace.cut, trace.gaps) == (True, None, ())
