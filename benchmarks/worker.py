@@ -67,12 +67,14 @@ def in_a_child(start: int, *, bound: bool) -> None:
 
 
 def a_bit_of_everything() -> None:
-    """Fault, fork, copy, map files, move, split, compact: all on RAM."""
+    """Fault, fork, copy, map files, move, split, lock, compact: all on RAM."""
     for _ in range(TIMES):
         area, start = region(PAGES)
         ctypes.memset(start, 1, len(area))
         in_a_child(start, bound=False)
         LIBC.mprotect(ctypes.c_void_p(start), 64 * PAGE, mmap.PROT_READ)
+        LIBC.mlock(ctypes.c_void_p(start + 64 * PAGE), 64 * PAGE)
+        LIBC.munlock(ctypes.c_void_p(start + 64 * PAGE), 64 * PAGE)
         area.madvise(MADV_UNMERGEABLE)
         area.madvise(mmap.MADV_DONTNEED, 64 * PAGE, 64 * PAGE)
         new = LIBC.mremap(
@@ -80,6 +82,8 @@ def a_bit_of_everything() -> None:
             *(ctypes.c_ulong(128 * PAGE), 1),
         )
         LIBC.munmap(ctypes.c_void_p(new), 128 * PAGE)
+        with mmap.mmap(-1, PAGES * PAGE) as shared:
+            shared.write(bytes(PAGES * PAGE))
     path = Path("/tmp/probe-cost")
     path.write_bytes(bytes(PAGES * PAGE))
     with path.open("rb") as file:

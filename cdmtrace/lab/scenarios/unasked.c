@@ -167,8 +167,11 @@ static void empty_cpu_lists(void)
 }
 
 /*
- * It moves pages towards the end of the node, into 2 MiB that are not wholly free.
- * At least those of three of four huge pages have a place to go to.
+ * It moves pages towards the end of the node, into 2 MiB that are not wholly free,
+ * and not into those that lie next behind the ones it takes from
+ * (isolate_freepages() in mm/compaction.c, 6.1). So of four huge pages side by side,
+ * those of two have a place to go to for sure. There is more room at the end of the
+ * node, where it was not taken at boot; memory failures use that up.
  */
 static void step_compaction(void)
 {
@@ -190,9 +193,9 @@ static void step_compaction(void)
 	empty_cpu_lists();
 	expect_errno(write_text(path, "1"), 0, "the CDM node is compacted");
 	nr = renewed(r, pfn);
-	ok = nr >= 3 * SPARSE && nr <= 4 * SPARSE;
+	ok = nr >= 2 * SPARSE && nr <= 4 * SPARSE;
 	report(ok, "at least %u of %u pages are on other page frames",
-	       3 * SPARSE, 4 * SPARSE);
+	       2 * SPARSE, 4 * SPARSE);
 	if (!ok)
 		diag("found %u", nr);
 	counted(r, 0, r->nr, nr, "renew", "compaction");
