@@ -52,7 +52,7 @@ kernel: dev
 
 # Debian's own build of it: a download of 80 MB, once.
 stock: dev
-	$(BIN)/cdmtrace lab build --kernel stock-6.1
+	$(BIN)/cdmtrace lab build --kernel debian-6.1
 
 # No kernel test may skip: that would look like one that has passed. An emulated guest
 # keeps one core busy and takes 4 GiB, so a file of tests at a time goes to each of

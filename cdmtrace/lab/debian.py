@@ -1,4 +1,8 @@
-"""Debian's archive: which version of a package there is, fetched, unpacked."""
+"""Debian's archive: which version of a package there is, fetched, unpacked.
+
+The system's own package lists have the packages of its own release. Those of other
+releases are asked for in lists of their own, from the same mirror, which need no root.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,27 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cdmtrace.errors import LabError, apt_hint
+from cdmtrace.lab.paths import write_atomically
 from cdmtrace.lab.processes import tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cdmtrace.lab.paths import Layout
 
+
+MAIN: Final = "Debian"
+SECURITY: Final = "Debian-Security"
+"""What archives call themselves (``Label`` in their Release file)."""
+KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+"""Of the package debian-archive-keyring, which any Debian has."""
+
+_TARGET = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
 _PACKAGE_OF = {"depmod": "kmod", "dpkg-deb": "dpkg"}
 
 
@@ -34,63 +49,6 @@ def parse_madison(output: str, package: str, series: str = "") -> str | None:
     return None
 
 
-def candidate_version(package: str, series: str = "") -> str | None:
-    """Return the newest version of ``package`` in that series, or None."""
-    if shutil.which("apt-cache") is None:
-        raise LabError(
-            "kernels come from Debian's archive, and there is no apt here",
-            hint="run the laboratory on Debian 12",
-        )
-    result = subprocess.run(
-        ["apt-cache", "madison", package], text=True, capture_output=True, check=False
-    )
-    return parse_madison(result.stdout, package, series)
-
-
-def update_lists(stage: Callable[[str], None]) -> None:
-    """Run ``apt-get update``, through sudo unless root."""
-    command = ["apt-get", "update", "-q"]
-    if os.geteuid() != 0:
-        # Never asks: a password prompt in the middle of a build helps nobody.
-        command = ["sudo", "-n", *command]
-    stage("refreshing the package lists (apt-get update)")
-    try:
-        result = subprocess.run(command, text=True, capture_output=True, check=False)
-    except FileNotFoundError as error:
-        raise LabError(
-            "the package lists are missing", hint="apt-get update (as root)"
-        ) from error
-    if result.returncode != 0:
-        raise LabError(
-            "apt-get update failed",
-            details=tail(result.stderr or result.stdout, 10),
-            hint="sudo apt-get update",
-        )
-
-
-def choose_version(
-    package: str, stage: Callable[[str], None], *, fresh: bool, series: str = ""
-) -> str:
-    """Return the version of ``package`` to use, asking apt: the newest of a series.
-
-    With ``fresh`` the package lists are refreshed first, otherwise only if they do
-    not know the package.
-    """
-    if fresh:
-        update_lists(stage)
-    version = candidate_version(package, series)
-    if version is None and not fresh:
-        update_lists(stage)
-        version = candidate_version(package, series)
-    if version is None:
-        which = f"{package} {series}*" if series else package
-        raise LabError(
-            f"no package {which} in this system's package lists",
-            hint="use Debian 12, or add its archive to the apt sources",
-        )
-    return version
-
-
 def parse_depends(output: str) -> list[str]:
     """Return the packages that the first record of ``apt-cache show`` depends on.
 
@@ -105,50 +63,186 @@ def parse_depends(output: str) -> list[str]:
     return []
 
 
-def depends(package: str, version: str) -> list[str]:
-    """Return what that version of ``package`` depends on."""
-    result = subprocess.run(
-        ["apt-cache", "show", f"{package}={version}"],
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    return parse_depends(result.stdout)
+def parse_targets(output: str) -> dict[str, str]:
+    """Return label -> mirror, of what ``apt-get indextargets`` tells by our format.
 
-
-def download(
-    package: str,
-    version: str,
-    directory: Path,
-    stage: Callable[[str], None],
-    *,
-    kernel: str = "",
-) -> Path:
-    """Fetch the package's file into ``directory``. Raises :class:`LabError`.
-
-    kernel: what it is for, to say how to take a newer one.
+    Of several mirrors, the first.
     """
-    command = ["apt-get", "download", "-q", f"{package}={version}"]
-    said = []
-    for again in (True, False):
-        result = subprocess.run(
-            command, cwd=directory, text=True, capture_output=True, check=False
+    mirrors: dict[str, str] = {}
+    for line in output.splitlines():
+        origin, label, mirror = line.split("|", 2)
+        if origin == "Debian":
+            mirrors.setdefault(label, mirror)
+    return mirrors
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Packages of the suites, by lists that are kept in ``directory``.
+
+    Without suites: what the system's own lists have, which only root can refresh.
+    """
+
+    directory: Path
+    suites: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, suites: tuple[str, ...], layout: Layout) -> Archive:
+        """Return the archive of these suites, its lists in the cache."""
+        return cls(layout.lists / "-".join(suites), suites)
+
+    def candidate_version(self, package: str, series: str = "") -> str | None:
+        """Return the newest version of ``package`` in that series, or None."""
+        output = self._ask("madison", package)
+        return parse_madison(output, package, series)
+
+    def choose_version(
+        self,
+        package: str,
+        stage: Callable[[str], None],
+        *,
+        fresh: bool,
+        series: str = "",
+    ) -> str:
+        """Return the version of ``package`` to use, asking apt: the newest of a series.
+
+        With ``fresh`` the package lists are refreshed first, otherwise only if they do
+        not know the package. Raises :class:`LabError`.
+        """
+        version = None if fresh else self.candidate_version(package, series)
+        if version is None:
+            self.update(stage)
+            version = self.candidate_version(package, series)
+        if version is None:
+            which = f"{package} {series}*" if series else package
+            where = " ".join(self.suites) or "this system's package lists"
+            raise LabError(
+                f"no package {which} in {where}",
+                hint="use Debian 12, or add its archive to the apt sources",
+            )
+        return version
+
+    def depends(self, package: str, version: str) -> list[str]:
+        """Return what that version of ``package`` depends on."""
+        return parse_depends(self._ask("show", f"{package}={version}"))
+
+    def download(
+        self,
+        package: str,
+        version: str,
+        directory: Path,
+        stage: Callable[[str], None],
+        *,
+        kernel: str = "",
+    ) -> Path:
+        """Fetch the package's file into ``directory``. Raises :class:`LabError`.
+
+        kernel: what it is for, to say how to take a newer one.
+        """
+        command = ["apt-get", *self._options(), "download", "-q"]
+        said = []
+        for again in (True, False):
+            result = _run([*command, f"{package}={version}"], directory)
+            found = next(directory.glob(f"{package}_*.deb"), None)
+            if result.returncode == 0 and found is not None:
+                return found
+            said.append(tail(result.stderr or result.stdout, 10))
+            if again:
+                # The lists may be older than the archive.
+                try:
+                    self.update(stage)
+                except LabError as error:
+                    said.append(str(error))
+                    break
+        raise LabError(
+            f"cannot download {package} {version}",
+            details="\n".join(said),
+            hint="cdmtrace lab build --update"
+            + (f" --kernel {kernel}" if kernel else ""),
         )
-        found = next(directory.glob(f"{package}_*.deb"), None)
-        if result.returncode == 0 and found is not None:
-            return found
-        said.append(tail(result.stderr or result.stdout, 10))
-        if again:
-            # The lists may be older than the archive.
-            try:
-                update_lists(stage)
-            except LabError as error:
-                said.append(str(error))
-                break
-    raise LabError(
-        f"cannot download {package} {version}",
-        details="\n".join(said),
-        hint="cdmtrace lab build --update" + (f" --kernel {kernel}" if kernel else ""),
+
+    def update(self, stage: Callable[[str], None]) -> None:
+        """Refresh the package lists, the system's own through sudo unless root.
+
+        Raises :class:`LabError`.
+        """
+        command = ["apt-get", *self._options(), "update", "-q"]
+        if self.suites:
+            stage(f"refreshing the package lists of {' '.join(self.suites)}")
+            self._arrange()
+        else:
+            stage("refreshing the package lists (apt-get update)")
+            if os.geteuid() != 0:
+                # Never asks: a password prompt in the middle of a build helps nobody.
+                command = ["sudo", "-n", *command]
+        try:
+            result = _run(command)
+        except FileNotFoundError as error:
+            raise LabError(
+                "the package lists are missing", hint="apt-get update (as root)"
+            ) from error
+        if result.returncode != 0:
+            raise LabError(
+                "apt-get update failed",
+                details=tail(result.stderr or result.stdout, 10),
+                hint=None if self.suites else "sudo apt-get update",
+            )
+
+    def _ask(self, *words: str) -> str:
+        if shutil.which("apt-cache") is None:
+            raise LabError(
+                "kernels come from Debian's archive, and there is no apt here",
+                hint="run the laboratory on Debian 12",
+            )
+        return _run(["apt-cache", *self._options(), *words]).stdout
+
+    @property
+    def _sources(self) -> Path:
+        return self.directory / "sources.list"
+
+    def _options(self) -> list[str]:
+        """Return what makes apt use these lists, and nothing of the system's."""
+        if not self.suites:
+            return []
+        settings = {
+            "Dir::Etc::SourceList": self._sources,
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State": self.directory,
+            "Dir::State::Status": "/dev/null",
+            "Dir::Cache": self.directory,
+            # No other user can write there.
+            "APT::Sandbox::User": "root",
+            # What an archived release says of itself has run out.
+            "Acquire::Check-Valid-Until": "false",
+            "Acquire::Languages": "none",
+        }
+        return [word for n, text in settings.items() for word in ("-o", f"{n}={text}")]
+
+    def _arrange(self) -> None:
+        """Write the sources: the system's mirrors, with our suites."""
+        command = ["apt-get", "indextargets", "--format", _TARGET]
+        mirrors = parse_targets(_run([*command, "Created-By: Packages"]).stdout)
+        lines = []
+        for suite in self.suites:
+            label = SECURITY if suite.endswith("-security") else MAIN
+            if mirror := mirrors.get(label):
+                signed = f" [signed-by={KEYRING}]" if KEYRING.is_file() else ""
+                lines.append(f"deb{signed} {mirror} {suite} main\n")
+        if not lines:
+            raise LabError(
+                "no mirror of Debian's archive in this system's package lists",
+                hint="sudo apt-get update",
+            )
+        for part in (Path("lists", "partial"), Path("archives", "partial")):
+            (self.directory / part).mkdir(parents=True, exist_ok=True)
+        write_atomically(self._sources, "".join(lines).encode())
+
+
+def _run(
+    command: list[str], directory: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=directory, text=True, capture_output=True, check=False
     )
 
 

@@ -142,8 +142,9 @@ def _version(
         and source.source_dir(layout, spec.package, pinned).is_dir()
     ):
         return pinned
-    version = debian.choose_version(spec.package, progress.stage, fresh=update)
-    source.fetch(layout, spec.package, version, progress.stage)
+    archive = debian.Archive.of(spec.suites, layout)
+    version = archive.choose_version(spec.package, progress.stage, fresh=update)
+    source.fetch(spec, layout, version, progress.stage)
     # Pinned only now, so that a failed download leaves the old one in use.
     source.pin_version(layout, spec.package, version)
     return version
@@ -154,7 +155,7 @@ def _build_locked(
 ) -> Kernel:
     compiler = toolchain.compiler_version() or ""
     name = directory_name(spec, version, compiler)
-    pristine = source.fetch(layout, spec.package, version, progress.stage)
+    pristine = source.fetch(spec, layout, version, progress.stage)
     workspace = layout.work / f"{spec.package}_{version}"
     sources = workspace / f"tree-{spec.patches.name}"
     objects = workspace / f"obj-{spec.name}"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdmtrace.lab.scenarios import Scenario
 
 MODULE_DIR = PACKAGE_DIR / "modules"
-HINT = "--kernel stock-6.1"
+HINT = "--kernel debian-6.1"
 """A kernel that modules can be built for."""
 
 _TOOLS = (

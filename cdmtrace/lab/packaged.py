@@ -38,7 +38,7 @@ def _directory(spec: PackagedSpec, version: str, layout: Layout) -> Path:
 
 def find(spec: PackagedSpec, layout: Layout) -> Kernel | None:
     """Return the kernel that was fetched, or None. Asks neither apt nor the network."""
-    version = source.pinned_version(layout, spec.image)
+    version = source.pinned_version(layout, spec.name)
     if version is None:
         return None
     directory = _directory(spec, version, layout)
@@ -64,21 +64,26 @@ def fetch(
     ):
         if not update and (kernel := find(spec, layout)):
             return kernel
-        version = debian.choose_version(
+        archive = debian.Archive.of(spec.suites, layout)
+        version = archive.choose_version(
             spec.image, progress.stage, fresh=update, series=spec.series
         )
         target = _directory(spec, version, layout)
         if not (target / IMAGE).is_file():
-            _unpack(spec, version, target, progress.stage)
+            _unpack(spec, archive, version, target, progress.stage)
         # Pinned only now, so that a failed download leaves the old one in use.
-        source.pin_version(layout, spec.image, version)
+        source.pin_version(layout, spec.name, version)
         return Kernel(directory=target)
 
 
 def _unpack(
-    spec: PackagedSpec, version: str, target: Path, stage: Callable[[str], None]
+    spec: PackagedSpec,
+    archive: debian.Archive,
+    version: str,
+    target: Path,
+    stage: Callable[[str], None],
 ) -> None:
-    packages = _packages(spec, version)
+    packages = _packages(spec, archive, version)
     release = packages[0][0].removeprefix(spec.image.removesuffix(spec.flavour))
     for stale in target.parent.glob(".unpack-*"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -90,11 +95,9 @@ def _unpack(
         root = directory / "root"
         for package, wanted in packages:
             stage(f"fetching {package} {wanted}")
-            archive = debian.download(
-                package, wanted, directory, stage, kernel=spec.name
-            )
-            debian.run_tool(["dpkg-deb", "-x", archive.name, root.name], directory)
-            archive.unlink()
+            file = archive.download(package, wanted, directory, stage, kernel=spec.name)
+            debian.run_tool(["dpkg-deb", "-x", file.name, root.name], directory)
+            file.unlink()
         stage(f"arranging {release}")
         arrange(root, release)
         debian.run_tool(["depmod", "-b", str(root), release], directory)
@@ -106,12 +109,14 @@ def _unpack(
         root.rename(target)
 
 
-def _packages(spec: PackagedSpec, version: str) -> list[tuple[str, str]]:
+def _packages(
+    spec: PackagedSpec, archive: debian.Archive, version: str
+) -> list[tuple[str, str]]:
     """Return the packages, with their versions: the image first."""
     found = [
         (name, version)
         for package in (spec.image, spec.headers)
-        for name in debian.depends(package, version)
+        for name in archive.depends(package, version)
         if name.startswith(package.removesuffix(spec.flavour))
     ]
     if len(found) != 2:
@@ -120,12 +125,20 @@ def _packages(spec: PackagedSpec, version: str) -> list[tuple[str, str]]:
             details=", ".join(name for name, _ in found) or None,
             hint=f"cdmtrace lab build --update --kernel {spec.name}",
         )
-    for name in debian.depends(found[1][0], version):
+    image, headers = (name for name, _ in found)
+    release = image.removeprefix(spec.image.removesuffix(spec.flavour))
+    # From 7 on the image's package holds nothing: its parts are packages.
+    found += [
+        (name, version)
+        for name in archive.depends(image, version)
+        if name.endswith(f"-{release}")
+    ]
+    for name in archive.depends(headers, version):
         if name.endswith("-common"):
             found.append((name, version))
         elif name.startswith("linux-kbuild-"):
             # Its version may be newer: it is for all builds of that source.
-            found.append((name, debian.candidate_version(name) or version))
+            found.append((name, archive.candidate_version(name) or version))
     return found
 
 
@@ -134,7 +147,7 @@ def arrange(root: Path, release: str) -> None:
 
     They are made to be unpacked in /: there are links and a Makefile that lead there.
     Afterwards everything leads to its place by a relative path. Raises
-    :class:`LabError` where they are not laid out as Debian 12 does it.
+    :class:`LabError` where they are not laid out as Debian 11 to 14 do it.
     """
     try:
         _arrange(root, release)
@@ -145,14 +158,19 @@ def arrange(root: Path, release: str) -> None:
 
 
 def _arrange(root: Path, release: str) -> None:
-    boot = root / "boot"
-    (boot / f"vmlinuz-{release}").rename(root / IMAGE)
-    (boot / f"config-{release}").rename(root / "config")
     modules = root / "lib" / "modules" / release
+    if not modules.is_dir():
+        # From Debian 13 on.
+        modules.parent.mkdir(parents=True)
+        (root / "usr" / modules.relative_to(root)).rename(modules)
+    for name, ours in (("vmlinuz", IMAGE), ("config", "config")):
+        # From 7 on they lie among the modules.
+        places = (root / "boot" / f"{name}-{release}", modules / name)
+        next((p for p in places if p.is_file()), places[0]).rename(root / ours)
     for name in ("build", "source"):
         link = modules / name
-        place = link.readlink().relative_to("/")
+        place = link.readlink().name
         link.unlink()
-        link.symlink_to(Path("../../..") / place)
+        link.symlink_to(Path("../../../usr/src") / place)
     makefile = modules / "build" / "Makefile"
     makefile.write_text(makefile.read_text().replace("/usr/src/", "../"))

@@ -47,6 +47,11 @@ class Layout:
         return self.root / "sources"
 
     @property
+    def lists(self) -> Path:
+        """Package lists of releases of Debian other than this system's."""
+        return self.root / "lists"
+
+    @property
     def work(self) -> Path:
         """Patched trees and object trees, kept for incremental builds."""
         return self.root / "work"

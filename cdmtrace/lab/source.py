@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdmtrace.lab.paths import Layout
+    from cdmtrace.lab.specs import KernelSpec
 
 
 def pinned_version(layout: Layout, package: str) -> str | None:
@@ -54,13 +55,14 @@ def source_dir(layout: Layout, package: str, version: str) -> Path:
 
 
 def fetch(
-    layout: Layout, package: str, version: str, stage: Callable[[str], None]
+    spec: KernelSpec, layout: Layout, version: str, stage: Callable[[str], None]
 ) -> Path:
-    """Return the unpacked source tree of ``package``, fetching it if need be.
+    """Return the unpacked source tree of a kernel's package, fetching it if need be.
 
     The caller holds the build lock.  The tree appears under its name only when it
     is complete; it is never written to afterwards.
     """
+    package = spec.package
     target = source_dir(layout, package, version)
     if target.is_dir():
         return target
@@ -70,10 +72,11 @@ def fetch(
     with tempfile.TemporaryDirectory(prefix=".unpack-", dir=layout.sources) as scratch:
         directory = Path(scratch)
         stage(f"fetching {package} {version}")
-        archive = debian.download(package, version, directory, stage)
+        archive = debian.Archive.of(spec.suites, layout)
+        file = archive.download(package, version, directory, stage)
         stage(f"unpacking {package} {version}")
-        debian.run_tool(["dpkg-deb", "-x", archive.name, "deb"], directory)
-        archive.unlink()
+        debian.run_tool(["dpkg-deb", "-x", file.name, "deb"], directory)
+        file.unlink()
         tarball = directory / "deb" / "usr" / "src" / f"{package}.tar.xz"
         if not tarball.is_file():
             raise LabError(f"{package} {version} holds no {tarball.name}")

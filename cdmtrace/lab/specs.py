@@ -25,7 +25,8 @@ class KernelSpec:
     """What a kernel is made of: a source package, patches, and configuration.
 
     ``patches`` is a directory; its ``*.patch`` files are applied in the order of
-    their names.  ``fragments`` are laid over tinyconfig; later ones win.
+    their names.  ``fragments`` are laid over tinyconfig; later ones win.  ``suites``
+    of Debian's archive have the source; none: those that this system has lists of.
     """
 
     name: str
@@ -33,6 +34,7 @@ class KernelSpec:
     package: str
     patches: Path
     fragments: tuple[Path, ...]
+    suites: tuple[str, ...] = ()
 
     def patch_files(self) -> list[Path]:
         """Return the patch files in the order in which they apply."""
@@ -64,15 +66,17 @@ class KernelSpec:
 class PackagedSpec:
     """A kernel that Debian has built.
 
-    series: how its version begins. image, headers: packages that depend on those of the
-    newest build, which have the same names with the release in place of ``flavour``.
+    suites: where it is in Debian's archive. series: how its version begins. image,
+    headers: packages that depend on those of the newest build, which have the same
+    names with the release in place of ``flavour``.
     """
 
     name: str
     summary: str
+    suites: tuple[str, ...]
     series: str
-    image: str
-    headers: str
+    image: str = "linux-image-amd64"
+    headers: str = "linux-headers-amd64"
     flavour: str = "amd64"
 
 
@@ -113,12 +117,17 @@ PACKAGED: dict[str, PackagedSpec] = {
     spec.name: spec
     for spec in (
         PackagedSpec(
-            name="stock-6.1",
-            summary="Debian's 6.1 as Debian has built it",
-            series="6.1.",
-            image="linux-image-amd64",
-            headers="linux-headers-amd64",
-        ),
+            name=f"debian-{series}",
+            summary=f"the kernel of {release}, as Debian has built it",
+            suites=suites,
+            series=f"{series}.",
+        )
+        for series, release, suites in (
+            ("5.10", "Debian 11", ("bullseye", "bullseye-security")),
+            ("6.1", "Debian 12", ("bookworm", "bookworm-security")),
+            ("6.12", "Debian 13", ("trixie", "trixie-security")),
+            ("7", "Debian unstable", ("sid",)),
+        )
     )
 }
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from cdmtrace.cli import main
+from cdmtrace.lab.specs import KERNELS
 
 
 def test_list_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,14 +14,15 @@ def test_list_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
     for word in ("cdm-6.1", "foreign-6.1", "not built", "fault-tag", "story"):
         assert word in out
-    assert "stock-6.1    not fetched" in out
+    for name in ("debian-5.10", "debian-6.1", "debian-6.12", "debian-7"):
+        assert f"\n  {name:<11}  not fetched; " in out
 
 
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lab", "list", "--format", "json"]) == 0
     listing = json.loads(capsys.readouterr().out)
     assert listing["schema"] == "cdmtrace.lab-list/1"
-    assert [kernel["built"] for kernel in listing["kernels"]] == [False] * 3
+    assert [kernel["built"] for kernel in listing["kernels"]] == [False] * len(KERNELS)
     needs = {quirk["name"]: quirk["needs"] for quirk in listing["quirks"]}
     assert needs["fault-tag"] == ["bind-only"]
     assert len(needs) == 27

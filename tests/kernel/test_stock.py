@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 FORCE = os.environ.get("CDMTRACE_KERNEL_TESTS", "")
 HERE = Path(__file__).parent
-KERNEL = "stock-6.1"
+KERNEL = "debian-6.1"
 WRITERS = ("CDM003", "CDM004", "CDM018")
 """Rules about writes of vm_flags, whatever the flag."""
 STEPS = {"unlocked", "read", "write", "lost", "kept", "readers"}

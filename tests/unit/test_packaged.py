@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,12 +17,15 @@ from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.scenarios import find_scenario
 from cdmtrace.lab.specs import PACKAGED
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 RELEASE = "6.1.0-7-amd64"
-SPEC = PACKAGED["stock-6.1"]
+SPEC = PACKAGED["debian-6.1"]
 
 
 def unpacked(root: Path) -> Path:
-    """Lay out what the packages hold, with the links that they have."""
+    """Lay out what Debian 12's packages hold, with the links that they have."""
     headers = root / "usr" / "src" / f"linux-headers-{RELEASE}"
     common = root / "usr" / "src" / "linux-headers-6.1.0-7-common"
     module_directory = root / "lib" / "modules" / RELEASE
@@ -39,8 +43,34 @@ def unpacked(root: Path) -> Path:
     return root
 
 
-def test_unpacked_packages_find_each_other_wherever_they_lie(tmp_path: Path) -> None:
-    packaged.arrange(unpacked(tmp_path / "first"), RELEASE)
+def unpacked_under_usr(root: Path) -> Path:
+    """Lay out what those of Debian 13 hold."""
+    unpacked(root)
+    (root / "lib").rename(root / "usr" / "lib")
+    for name in ("build", "source"):
+        link = root / "usr" / "lib" / "modules" / RELEASE / name
+        place = link.readlink().name
+        link.unlink()
+        link.symlink_to(f"../../../src/{place}")
+    return root
+
+
+def unpacked_among_modules(root: Path) -> Path:
+    """Lay out what those of 7 hold."""
+    modules = unpacked_under_usr(root) / "usr" / "lib" / "modules" / RELEASE
+    for name in ("vmlinuz", "config"):
+        (root / "boot" / f"{name}-{RELEASE}").rename(modules / name)
+    (root / "boot").rmdir()
+    return root
+
+
+@pytest.mark.parametrize(
+    "lay_out", [unpacked, unpacked_under_usr, unpacked_among_modules]
+)
+def test_unpacked_packages_find_each_other_wherever_they_lie(
+    tmp_path: Path, lay_out: Callable[[Path], Path]
+) -> None:
+    packaged.arrange(lay_out(tmp_path / "first"), RELEASE)
     root = (tmp_path / "first").rename(tmp_path / "second")
     kernel = Kernel(directory=root)
     assert kernel.image.read_text() == "image"
@@ -69,21 +99,35 @@ def test_dependencies_are_those_of_the_newest_record() -> None:
 def no_apt(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have every question to apt fail the test that asks it."""
 
-    def refuse(*words: object, **_: object) -> None:
-        pytest.fail(f"apt was asked: {words}")
+    def refuse(suites: tuple[str, ...], layout: Layout) -> None:
+        pytest.fail(f"apt was asked for {suites}")
 
-    for name in ("candidate_version", "choose_version", "depends", "download"):
-        monkeypatch.setattr(debian, name, refuse)
+    monkeypatch.setattr(debian.Archive, "of", refuse)
+
+
+def test_mirrors_are_the_first_of_each_archive_of_debian() -> None:
+    told = (
+        "Debian|Debian|http://a/debian/\n"
+        "other|Debian|http://b/\n"
+        "Debian|Debian-Security|http://c/\n"
+        "Debian|Debian|http://d/debian/\n"
+    )
+    assert debian.parse_targets(told) == {
+        debian.MAIN: "http://a/debian/",
+        debian.SECURITY: "http://c/",
+    }
 
 
 @dataclass
-class Archive:
+class FakeArchive:
     """Debian's archive, as far as it is asked."""
 
     version: str = "6.1.1-2"
     kbuild: str = "6.1.1-3"
     release: str = RELEASE
     broken: str = ""
+    parts: tuple[str, ...] = ()
+    nothing: bool = False
     asked: list[str] = field(default_factory=list)
 
     def choose_version(
@@ -98,44 +142,49 @@ class Archive:
 
     def depends(self, package: str, version: str) -> list[str]:
         assert version == self.version
+        if self.nothing:
+            return ["linux-base"]
         return {
             SPEC.image: [f"linux-image-{self.release}"],
             SPEC.headers: [f"linux-headers-{self.release}"],
+            f"linux-image-{self.release}": ["kmod", *self.parts],
             f"linux-headers-{self.release}": [
                 *("linux-headers-6.1.0-7-common", "linux-kbuild-6.1", "linux-compiler"),
             ],
         }[package]
 
-
-@pytest.fixture
-def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
-    """An archive whose image package holds all, and the others nothing."""
-    it = Archive()
-
     def download(
-        package: str, version: str, directory: Path, *_: object, kernel: str
+        self, package: str, version: str, directory: Path, *_: object, kernel: str
     ) -> Path:
         assert kernel == SPEC.name
-        it.asked.append(f"{package} {version}")
-        if package == it.broken:
+        self.asked.append(f"{package} {version}")
+        if package == self.broken:
             raise LabError(f"cannot download {package}")
         path = directory / f"{package}_{version}.deb"
         path.touch()
         return path
 
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> FakeArchive:
+    """An archive whose image package holds all, and the others nothing."""
+    it = FakeArchive()
+
+    def of(suites: tuple[str, ...], layout: Layout) -> FakeArchive:
+        assert suites == SPEC.suites
+        return it
+
     def run_tool(command: list[str], directory: Path) -> None:
         if command[0] == "dpkg-deb" and command[2].startswith("linux-image"):
             unpacked(directory / command[3])
 
-    for name in ("choose_version", "candidate_version", "depends"):
-        monkeypatch.setattr(debian, name, getattr(it, name))
-    monkeypatch.setattr(debian, "download", download)
+    monkeypatch.setattr(debian.Archive, "of", of)
     monkeypatch.setattr(debian, "run_tool", run_tool)
     return it
 
 
 def test_a_kernel_is_fetched_once_and_then_found(
-    tmp_path: Path, archive: Archive
+    tmp_path: Path, archive: FakeArchive
 ) -> None:
     layout = Layout(root=tmp_path)
     assert kernels.find(SPEC, layout) is None
@@ -156,7 +205,7 @@ def test_a_kernel_is_fetched_once_and_then_found(
 
 
 def test_an_update_that_fails_leaves_the_kernel_that_was_there(
-    tmp_path: Path, archive: Archive
+    tmp_path: Path, archive: FakeArchive
 ) -> None:
     layout = Layout(root=tmp_path)
     kernel = kernels.provide(SPEC, layout)
@@ -171,20 +220,29 @@ def test_an_update_that_fails_leaves_the_kernel_that_was_there(
     assert kernels.provide(SPEC, layout, update=True) != kernel
 
 
-def test_packages_that_lead_to_no_kernel_are_an_error(
-    tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch
+def test_an_image_of_several_packages_is_fetched_whole(
+    tmp_path: Path, archive: FakeArchive
 ) -> None:
-    monkeypatch.setattr(debian, "depends", lambda *_: ["linux-base"])
+    archive.parts = (f"linux-modules-{RELEASE}", "linux-base")
+    kernels.provide(SPEC, Layout(root=tmp_path))
+    assert archive.asked[2] == f"linux-modules-{RELEASE} 6.1.1-2"
+    assert len(archive.asked) == 5
+
+
+def test_packages_that_lead_to_no_kernel_are_an_error(
+    tmp_path: Path, archive: FakeArchive
+) -> None:
+    archive.nothing = True
     with pytest.raises(
         LabError, match=r"linux-headers-amd64 6\.1\.1-2 lead to no"
     ) as e:
         kernels.provide(SPEC, Layout(root=tmp_path))
-    assert e.value.hint == "cdmtrace lab build --update --kernel stock-6.1"
+    assert e.value.hint == "cdmtrace lab build --update --kernel debian-6.1"
     assert archive.asked == []
 
 
 def test_packages_that_are_laid_out_otherwise_are_an_error(
-    tmp_path: Path, archive: Archive
+    tmp_path: Path, archive: FakeArchive
 ) -> None:
     archive.release = "6.1.0-8-amd64"
     with pytest.raises(LabError, match="8-amd64 are not laid out as expected"):
@@ -216,7 +274,7 @@ def test_a_kernel_without_headers_gets_no_module(tmp_path: Path) -> None:
         modules.build(
             source_file, scenario, Kernel(directory=tmp_path), Layout(root=tmp_path)
         )
-    assert e.value.hint == "--kernel stock-6.1"
+    assert e.value.hint == "--kernel debian-6.1"
 
 
 @pytest.mark.parametrize(
