@@ -246,7 +246,7 @@ def sustained(
             before = time.process_time()
             other.start()
             # Nothing is attached here, so there is nothing to look at first.
-            outcome = session.run(plan(frozenset(), frozenset()))
+            outcome = session.run(plan(frozenset(), frozenset(), lambda _: None))
             used = time.process_time() - before
             os.sched_setaffinity(0, everywhere)
             other.join()

@@ -230,8 +230,10 @@ def main(rounds: int) -> None:
     bpf: Any = one._bpf
     # bcc attaches those as soon as it has compiled them.
     detach_fentry(bpf)
-    kernel = layout.defines(layout.Btf.load(), config.load())
-    plans = plan(symbols.functions(), tracefs.tracepoints(tracefs.mounted()))
+    btf = layout.Btf.load()
+    kernel = layout.defines(btf, config.load())
+    tracepoints = tracefs.tracepoints(tracefs.mounted())
+    plans = plan(symbols.functions(), tracepoints, btf.arguments)
     by_name = {of.probe.name: of for of in plans}
     consumer = Idiom(bpf, Path("idiom.out"))
     tracers: dict[str, Callable[[], contextlib.AbstractContextManager[Consumer]]] = {

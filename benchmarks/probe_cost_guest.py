@@ -21,6 +21,7 @@ from worker import PAGE, Worker
 from cdmtrace import snapshot
 from cdmtrace.events import EVENT_DTYPE
 from cdmtrace.kernel import symbols, tracefs
+from cdmtrace.kernel.btf import Btf
 from cdmtrace.loader.bcc import MAXACTIVE
 from cdmtrace.probes import plan
 from cdmtrace.ring import Ring
@@ -72,7 +73,8 @@ def main(rounds: int) -> None:
     worker = Worker()
     loader = load(EMPTY)
     bpf: Any = loader._bpf
-    loader.attach(plan(symbols.functions(), tracefs.tracepoints(tracefs.mounted())))
+    tracepoints = tracefs.tracepoints(tracefs.mounted())
+    loader.attach(plan(symbols.functions(), tracepoints, Btf.load().arguments))
     bpf.attach_kretprobe(event=FAULTED, fn_name="empty_return", maxactive=MAXACTIVE)
     bpf.attach_kprobe(event=FAULTED, fn_name="empty_entry")
     loader.enable(True)

@@ -18,6 +18,21 @@
 })
 
 /*
+ * An argument by its name. Functions get, lose and move arguments from kernel to
+ * kernel, so their places are not here either: user space finds them in the BTF and
+ * puts them before this file as ARG_<handler>_<name>, counted from 1. Of a handler that
+ * is not attached they are 0.
+ */
+#define ARGUMENT(place)							\
+	((place) == 1 ? PT_REGS_PARM1(ctx) :				\
+	 (place) == 2 ? PT_REGS_PARM2(ctx) :				\
+	 (place) == 3 ? PT_REGS_PARM3(ctx) :				\
+	 (place) == 4 ? PT_REGS_PARM4(ctx) :				\
+	 (place) == 5 ? PT_REGS_PARM5(ctx) :				\
+	 (place) == 6 ? PT_REGS_PARM6(ctx) : 0)
+#define ARG(handler, name)	ARGUMENT(ARG_##handler##_##name)
+
+/*
  * Members that lie close together, by one read. What user space puts before this file:
  * where the first of them is, and how many words they take.
  */

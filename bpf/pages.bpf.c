@@ -5,7 +5,7 @@
 int alloc_entry(struct pt_regs *ctx)
 {
 	struct allocation begun = {};
-	u64 vma = PT_REGS_PARM3(ctx);
+	u64 vma = ARG(alloc_entry, vma);
 	u32 tid = bpf_get_current_pid_tgid();
 	struct vma_head head;
 
@@ -17,9 +17,9 @@ int alloc_entry(struct pt_regs *ctx)
 	begun.ts = bpf_ktime_get_ns();
 	begun.vma = vma;
 	begun.mm = HEAD_MM(&head);
-	begun.addr = PT_REGS_PARM4(ctx);
+	begun.addr = ARG(alloc_entry, addr);
 	begun.flags = HEAD_FLAGS(&head);
-	begun.order = PT_REGS_PARM2(ctx);
+	begun.order = ARG(alloc_entry, order);
 	begun.lock = CDM_LOCK(mmap_lock_state(HEAD_MM(&head)), 0);
 	begun.policy = CDM_POLICY_UNREAD;
 	/* If it cannot be new, there is one whose return was missed, or no room. */
@@ -34,7 +34,7 @@ int alloc_entry(struct pt_regs *ctx)
 /* shmem_fault(vmf): what is allocated in it, for a VMA on the stack, is for this */
 int shmem_begin(struct pt_regs *ctx)
 {
-	u64 vmf = PT_REGS_PARM1(ctx), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
+	u64 vmf = ARG(shmem_begin, vmf), vma = READ_FIELD(vmf, u64, OFF_vm_fault_vma);
 
 	if (wanted_vma(vma))
 		place_put(PLACE_SHMEM, VMA_MM(vma), vma,
@@ -215,26 +215,27 @@ static __always_inline struct place *migrated_here(u64 page, u64 vma)
 /* page_add_new_anon_rmap(page, vma, address) */
 int rmap_add_new_anon(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx);
+	u64 page = ARG(rmap_add_new_anon, page);
 
-	return page_mapped(ctx, page, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx),
+	return page_mapped(ctx, page, ARG(rmap_add_new_anon, vma),
+			   ARG(rmap_add_new_anon, address),
 			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0, 0);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
 int rmap_add_anon(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 page = ARG(rmap_add_anon, page), vma = ARG(rmap_add_anon, vma);
 
-	return page_mapped(ctx, page, vma, PT_REGS_PARM3(ctx),
-			   PT_REGS_PARM4(ctx) & 2 ? PMD_BYTES : PAGE_SIZE,
+	return page_mapped(ctx, page, vma, ARG(rmap_add_anon, address),
+			   ARG(rmap_add_anon, flags) & 2 ? PMD_BYTES : PAGE_SIZE,
 			   migrated_here(page, vma), 0);
 }
 
 /* page_add_file_rmap(page, vma, compound) */
 int rmap_add_file(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx), addr;
+	u64 page = ARG(rmap_add_file, page), vma = ARG(rmap_add_file, vma), addr;
 	struct place *driver = 0;
 
 	if (page_mapping(page)) {
@@ -250,7 +251,7 @@ int rmap_add_file(struct pt_regs *ctx)
 		addr = driver->addr;
 	}
 	return page_mapped(ctx, page, vma, addr,
-			   PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE,
+			   ARG(rmap_add_file, compound) & 1 ? PMD_BYTES : PAGE_SIZE,
 			   migrated_here(page, vma),
 			   driver ? CDM_CAUSE_DRIVER : CDM_CAUSE_FILE);
 }
@@ -265,7 +266,7 @@ static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
 /* finish_fault(vmf) */
 int fault_finish(struct pt_regs *ctx)
 {
-	u64 vmf = PT_REGS_PARM1(ctx), page = READ_FIELD(vmf, u64, OFF_vm_fault_page);
+	u64 vmf = ARG(fault_finish, vmf), page = READ_FIELD(vmf, u64, OFF_vm_fault_page);
 
 	return page ? driver_page(page, READ_FIELD(vmf, u64, OFF_vm_fault_vma),
 				  READ_FIELD(vmf, u64, OFF_vm_fault_address)) : 0;
@@ -274,16 +275,17 @@ int fault_finish(struct pt_regs *ctx)
 /* vm_insert_page(vma, addr, page) */
 int driver_insert(struct pt_regs *ctx)
 {
-	return driver_page(PT_REGS_PARM3(ctx), PT_REGS_PARM1(ctx), PT_REGS_PARM2(ctx));
+	return driver_page(ARG(driver_insert, page), ARG(driver_insert, vma),
+			   ARG(driver_insert, addr));
 }
 
 /* try_to_unmap_one(folio, vma, address, arg), and try_to_migrate_one() alike */
 int walk_entry(struct pt_regs *ctx)
 {
-	u64 folio = PT_REGS_PARM1(ctx);
+	u64 folio = ARG(walk_entry, folio);
 
-	if (IS_FOLLOWED(page_node(folio)) && wanted_page(PT_REGS_PARM2(ctx)))
-		place_put(PLACE_WALK, folio, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx));
+	if (IS_FOLLOWED(page_node(folio)) && wanted_page(ARG(walk_entry, vma)))
+		place_put(PLACE_WALK, folio, ARG(walk_entry, vma), ARG(walk_entry, address));
 	return 0;
 }
 
@@ -296,11 +298,11 @@ int walk_return(struct pt_regs *ctx)
 /* remove_migration_pte(folio, vma, address, old) */
 int remigrate_entry(struct pt_regs *ctx)
 {
-	u64 folio = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 folio = ARG(remigrate_entry, folio), vma = ARG(remigrate_entry, vma);
 	u64 key = place_key(PLACE_REMIGRATE);
 	struct place place = {};
 
-	place.node = page_node(PT_REGS_PARM4(ctx));
+	place.node = page_node(ARG(remigrate_entry, old));
 	if (!(IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(place.node)) ||
 	    !wanted_page(vma)) {
 		/* Of one whose return was missed, the VMA may be gone. */
@@ -353,10 +355,10 @@ int remigrate_return(struct pt_regs *ctx)
 /* tlb_gather_mmu(tlb, mm) */
 int gather_begin(struct pt_regs *ctx)
 {
-	u64 mm = PT_REGS_PARM2(ctx);
+	u64 mm = ARG(gather_begin, mm);
 
 	if (is_watched(mm) && wanted_mm(mm))
-		place_put(PLACE_GATHER, PT_REGS_PARM1(ctx), mm, 0);
+		place_put(PLACE_GATHER, ARG(gather_begin, tlb), mm, 0);
 	return 0;
 }
 
@@ -401,8 +403,8 @@ static __always_inline int place_in_addr(u64 addr, u64 size)
 /* page_remove_rmap(page, vma, compound) */
 int rmap_remove(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
-	u64 size = PT_REGS_PARM3(ctx) & 1 ? PMD_BYTES : PAGE_SIZE, addr;
+	u64 page = ARG(rmap_remove, page), vma = ARG(rmap_remove, vma);
+	u64 size = ARG(rmap_remove, compound) & 1 ? PMD_BYTES : PAGE_SIZE, addr;
 	struct entry *exiting;
 	struct cdm_event *e;
 	int node = page_node(page);
@@ -448,7 +450,7 @@ int migrate_entry(struct pt_regs *ctx)
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MIGRATE_PAGES;
-	entry.arg[0] = PT_REGS_PARM6(ctx);
+	entry.arg[0] = ARG(migrate_entry, reason);
 	slot_put(SLOT_MIGRATE, &entry);
 	return 0;
 }
@@ -467,7 +469,7 @@ int migrate_return(struct pt_regs *ctx)
 /* change_prot_numa(vma, addr, end): the scanner's work, or that of a lazy mbind() */
 int numa_scan(struct pt_regs *ctx)
 {
-	u64 vma = PT_REGS_PARM1(ctx);
+	u64 vma = ARG(numa_scan, vma);
 	struct cdm_event *e;
 
 	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK) || !wanted_vma(vma))
@@ -476,8 +478,8 @@ int numa_scan(struct pt_regs *ctx)
 	if (!e)
 		return 0;
 	event_vma(e, vma);
-	e->addr = PT_REGS_PARM2(ctx);
-	e->size = PT_REGS_PARM3(ctx) - e->addr;
+	e->addr = ARG(numa_scan, addr);
+	e->size = ARG(numa_scan, end) - e->addr;
 	if (!e->call)
 		e->cause = CDM_CAUSE_NUMA_BALANCING;
 	event_submit(e);
@@ -490,9 +492,9 @@ int numa_scan(struct pt_regs *ctx)
  */
 int numa_move_entry(struct pt_regs *ctx)
 {
-	u64 page = PT_REGS_PARM1(ctx), vma = PT_REGS_PARM2(ctx);
+	u64 page = ARG(numa_move_entry, page), vma = ARG(numa_move_entry, vma);
 	struct entry entry = {};
-	int node = PT_REGS_PARM3(ctx);
+	int node = ARG(numa_move_entry, node);
 
 	slot_begin(SLOT_NUMA_MOVE);
 	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
@@ -544,8 +546,8 @@ int numa_move_return(struct pt_regs *ctx)
  */
 int ksm_merge_entry(struct pt_regs *ctx)
 {
-	u64 vma = PT_REGS_PARM1(ctx), page = PT_REGS_PARM2(ctx);
-	u64 kpage = PT_REGS_PARM3(ctx);
+	u64 vma = ARG(ksm_merge_entry, vma), page = ARG(ksm_merge_entry, page);
+	u64 kpage = ARG(ksm_merge_entry, kpage);
 	struct entry entry = {};
 	int from = page_node(page), to = page_node(kpage);
 
@@ -590,7 +592,7 @@ int ksm_merge_return(struct pt_regs *ctx)
 int copy_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
-	u64 src = PT_REGS_PARM2(ctx);
+	u64 src = ARG(copy_entry, src_vma);
 
 	slot_begin(SLOT_COPY);
 	if (!wanted_vma(src))
@@ -598,13 +600,13 @@ int copy_entry(struct pt_regs *ctx)
 	if (FOLLOWS) {
 		if (!FOLLOW_CHILDREN)
 			return 0;
-		follow(VMA_MM(PT_REGS_PARM1(ctx)));
+		follow(VMA_MM(ARG(copy_entry, dst_vma)));
 	}
 	if (!is_watched(VMA_MM(src)))
 		return 0;
 	entry_vma(&entry, src);
 	entry.probe = CDM_PROBE_COPY_PAGE_RANGE;
-	entry.arg[0] = PT_REGS_PARM1(ctx);
+	entry.arg[0] = ARG(copy_entry, dst_vma);
 	/*
 	 * Without an anon_vma there is nothing of its own to copy, but of what a
 	 * driver has mapped (VM_PFNMAP, VM_MIXEDMAP; vma_needs_copy() in
@@ -641,18 +643,18 @@ int copy_return(struct pt_regs *ctx)
 int move_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
-	u64 vma = PT_REGS_PARM1(ctx);
+	u64 vma = ARG(move_entry, vma);
 
 	slot_begin(SLOT_MOVE);
 	if (!wanted_mm(VMA_MM(vma)) || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_MOVE_PAGE_TABLES;
-	entry.arg[0] = PT_REGS_PARM2(ctx);
-	entry.arg[1] = PT_REGS_PARM3(ctx);
-	entry.arg[2] = PT_REGS_PARM4(ctx);
-	if (!in_addr(entry.arg[0], entry.arg[0] + PT_REGS_PARM5(ctx)) &&
-	    !in_addr(entry.arg[2], entry.arg[2] + PT_REGS_PARM5(ctx)))
+	entry.arg[0] = ARG(move_entry, old_addr);
+	entry.arg[1] = ARG(move_entry, new_vma);
+	entry.arg[2] = ARG(move_entry, new_addr);
+	if (!in_addr(entry.arg[0], entry.arg[0] + ARG(move_entry, len)) &&
+	    !in_addr(entry.arg[2], entry.arg[2] + ARG(move_entry, len)))
 		return 0;
 	slot_put(SLOT_MOVE, &entry);
 	return 0;

@@ -11,7 +11,7 @@ static __always_inline u32 task_tgid(u64 task)
 int task_new(struct pt_regs *ctx)
 {
 	u32 parent = bpf_get_current_pid_tgid() >> 32;
-	u32 child = task_tgid(PT_REGS_PARM1(ctx));
+	u32 child = task_tgid(ARG(task_new, p));
 	u8 one = 1;
 
 	if (child == parent || !tgids.lookup(&parent))
@@ -24,7 +24,7 @@ int task_new(struct pt_regs *ctx)
 /* release_task(task): the leader goes last, and then its number can be given anew. */
 int task_gone(struct pt_regs *ctx)
 {
-	u64 task = PT_REGS_PARM1(ctx);
+	u64 task = ARG(task_gone, p);
 	u32 tgid = task_tgid(task);
 
 	if (READ_FIELD(task, u32, OFF_task_struct_pid) == tgid)

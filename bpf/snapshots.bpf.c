@@ -14,10 +14,10 @@ int snapshot_entry(struct pt_regs *ctx)
 	slot_begin(SLOT_SNAPSHOT);
 	if (!is_recorder())
 		return 0;
-	entry_vma(&entry, PT_REGS_PARM2(ctx));
+	entry_vma(&entry, ARG(snapshot_entry, v));
 	entry.probe = CDM_PROBE_SNAPSHOT;
 	/* m->private: a numa_maps_private, which begins with a proc_maps_private. */
-	entry.arg[0] = READ_FIELD(PT_REGS_PARM1(ctx), u64, OFF_seq_file_private);
+	entry.arg[0] = READ_FIELD(ARG(snapshot_entry, m), u64, OFF_seq_file_private);
 	slot_put(SLOT_SNAPSHOT, &entry);
 	return 0;
 }
@@ -88,7 +88,7 @@ int snapshot_end(struct pt_regs *ctx)
 
 	if (!is_recorder())
 		return 0;
-	seq = READ_FIELD(PT_REGS_PARM2(ctx), u64, OFF_file_private_data);
+	seq = READ_FIELD(ARG(snapshot_end, file), u64, OFF_file_private_data);
 	private = READ_FIELD(seq, u64, OFF_seq_file_private);
 	mm = READ_FIELD(private, u64, OFF_proc_maps_private_mm);
 	if (!is_watched(mm))

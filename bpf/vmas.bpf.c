@@ -11,22 +11,22 @@ int mbind_range_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
 	struct cdm_event *e;
-	u64 vma = PT_REGS_PARM2(ctx), asked;
+	u64 vma = ARG(mbind_range_entry, vma), asked;
 
 	slot_begin(SLOT_MBIND_RANGE);
 	if (!wanted_vma(vma))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_MBIND_RANGE;
-	entry.arg[0] = PT_REGS_PARM3(ctx);
+	entry.arg[0] = ARG(mbind_range_entry, prev);
 	entry.start = VMA_START(vma);
 	entry.end = VMA_END(vma);
-	if (PT_REGS_PARM4(ctx) > entry.start)
-		entry.start = PT_REGS_PARM4(ctx);
-	if (PT_REGS_PARM5(ctx) < entry.end)
-		entry.end = PT_REGS_PARM5(ctx);
+	if (ARG(mbind_range_entry, start) > entry.start)
+		entry.start = ARG(mbind_range_entry, start);
+	if (ARG(mbind_range_entry, end) < entry.end)
+		entry.end = ARG(mbind_range_entry, end);
 	entry.policy = read_policy(VMA_POLICY(vma), &entry.nodes);
-	read_policy(PT_REGS_PARM6(ctx), &asked);
+	read_policy(ARG(mbind_range_entry, new_pol), &asked);
 
 	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
 		watch(entry.mm);
@@ -128,7 +128,7 @@ int rebind_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 
 	slot_begin(SLOT_REBIND);
-	entry.mm = PT_REGS_PARM1(ctx);
+	entry.mm = ARG(rebind_entry, mm);
 	if (!wanted_mm(entry.mm))
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
@@ -145,7 +145,7 @@ int rebind_entry(struct pt_regs *ctx)
 int rebind_next(struct pt_regs *ctx)
 {
 	struct entry *entry = slot_open(SLOT_REBIND);
-	u64 policy = PT_REGS_PARM1(ctx), vma;
+	u64 policy = ARG(rebind_next, pol), vma;
 
 	if (!entry)
 		return 0;
@@ -184,14 +184,14 @@ int rebind_return(struct pt_regs *ctx)
 int split_entry(struct pt_regs *ctx)
 {
 	struct entry entry = {};
-	u64 vma = PT_REGS_PARM2(ctx);
+	u64 vma = ARG(split_entry, vma);
 
 	slot_begin(SLOT_SPLIT);
 	if (!wanted_vma(vma) || !is_watched(VMA_MM(vma)))
 		return 0;
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_VMA_SPLIT;
-	entry.arg[0] = PT_REGS_PARM3(ctx);
+	entry.arg[0] = ARG(split_entry, addr);
 	entry.start = VMA_START(vma);
 	entry.end = VMA_END(vma);
 	slot_put(SLOT_SPLIT, &entry);
@@ -269,8 +269,9 @@ static __always_inline int flags_return(struct pt_regs *ctx)
 /* mprotect_fixup(tlb, vma, pprev, start, end, newflags) */
 int mprotect_entry(struct pt_regs *ctx)
 {
-	return flags_entry(PT_REGS_PARM2(ctx), PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx),
-			   PT_REGS_PARM3(ctx), CDM_PROBE_MPROTECT_FIXUP);
+	return flags_entry(ARG(mprotect_entry, vma), ARG(mprotect_entry, start),
+			   ARG(mprotect_entry, end), ARG(mprotect_entry, pprev),
+			   CDM_PROBE_MPROTECT_FIXUP);
 }
 
 int mprotect_return(struct pt_regs *ctx)
@@ -281,8 +282,9 @@ int mprotect_return(struct pt_regs *ctx)
 /* mlock_fixup(vma, prev, start, end, newflags) */
 int mlock_entry(struct pt_regs *ctx)
 {
-	return flags_entry(PT_REGS_PARM1(ctx), PT_REGS_PARM3(ctx), PT_REGS_PARM4(ctx),
-			   PT_REGS_PARM2(ctx), CDM_PROBE_MLOCK_FIXUP);
+	return flags_entry(ARG(mlock_entry, vma), ARG(mlock_entry, start),
+			   ARG(mlock_entry, end), ARG(mlock_entry, prev),
+			   CDM_PROBE_MLOCK_FIXUP);
 }
 
 int mlock_return(struct pt_regs *ctx)
@@ -296,14 +298,14 @@ int merge_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 
 	slot_begin(SLOT_MERGE);
-	entry.mm = PT_REGS_PARM1(ctx);
+	entry.mm = ARG(merge_entry, mm);
 	if (!is_watched(entry.mm) || !wanted_mm(entry.mm))
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_VMA_MERGE;
-	entry.start = PT_REGS_PARM3(ctx);
-	entry.end = PT_REGS_PARM4(ctx);
-	entry.flags = PT_REGS_PARM5(ctx);
+	entry.start = ARG(merge_entry, addr);
+	entry.end = ARG(merge_entry, end);
+	entry.flags = ARG(merge_entry, vm_flags);
 	entry.lock = CDM_LOCK(mmap_lock_state(entry.mm), 0);
 	slot_put(SLOT_MERGE, &entry);
 	return 0;
@@ -355,7 +357,7 @@ int merge_return(struct pt_regs *ctx)
 /* perf_event_mmap(vma): mmap, brk and a stack call it when a VMA is new or grown */
 int vma_new(struct pt_regs *ctx)
 {
-	u64 vma = PT_REGS_PARM1(ctx);
+	u64 vma = ARG(vma_new, vma);
 	struct entry *call;
 	struct cdm_event *e;
 
@@ -382,9 +384,9 @@ int unmap_entry(struct pt_regs *ctx)
 	struct entry entry = {}, *exiting;
 
 	slot_begin(SLOT_UNMAP);
-	entry.mm = VMA_MM(PT_REGS_PARM3(ctx));
+	entry.mm = VMA_MM(ARG(unmap_entry, vma));
 	if (!is_watched(entry.mm) || !wanted_mm(entry.mm) ||
-	    !in_addr(PT_REGS_PARM4(ctx), PT_REGS_PARM5(ctx)))
+	    !in_addr(ARG(unmap_entry, start_addr), ARG(unmap_entry, end_addr)))
 		return 0;
 	/* One event tells of the end of them all. */
 	exiting = slot_open(SLOT_EXIT_MMAP);
@@ -392,8 +394,8 @@ int unmap_entry(struct pt_regs *ctx)
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_VMA_FREE;
-	entry.start = PT_REGS_PARM4(ctx);
-	entry.end = PT_REGS_PARM5(ctx);
+	entry.start = ARG(unmap_entry, start_addr);
+	entry.end = ARG(unmap_entry, end_addr);
 	entry.lock = CDM_LOCK(mmap_lock_state(entry.mm), 0);
 	slot_put(SLOT_UNMAP, &entry);
 	return 0;
@@ -425,14 +427,14 @@ int ksm_entry(struct pt_regs *ctx)
 	struct entry entry = {};
 
 	slot_begin(SLOT_KSM_MADVISE);
-	if (!wanted_vma(PT_REGS_PARM1(ctx)))
+	if (!wanted_vma(ARG(ksm_entry, vma)))
 		return 0;
-	entry_vma(&entry, PT_REGS_PARM1(ctx));
+	entry_vma(&entry, ARG(ksm_entry, vma));
 	entry.probe = CDM_PROBE_KSM_MADVISE;
-	entry.start = PT_REGS_PARM2(ctx);
-	entry.end = PT_REGS_PARM3(ctx);
-	entry.arg[0] = PT_REGS_PARM4(ctx);
-	entry.arg[1] = PT_REGS_PARM5(ctx);
+	entry.start = ARG(ksm_entry, start);
+	entry.end = ARG(ksm_entry, end);
+	entry.arg[0] = ARG(ksm_entry, advice);
+	entry.arg[1] = ARG(ksm_entry, vm_flags);
 	entry.flags = READ_FIELD(entry.arg[1], u64, 0);
 	slot_put(SLOT_KSM_MADVISE, &entry);
 	return 0;
@@ -476,7 +478,7 @@ int exit_entry(struct pt_regs *ctx)
 	/* Whoever lets go of it last ends it, be it the recorder that looked at it. */
 	if (!is_enabled() || is_viewer())
 		return 0;
-	entry.mm = PT_REGS_PARM1(ctx);
+	entry.mm = ARG(exit_entry, mm);
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_EXIT_MMAP;
 	slot_put(SLOT_EXIT_MMAP, &entry);
@@ -488,8 +490,8 @@ int exit_unmaps(struct pt_regs *ctx)
 {
 	struct entry *entry = slot_open(SLOT_EXIT_MMAP);
 
-	if (entry && entry->mm == VMA_MM(PT_REGS_PARM3(ctx)))
-		entry->arg[0] = PT_REGS_PARM1(ctx);
+	if (entry && entry->mm == VMA_MM(ARG(exit_unmaps, vma)))
+		entry->arg[0] = ARG(exit_unmaps, tlb);
 	return 0;
 }
 
@@ -516,7 +518,7 @@ int exit_unmapped(struct pt_regs *ctx)
 {
 	struct entry entry, *exiting = slot_open(SLOT_EXIT_MMAP);
 
-	if (exiting && exiting->arg[0] == PT_REGS_PARM1(ctx) &&
+	if (exiting && exiting->arg[0] == ARG(exit_unmapped, tlb) &&
 	    slot_take(SLOT_EXIT_MMAP, &entry))
 		exit_tell(&entry);
 	return 0;

@@ -92,7 +92,7 @@ static __always_inline void watch_tell(u64 vma, u32 number, u64 addr, int ret)
  */
 int watch_look(struct pt_regs *ctx)
 {
-	u64 vma = PT_REGS_PARM2(ctx), start, end, private;
+	u64 vma = ARG(watch_look, v), start, end, private;
 	u32 zero = 0;
 	struct watch_asked_all *asked = watch_asked.lookup(&zero);
 	struct watch_found_all *found = watch_found.lookup(&zero);
@@ -101,7 +101,7 @@ int watch_look(struct pt_regs *ctx)
 
 	if (bpf_get_current_pid_tgid() >> 32 != RECORDER || !asked || !found || !points)
 		return 0;
-	private = READ_FIELD(PT_REGS_PARM1(ctx), u64, OFF_seq_file_private);
+	private = READ_FIELD(ARG(watch_look, m), u64, OFF_seq_file_private);
 	if (looked_at(private) != WATCHED_TGID)
 		return 0;
 	start = VMA_START(vma);
@@ -223,7 +223,7 @@ int watch_hit(struct watch_context *ctx)
  */
 int watch_unmap(struct pt_regs *ctx)
 {
-	u64 mm = VMA_MM(PT_REGS_PARM3(ctx));
+	u64 mm = VMA_MM(ARG(watch_unmap, vma));
 	u32 zero = 0;
 	struct watchpoints *points = watchpoints.lookup(&zero);
 	int i;
@@ -234,8 +234,8 @@ int watch_unmap(struct pt_regs *ctx)
 		struct watchpoint *point = &points->w[i];
 
 		if (point->state == WATCH_LIVE && point->mm == mm &&
-		    VMA_START(point->vma) >= PT_REGS_PARM4(ctx) &&
-		    VMA_END(point->vma) <= PT_REGS_PARM5(ctx))
+		    VMA_START(point->vma) >= ARG(watch_unmap, start_addr) &&
+		    VMA_END(point->vma) <= ARG(watch_unmap, end_addr))
 			point->state = WATCH_LEAVING;
 	}
 	return 0;
@@ -244,7 +244,7 @@ int watch_unmap(struct pt_regs *ctx)
 /* vm_area_free(vma): from now on what is there is something else. */
 int watch_free(struct pt_regs *ctx)
 {
-	u64 vma = PT_REGS_PARM1(ctx);
+	u64 vma = ARG(watch_free, vma);
 	u32 zero = 0;
 	struct watch_asked_all *asked = watch_asked.lookup(&zero);
 	struct watchpoints *points = watchpoints.lookup(&zero);

@@ -258,8 +258,12 @@ def check_tracefs(directory: Path | None, *, able: bool) -> Check:
     return _ok(name, f"{directory}, {count} tracepoints of system calls")
 
 
-def check_symbols(directory: Path | None, kallsyms: Path = symbols.KALLSYMS) -> Check:
-    """Check that the kernel has what the probes go to.
+def check_symbols(
+    directory: Path | None,
+    kallsyms: Path = symbols.KALLSYMS,
+    load: Callable[[], Btf] = Btf.load,
+) -> Check:
+    """Check that the kernel has what the probes go to, with the arguments they read.
 
     directory: tracefs; None if it is not known, then only functions are looked at.
     """
@@ -267,13 +271,13 @@ def check_symbols(directory: Path | None, kallsyms: Path = symbols.KALLSYMS) -> 
 
     name = "symbols"
     try:
-        functions = symbols.functions(kallsyms)
-    except symbols.SymbolsUnknown as error:
+        functions, arguments = symbols.functions(kallsyms), load().arguments
+    except (symbols.SymbolsUnknown, BtfMissing) as error:
         return _of_error(name, error)
     tracepoints = frozenset() if directory is None else tracefs.tracepoints(directory)
     plans = [
         item
-        for item in probes.plan(functions, tracepoints)
+        for item in probes.plan(functions, tracepoints, arguments)
         # Where no tracepoint can be seen, the check of tracefs says so.
         if tracepoints or probes.Kind.TRACEPOINT not in item.probe.kinds
     ]

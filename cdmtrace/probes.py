@@ -3,21 +3,25 @@
 A logical probe is one of ``enum cdm_probe`` in ``bpf/events.h``. It is made of one
 or more attachments of handlers in ``bpf/*.bpf.c`` to functions or tracepoints
 of the kernel. Names of functions differ between kernels, so each attachment has
-candidates, newest name first, and the first that the kernel has is taken. Handlers
-read arguments, so only functions with the same ones may be candidates of a handler.
+candidates, newest name first. Handlers read arguments by name, and the kernel's BTF
+tells where those are, for they move from kernel to kernel. So the first candidate is
+taken that the kernel has with every argument that the handler reads.
 """
 
 from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
 from cdmtrace.kernel import symbols
+
+REGISTERS: Final = 6
+"""Arguments that are passed in registers (x86-64): the others lie on the stack."""
 
 
 class Kind(enum.StrEnum):
@@ -30,11 +34,22 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attachment:
-    """One handler and the names of what it can be attached to, newest first."""
+    """One handler and the names of what it can be attached to, newest first.
+
+    reads: the arguments that it reads, by name. Of one that has had several names,
+    all, as in ``folio|page``: the handler calls it by the first.
+    """
 
     handler: str
     kind: Kind
     candidates: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+    @property
+    def macros(self) -> dict[str, tuple[str, ...]]:
+        """Macro -> what the argument is called whose place it is to tell."""
+        names = (tuple(argument.split("|")) for argument in self.reads)
+        return {f"ARG_{self.handler}_{one[0]}": one for one in names}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +83,15 @@ class Plan:
     ``probe`` has no handler twice for the same function. ``symbols`` has, for each
     attachment, what it is attached to. ``missing`` names the first attachment for
     which the kernel has no candidate; such a probe is not attached at all, since half
-    of a pair would say wrong things. ``unseen`` are copies of the function, made by
-    the compiler, whose calls are not seen. ``unwanted``: it was asked to be left out.
+    of a pair would say wrong things. ``places``: the macros that tell the handlers
+    where the arguments are. ``unseen`` are copies of the function, made by the
+    compiler, whose calls are not seen. ``unwanted``: it was asked to be left out.
     """
 
     probe: LogicalProbe
     symbols: tuple[str, ...]
     missing: str | None
+    places: Mapping[str, int] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
     unwanted: bool = False
 
@@ -91,6 +108,7 @@ def _pair(
     summary: str,
     handler: str,
     *candidates: str,
+    reads: tuple[str, ...],
     required: bool = False,
 ) -> LogicalProbe:
     return LogicalProbe(
@@ -104,7 +122,10 @@ def _pair(
                 candidates=candidates,
             ),
             Attachment(
-                handler=f"{handler}_entry", kind=Kind.KPROBE, candidates=candidates
+                handler=f"{handler}_entry",
+                kind=Kind.KPROBE,
+                candidates=candidates,
+                reads=reads,
             ),
         ),
         required=required,
@@ -112,15 +133,23 @@ def _pair(
 
 
 def _entries(
-    probe: Probe, summary: str, *attachments: tuple[str, str], required: bool = False
+    probe: Probe,
+    summary: str,
+    *attachments: tuple[str, str, str],
+    required: bool = False,
 ) -> LogicalProbe:
-    """Return a probe of entries: (handler, function) each."""
+    """Return a probe of entries: (handler, function, what it reads) each."""
     return LogicalProbe(
         probe=probe,
         summary=summary,
         attachments=tuple(
-            Attachment(handler=handler, kind=Kind.KPROBE, candidates=(function,))
-            for handler, function in attachments
+            Attachment(
+                handler=handler,
+                kind=Kind.KPROBE,
+                candidates=(function,),
+                reads=tuple(reads.split()),
+            )
+            for handler, function, reads in attachments
         ),
         required=required,
     )
@@ -147,8 +176,6 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
 
 
 PROBES: Final[tuple[LogicalProbe, ...]] = (
-    # 5.10: alloc_pages_vma() has the same first four arguments but their order:
-    # (gfp, order, vma, addr), as vma_alloc_folio() of 6.1 and its successors.
     _pair(
         Probe.ALLOC,
         "a page is allocated for a VMA; vm_flags before and after",
@@ -156,6 +183,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "vma_alloc_folio_noprof",
         "vma_alloc_folio",
         "alloc_pages_vma",
+        reads=("order", "vma", "addr"),
         required=True,
     ),
     _pair(
@@ -163,6 +191,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "mbind() changes the policy of one VMA",
         "mbind_range",
         "mbind_range",
+        reads=("vma", "prev", "start", "end", "new_pol"),
         required=True,
     ),
     LogicalProbe(
@@ -178,7 +207,10 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
             # other, through a pointer, for each policy that a cpuset can change.
             *(
                 Attachment(
-                    handler="rebind_next", kind=Kind.KPROBE, candidates=candidates
+                    handler="rebind_next",
+                    kind=Kind.KPROBE,
+                    candidates=candidates,
+                    reads=("pol",),
                 )
                 for candidates in (
                     ("mpol_rebind_policy", "mpol_rebind_nodemask"),
@@ -189,6 +221,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 handler="rebind_entry",
                 kind=Kind.KPROBE,
                 candidates=("mpol_rebind_mm",),
+                reads=("mm",),
             ),
         ),
     ),
@@ -210,6 +243,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 handler="shmem_begin",
                 kind=Kind.KPROBE,
                 candidates=("shmem_fault",),
+                reads=("vmf",),
             ),
         ),
     ),
@@ -218,46 +252,53 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "the kernel's migrate_pages(), around what it moves",
         "migrate",
         "migrate_pages",
+        reads=("reason",),
     ),
     _pair(
         Probe.REMOVE_MIGRATION_PTE,
         "an entry gets its page back after a migration; whence it came; vm_flags",
         "remigrate",
         "remove_migration_pte",
+        reads=("folio|page", "vma", "old"),
     ),
     _entries(
         Probe.DRIVER_PAGE,
         "a driver's page is about to be mapped; where",
-        ("fault_finish", "finish_fault"),
-        ("driver_insert", "vm_insert_page"),
+        ("fault_finish", "finish_fault", "vmf"),
+        ("driver_insert", "vm_insert_page", "vma addr page"),
     ),
     _entries(
         Probe.RMAP_ADD,
         "a page is mapped, by a fault or at the end of a migration",
-        ("rmap_add_new_anon", "page_add_new_anon_rmap"),
-        ("rmap_add_anon", "page_add_anon_rmap"),
-        ("rmap_add_file", "page_add_file_rmap"),
+        ("rmap_add_new_anon", "page_add_new_anon_rmap", "page vma address"),
+        ("rmap_add_anon", "page_add_anon_rmap", "page vma address flags"),
+        ("rmap_add_file", "page_add_file_rmap", "page vma compound"),
         required=True,
     ),
     LogicalProbe(
         probe=Probe.RMAP_WALK,
         summary="reclaim or migration unmaps a page; where",
         attachments=tuple(
-            Attachment(handler=f"walk_{end}", kind=kind, candidates=(function,))
-            for end, kind in (("return", Kind.KRETPROBE), ("entry", Kind.KPROBE))
+            Attachment(
+                handler=f"walk_{end}", kind=kind, candidates=(function,), reads=reads
+            )
+            for end, kind, reads in (
+                ("return", Kind.KRETPROBE, ()),
+                ("entry", Kind.KPROBE, ("folio|page", "vma", "address")),
+            )
             for function in ("try_to_unmap_one", "try_to_migrate_one")
         ),
     ),
     _entries(
         Probe.MMU_GATHER,
         "a range is unmapped; where",
-        ("gather_end", "tlb_finish_mmu"),
-        ("gather_begin", "tlb_gather_mmu"),
+        ("gather_end", "tlb_finish_mmu", ""),
+        ("gather_begin", "tlb_gather_mmu", "tlb mm"),
     ),
     _entries(
         Probe.RMAP_REMOVE,
         "a page is mapped no more",
-        ("rmap_remove", "page_remove_rmap"),
+        ("rmap_remove", "page_remove_rmap", "page vma compound"),
         required=True,
     ),
     _pair(
@@ -265,6 +306,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "fork copies the pages of one VMA",
         "copy",
         "copy_page_range",
+        reads=("dst_vma", "src_vma"),
     ),
     # A small head that the compiler has parted from the rest is inlined where it is
     # called; the rest is what all callers come to.
@@ -274,64 +316,73 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "move",
         "move_page_tables.part.0",
         "move_page_tables",
+        reads=("vma", "old_addr", "new_vma", "new_addr", "len"),
     ),
     _pair(
         Probe.VMA_SPLIT,
         "a VMA is split",
         "split",
         "__split_vma",
+        reads=("vma", "addr"),
     ),
     _pair(
         Probe.VMA_MERGE,
         "VMAs become one; what madvise() asks to be merged",
         "merge",
         "vma_merge",
+        reads=("mm", "addr", "end", "vm_flags"),
     ),
     _entries(
         Probe.VMA_NEW,
         "a VMA is new, or has grown: mmap, brk, a stack",
-        ("vma_new", "perf_event_mmap"),
+        ("vma_new", "perf_event_mmap", "vma"),
     ),
     _pair(
         Probe.VMA_FREE,
         "a range is unmapped, and its VMAs are gone",
         "unmap",
         "unmap_vmas",
+        reads=("vma", "start_addr", "end_addr"),
     ),
     _pair(
         Probe.MPROTECT_FIXUP,
         "mprotect() changes the flags of one VMA",
         "mprotect",
         "mprotect_fixup",
+        reads=("vma", "pprev", "start", "end"),
     ),
     _pair(
         Probe.MLOCK_FIXUP,
         "mlock() or munlock() changes the flags of one VMA",
         "mlock",
         "mlock_fixup",
+        reads=("vma", "prev", "start", "end"),
     ),
     _pair(
         Probe.KSM_MADVISE,
         "madvise() or mbind() turns KSM on or off for a VMA",
         "ksm",
         "ksm_madvise",
+        reads=("vma", "start", "end", "advice", "vm_flags"),
     ),
     _entries(
         Probe.NUMA_SCAN,
         "NUMA balancing's scanner comes to a range",
-        ("numa_scan", "change_prot_numa"),
+        ("numa_scan", "change_prot_numa", "vma addr end"),
     ),
     _pair(
         Probe.NUMA_MIGRATE,
         "NUMA balancing moves a page, or fails to",
         "numa_move",
         "migrate_misplaced_page",
+        reads=("page", "vma", "node"),
     ),
     _pair(
         Probe.KSM_MERGE,
         "KSM puts another page in the place of one",
         "ksm_merge",
         "try_to_merge_one_page",
+        reads=("vma", "page", "kpage"),
     ),
     LogicalProbe(
         probe=Probe.EXIT_MMAP,
@@ -346,12 +397,19 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 handler="exit_unmapped",
                 kind=Kind.KPROBE,
                 candidates=("tlb_finish_mmu",),
+                reads=("tlb",),
             ),
             Attachment(
-                handler="exit_unmaps", kind=Kind.KPROBE, candidates=("unmap_vmas",)
+                handler="exit_unmaps",
+                kind=Kind.KPROBE,
+                candidates=("unmap_vmas",),
+                reads=("tlb", "vma"),
             ),
             Attachment(
-                handler="exit_entry", kind=Kind.KPROBE, candidates=("exit_mmap",)
+                handler="exit_entry",
+                kind=Kind.KPROBE,
+                candidates=("exit_mmap",),
+                reads=("mm",),
             ),
         ),
     ),
@@ -368,11 +426,13 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 handler="snapshot_entry",
                 kind=Kind.KPROBE,
                 candidates=("show_numa_map",),
+                reads=("m", "v"),
             ),
             Attachment(
                 handler="snapshot_end",
                 kind=Kind.KPROBE,
                 candidates=("proc_map_release",),
+                reads=("file",),
             ),
         ),
     ),
@@ -394,17 +454,12 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
 )
 """Every probe that ``record`` attaches, in that order."""
 
-WATCHPOINT: Final = LogicalProbe(
-    probe=Probe.WATCHPOINT,
-    summary="a write to vm_flags of a chosen VMA; what has become of the VMA",
-    attachments=tuple(
-        Attachment(handler=handler, kind=Kind.KPROBE, candidates=(function,))
-        for handler, function in (
-            ("watch_free", "vm_area_free"),
-            ("watch_unmap", "unmap_vmas"),
-            ("watch_look", "show_numa_map"),
-        )
-    ),
+WATCHPOINT: Final = _entries(
+    Probe.WATCHPOINT,
+    "a write to vm_flags of a chosen VMA; what has become of the VMA",
+    ("watch_free", "vm_area_free", "vma"),
+    ("watch_unmap", "unmap_vmas", "vma start_addr end_addr"),
+    ("watch_look", "show_numa_map", "m v"),
     required=True,
 )
 """What ``watch`` attaches besides."""
@@ -412,23 +467,24 @@ WATCHPOINT: Final = LogicalProbe(
 
 def following(*, children: bool) -> LogicalProbe:
     """Return what --pid needs besides: a process ends and, with children, forks."""
-    ends = Attachment(
-        handler="task_gone", kind=Kind.KPROBE, candidates=("release_task",)
-    )
-    forks = Attachment(
-        handler="task_new", kind=Kind.KPROBE, candidates=("wake_up_new_task",)
-    )
-    return LogicalProbe(
-        probe=Probe.FOLLOW,
-        summary="a process that --pid names forks, or ends",
-        attachments=(ends, forks) if children else (ends,),
+    ends = ("task_gone", "release_task", "p")
+    forks = ("task_new", "wake_up_new_task", "p")
+    return _entries(
+        Probe.FOLLOW,
+        "a process that --pid names forks, or ends",
+        *((ends, forks) if children else (ends,)),
         required=True,
     )
+
+
+Arguments = Callable[[str], Sequence[str] | None]
+"""Tells the names of a function's arguments, in order; None: that is not known."""
 
 
 def plan(
     functions: frozenset[str],
     tracepoints: frozenset[str],
+    arguments: Arguments,
     probes: tuple[LogicalProbe, ...] = PROBES,
 ) -> tuple[Plan, ...]:
     """Return what would be attached on a kernel with these functions.
@@ -440,15 +496,19 @@ def plan(
     for probe in probes:
         # By what is attached to what: names that differ may be one on this kernel.
         chosen: dict[tuple[str, Kind, str], Attachment] = {}
+        places: dict[str, int] = {}
         missing = None
         for attachment in probe.attachments:
             known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
-            name = symbols.pick(attachment.candidates, known)
-            if name is None:
-                missing = missing or attachment.candidates[-1]
-            else:
-                key = attachment.handler, attachment.kind, name
-                chosen.setdefault(key, attachment)
+            found = _pick(attachment, known, arguments)
+            if isinstance(found, str):
+                missing = missing or found
+                continue
+            if any(places.get(macro, at) != at for macro, at in found.places.items()):
+                missing = missing or f"{found.name}() with the arguments of the others"
+            places |= found.places
+            key = attachment.handler, attachment.kind, found.name
+            chosen.setdefault(key, attachment)
         names = tuple(name for _, _, name in chosen)
         once = replace(probe, attachments=tuple(chosen.values()))
         plans.append(
@@ -456,6 +516,7 @@ def plan(
                 probe=probe if missing else once,
                 symbols=() if missing else names,
                 missing=missing,
+                places={} if missing else places,
                 unseen=tuple(
                     twin
                     for name in dict.fromkeys(names)
@@ -464,6 +525,61 @@ def plan(
             )
         )
     return tuple(plans)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a handler can be attached to, and the macros for its arguments."""
+
+    name: str
+    places: Mapping[str, int]
+
+
+def _pick(
+    attachment: Attachment, known: frozenset[str], arguments: Arguments
+) -> _Found | str:
+    """Return the first candidate that will do, or what is missing."""
+    missing = None
+    for name in attachment.candidates:
+        if name in known:
+            places = _places(attachment, name, arguments)
+            if not isinstance(places, str):
+                return _Found(name, places)
+            missing = missing or places
+    return missing or attachment.candidates[-1]
+
+
+def _places(
+    attachment: Attachment, name: str, arguments: Arguments
+) -> dict[str, int] | str:
+    """Return the macros for its arguments, or what this function has not got."""
+    if not attachment.reads:
+        return {}
+    # A part of a function has the arguments of the whole.
+    told = arguments(name.partition(".")[0])
+    if told is None:
+        return f"type information of {name}()"
+    places = {}
+    for macro, names in attachment.macros.items():
+        at = next((at for at, one in enumerate(told, 1) if one in names), None)
+        if at is None:
+            return f"argument {' or '.join(names)} of {name}()"
+        if at > REGISTERS:
+            return f"register for argument {told[at - 1]} of {name}()"
+        places[macro] = at
+    return places
+
+
+def macros(plans: Iterable[Plan]) -> dict[str, int]:
+    """Return the macros for the arguments of all handlers that there are.
+
+    Where an argument is, from 1 on; 0 for those of handlers that are not attached.
+    """
+    every = (*PROBES, WATCHPOINT, following(children=True))
+    found = {m: 0 for probe in every for a in probe.attachments for m in a.macros}
+    for item in plans:
+        found |= item.places
+    return found
 
 
 def choose(

@@ -28,6 +28,7 @@ from cdmtrace.format.parts import PartsWriter, Writer, refuse_parts
 from cdmtrace.format.schema import Header
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import cgroup, headers, symbols, tracefs
+from cdmtrace.kernel.btf import Btf
 from cdmtrace.live import process
 from cdmtrace.live.process import Beside
 from cdmtrace.loader import Loader
@@ -35,7 +36,15 @@ from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
 from cdmtrace.privileges import Capability
-from cdmtrace.probes import PROBES, LogicalProbe, Plan, choose, following, plan
+from cdmtrace.probes import (
+    PROBES,
+    LogicalProbe,
+    Plan,
+    choose,
+    following,
+    macros,
+    plan,
+)
 from cdmtrace.ready import require_absent
 from cdmtrace.session import Session
 from cdmtrace.target import Target
@@ -83,7 +92,7 @@ def _record(
     with headers.available() as directory:
         target = find_target(options, directory)
         say("compiling the probes")
-        loader = (load or BccLoader)(numbers(target, options, beside.pid))
+        loader = (load or BccLoader)(numbers(target, plans, options, beside.pid))
     with closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)
@@ -206,13 +215,11 @@ def prepare(
     options.filters.require()
     if options.freeze:
         cgroup.require(options.freeze)
-    functions, tracepoints = symbols.functions(), tracefs.tracepoints(root)
-    plans = choose(
-        plan(functions, tracepoints, probes), options.probes, options.without
-    )
+    known = symbols.functions(), tracefs.tracepoints(root), Btf.load().arguments
+    plans = choose(plan(*known, probes), options.probes, options.without)
     if options.filters.pids:
         children = following(children=options.filters.children)
-        plans += plan(functions, tracepoints, (children,))
+        plans += plan(*known, (children,))
     _check_required(plans)
     if options.missing_probes == "error":
         _check_missing(plans)
@@ -221,13 +228,16 @@ def prepare(
     return plans
 
 
-def numbers(target: Target, options: Options, viewer: int = 0) -> Mapping[str, int]:
+def numbers(
+    target: Target, plans: tuple[Plan, ...], options: Options, viewer: int = 0
+) -> Mapping[str, int]:
     """Return the macros for the BPF program, see bpf/cdmtrace.bpf.c.
 
     viewer: the process that shows the recording, which is left out; 0: there is none.
     """
     return {
         **target.numbers,
+        **macros(plans),
         **options.filters.numbers(),
         "CDM_NODES": _mask(options.filters.told_nodes(target.cdm_nodes)),
         "ALL": int(options.all),

@@ -303,7 +303,7 @@ def watch(
     with headers.available() as directory:
         target = recorder.find_target(options, directory)
         say("compiling the probes")
-        numbers = recorder.numbers(target, options)
+        numbers = recorder.numbers(target, plans, options)
         loader = WatchLoader({**numbers, "WATCHED_TGID": pid})
     with recorder.closed_in_peace(loader):
         say("attaching")

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from signatures import ARGUMENTS, arguments
+
+from cdmtrace.probes import PROBES, WATCHPOINT, following, macros, plan
+
+KERNEL = "6.1"
+"""Whose functions the programs are called for."""
 RECORDER, VIEWER, CDM_NODES = 1, 3, 1 << 1
 
+_PROBES = (*PROBES, WATCHPOINT, following(children=True))
 NUMBERS = {
+    **macros(
+        plan(frozenset(ARGUMENTS[KERNEL]), frozenset(), arguments(KERNEL), _PROBES)
+    ),
     "NODES_PGSHIFT": 58,
     "NODES_MASK": 63,
     "NODEMASK_MASK": (1 << 64) - 1,

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from signatures import ARGUMENTS, arguments
 
 from cdmtrace import privileges, target
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
-from cdmtrace.probes import PROBES, Kind, following
+from cdmtrace.probes import PROBES, Kind
 
+KERNEL = "6.1"
 NAMES = {
-    kind: frozenset(
+    "functions": frozenset(ARGUMENTS[KERNEL]),
+    "tracepoints": frozenset(
         attachment.candidates[0]
-        for probe in (*PROBES, following(children=True))
+        for probe in PROBES
         for attachment in probe.attachments
-        if (attachment.kind is Kind.TRACEPOINT) is (kind == "tracepoints")
-    )
-    for kind in ("functions", "tracepoints")
+        if attachment.kind is Kind.TRACEPOINT
+    ),
 }
 MM_H = "#define VM_CDM BIT(38)\n#define VM_MERGEABLE 0x80000000\n"
 OPTIONS = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
@@ -49,7 +52,8 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "tracepoints", lambda root: NAMES["tracepoints"])
     monkeypatch.setattr(symbols, "functions", lambda: NAMES["functions"])
     monkeypatch.setattr(target.layout, "defines", lambda types, config: {})
-    monkeypatch.setattr(target.Btf, "load", lambda: None)
+    types = SimpleNamespace(arguments=arguments(KERNEL))
+    monkeypatch.setattr(target.Btf, "load", lambda: types)
     monkeypatch.setattr(
         nodes,
         "discover",

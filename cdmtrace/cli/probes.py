@@ -27,6 +27,7 @@ def probes(form: str) -> int:
     """
     from cdmtrace.analysis.rules import served_by, uncheckable
     from cdmtrace.kernel import symbols, tracefs
+    from cdmtrace.kernel.btf import Btf
     from cdmtrace.probes import plan
     from cdmtrace.render.probes import flat_tables, nested_tables
 
@@ -36,7 +37,8 @@ def probes(form: str) -> int:
             hint="sudo cdmtrace probes",
         )
     root = tracefs.mounted()
-    plans = plan(symbols.functions(), tracefs.tracepoints(root))
+    known = symbols.functions(), tracefs.tracepoints(root), Btf.load().arguments
+    plans = plan(*known)
     tables = nested_tables if form in ("json", "ndjson") else flat_tables
     lost = uncheckable([item.probe.name for item in plans if item.missing])
     click.echo(render(tables(plans, served_by, lost), form), nl=False)

@@ -20,7 +20,9 @@ BTF_PATH: Final = Path("/sys/kernel/btf/vmlinux")
 _KIND_STRUCT: Final = 4
 _KIND_UNION: Final = 5
 _KIND_ENUM: Final = 6
+_KIND_FUNC: Final = 12
 _MODIFIERS: Final = frozenset({8, 9, 10, 11, 18})  # typedef, volatile, const, …
+_KINDS: Final = {_KIND_STRUCT: "struct", _KIND_ENUM: "enum", _KIND_FUNC: "function"}
 _BITFIELD: Final = 1 << 31
 
 
@@ -42,6 +44,12 @@ class _Member(ctypes.Structure):
         ("type", ctypes.c_uint32),
         ("offset", ctypes.c_uint32),
     )
+
+
+class _Parameter(ctypes.Structure):
+    """struct btf_param."""
+
+    _fields_ = (("name", ctypes.c_uint32), ("type", ctypes.c_uint32))
 
 
 class _Enum(ctypes.Structure):
@@ -129,13 +137,27 @@ class Btf:
                 return int(item.value)
         raise TypeMissing(f"enum {enum} of this kernel has no {name}")
 
+    def arguments(self, function: str) -> tuple[str, ...] | None:
+        """Return the names of a function's arguments, in order.
+
+        None where nothing is told of such a function: pahole, which writes the BTF,
+        leaves out those whose arguments the compiler has changed.
+        """
+        try:
+            found = self._find(function, _KIND_FUNC)
+        except TypeMissing:
+            return None
+        prototype = self._address(self._type(found).size_or_type)
+        count = _Type.from_address(prototype).info & 0xFFFF
+        parameters = (_Parameter * count).from_address(prototype + ctypes.sizeof(_Type))
+        return tuple(self._name(item.name) for item in parameters)
+
     def _find(self, name: str, kind: int) -> int:
         found: int = self._library.btf__find_by_name_kind(
             self._handle, name.encode(), kind
         )
         if found < 0:
-            what = "enum" if kind == _KIND_ENUM else "struct"
-            raise TypeMissing(f"this kernel has no {what} {name}")
+            raise TypeMissing(f"this kernel has no {_KINDS[kind]} {name}")
         return found
 
     def _address(self, type_id: int) -> int:

@@ -4,11 +4,14 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from signatures import arguments
 
 from cdmtrace.cli import main
 from cdmtrace.kernel import symbols, tracefs
+from cdmtrace.kernel.btf import Btf
 
 FUNCTIONS = frozenset(
     (
@@ -27,6 +30,8 @@ def _kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tracefs, "mounted", lambda: tmp_path)
     monkeypatch.setattr(tracefs, "tracepoints", lambda root: TRACEPOINTS)
     monkeypatch.setattr(symbols, "functions", lambda: FUNCTIONS)
+    types = SimpleNamespace(arguments=arguments("6.1"))
+    monkeypatch.setattr(Btf, "load", lambda: types)
 
 
 def run(capsys: pytest.CaptureFixture[str], form: str) -> str:

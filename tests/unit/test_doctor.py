@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from signatures import ARGUMENTS, arguments
 
 from cdmtrace import doctor, privileges
 from cdmtrace.doctor import Check, State
@@ -122,13 +123,18 @@ class FakeBtf(btf.Btf):
     def enumerator(self, enum: str, name: str) -> int:
         return 16
 
+    def arguments(self, function: str) -> tuple[str, ...] | None:
+        told = () if function in self._library else arguments("6.1")(function)
+        return None if told is None else tuple(told)
+
+
+def no_types() -> NoReturn:
+    raise btf.BtfMissing("no type information", hint="boot another")
+
 
 def test_layout() -> None:
-    def none() -> NoReturn:
-        raise btf.BtfMissing("no type information", hint="boot another")
-
     said(doctor.check_types(WHOLE, FakeBtf), State.OK, "at bit 58")
-    said(doctor.check_types(WHOLE, none), State.FAIL, "no type information")
+    said(doctor.check_types(WHOLE, no_types), State.FAIL, "no type information")
     said(
         doctor.check_types(WHOLE, lambda: FakeBtf("compound_head")),
         State.FAIL,
@@ -161,18 +167,7 @@ def test_tracefs(tmp_path: Path) -> None:
     said(doctor.check_tracefs(tmp_path, able=True), State.OK, "1 tracepoint")
 
 
-FUNCTIONS = (
-    *("vma_alloc_folio", "mbind_range", "migrate_pages", "page_add_new_anon_rmap"),
-    *("page_add_anon_rmap", "page_add_file_rmap", "page_remove_rmap"),
-    *("copy_page_range", "__split_vma", "ksm_madvise", "exit_mmap"),
-    *("remove_migration_pte", "try_to_unmap_one", "try_to_migrate_one"),
-    *("finish_fault", "vm_insert_page", "tlb_gather_mmu", "tlb_finish_mmu"),
-    *("vma_merge", "perf_event_mmap", "unmap_vmas", "mprotect_fixup", "mlock_fixup"),
-    *("move_page_tables", "show_numa_map", "proc_map_release"),
-    *("mpol_rebind_mm", "mpol_rebind_policy", "mpol_rebind_nodemask"),
-    *("mpol_shared_policy_lookup", "shmem_fault"),
-    *("change_prot_numa", "migrate_misplaced_page", "try_to_merge_one_page"),
-)
+FUNCTIONS = tuple(ARGUMENTS["6.1"])
 
 
 def kallsyms(tmp_path: Path, *functions: str) -> Path:
@@ -183,7 +178,8 @@ def kallsyms(tmp_path: Path, *functions: str) -> Path:
 
 def test_symbols(tmp_path: Path) -> None:
     def check(*functions: str, directory: Path | None = None) -> Check:
-        return doctor.check_symbols(directory, kallsyms(tmp_path, *functions))
+        path = kallsyms(tmp_path, *functions)
+        return doctor.check_symbols(directory, path, FakeBtf)
 
     said(check(*FUNCTIONS), State.OK, "all 25 probes")
     required = [name for name in FUNCTIONS if name != "page_remove_rmap"]
@@ -199,6 +195,18 @@ def test_symbols(tmp_path: Path) -> None:
         "ksm_madvise is missing: ksm_madvise will not be recorded",
         "cdmtrace probes",
     )
+    said(
+        doctor.check_symbols(
+            None, kallsyms(tmp_path, *FUNCTIONS), lambda: FakeBtf("unmap_vmas")
+        ),
+        State.WARN,
+        "argument vma of unmap_vmas() is missing: vma_free will not be recorded",
+    )
+    said(
+        doctor.check_symbols(None, kallsyms(tmp_path, *FUNCTIONS), no_types),
+        State.FAIL,
+        "no type information -> boot another",
+    )
     said(check(*FUNCTIONS, "mbind_range.isra.0"), State.WARN, "mbind_range.isra.0")
     (tmp_path / "events/syscalls/sys_enter_mbind").mkdir(parents=True)
     said(
@@ -207,7 +215,7 @@ def test_symbols(tmp_path: Path) -> None:
         "sys_exit_mbind is missing",
     )
     said(
-        doctor.check_symbols(None, tmp_path / "none"),
+        doctor.check_symbols(None, tmp_path / "none", FakeBtf),
         State.FAIL,
         "functions are unknown",
         "CONFIG_KALLSYMS=y",

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from signatures import ARGUMENTS, arguments
 
 from cdmtrace.analysis.rules import RULES, served_by, uncheckable
 from cdmtrace.errors import UsageTrouble
@@ -12,11 +14,14 @@ from cdmtrace.loader import watch
 from cdmtrace.probes import (
     PROBES,
     WATCHPOINT,
+    Arguments,
     Attachment,
     Kind,
     LogicalProbe,
+    Plan,
     choose,
     following,
+    macros,
     plan,
 )
 
@@ -46,8 +51,17 @@ MIXED = one(
 )
 
 
+def planned(
+    functions: Iterable[str],
+    tracepoints: Iterable[str] = (),
+    *probes: LogicalProbe,
+    told: Arguments = lambda _: None,
+) -> tuple[Plan, ...]:
+    return plan(frozenset(functions), frozenset(tracepoints), told, probes)
+
+
 def symbols(*functions: str) -> tuple[str, ...]:
-    return plan(frozenset(functions), frozenset(), (PAIR,))[0].symbols
+    return planned(functions, (), PAIR)[0].symbols
 
 
 def test_the_newest_name_that_the_kernel_has() -> None:
@@ -61,7 +75,7 @@ def test_a_handler_is_attached_to_a_function_once() -> None:
         ({"outer", "inner", "old"}, ("outer", "inner", "old")),
         ({"inner", "old"}, ("inner", "old")),
     ):
-        (found,) = plan(frozenset(functions), frozenset(), (twice,))
+        (found,) = planned(functions, (), twice)
         assert found.symbols == names
         handlers = [attachment.handler for attachment in found.probe.attachments]
         assert handlers == ["a"] * (len(names) - 1) + ["b"]
@@ -71,7 +85,7 @@ def test_a_policy_is_rebound_once() -> None:
     """mpol_rebind_policy() may be inlined."""
     (probe,) = (one for one in PROBES if one.probe is Probe.MPOL_REBIND)
     names = {n for a in probe.attachments for n in a.candidates}
-    (found,) = plan(frozenset(names - {"mpol_rebind_policy"}), frozenset(), (probe,))
+    (found,) = planned(names - {"mpol_rebind_policy"}, (), probe, told=arguments("6.1"))
     handlers = [attachment.handler for attachment in found.probe.attachments]
     assert list(zip(handlers, found.symbols, strict=True)) == [
         ("rebind_return", "mpol_rebind_mm"),
@@ -85,52 +99,158 @@ def test_a_call_s_like_may_be_missing() -> None:
     (probe,) = (one for one in PROBES if one.probe is Probe.SYS_MPROTECT)
     names = {n for a in probe.attachments for n in a.candidates}
     assert len(names) == 4
-    (found,) = plan(frozenset(), frozenset(names), (probe,))
+    (found,) = planned((), names, probe)
     assert set(found.symbols) == names
     without = {name for name in names if "pkey" not in name}
-    (found,) = plan(frozenset(), frozenset(without), (probe,))
+    (found,) = planned((), without, probe)
     assert found.symbols == (
         "syscalls:sys_exit_mprotect",
         "syscalls:sys_enter_mprotect",
     )
-    (found,) = plan(frozenset(), frozenset(names - without), (probe,))
+    (found,) = planned((), names - without, probe)
     assert found.missing == "syscalls:sys_exit_mprotect"
 
 
 def test_half_of_a_probe_is_none() -> None:
     half = one(kprobe("a", "here"), kprobe("b", "gone"))
-    (found,) = plan(frozenset({"here"}), frozenset(), (half,))
+    (found,) = planned({"here"}, (), half)
     assert found.symbols == ()
     assert found.missing == "gone"
 
 
 def test_functions_and_tracepoints_are_different_things() -> None:
-    names = frozenset({"new", "syscalls:sys_enter_mbind"})
-    (found,) = plan(names, frozenset(), (MIXED,))
+    names = {"new", "syscalls:sys_enter_mbind"}
+    (found,) = planned(names, (), MIXED)
     assert found.missing == "syscalls:sys_enter_mbind"
-    (found,) = plan(frozenset(), names, (MIXED,))
+    (found,) = planned((), names, MIXED)
     assert found.missing == "new"
-    (found,) = plan(
-        frozenset({"new"}), frozenset({"syscalls:sys_enter_mbind"}), (MIXED,)
-    )
+    (found,) = planned({"new"}, {"syscalls:sys_enter_mbind"}, MIXED)
     assert found.missing is None
     assert found.symbols == ("new", "syscalls:sys_enter_mbind")
 
 
 def test_copies_are_told_and_never_attached_to() -> None:
-    (found,) = plan(
-        frozenset({"new", "new.isra.0", "old.isra.0"}), frozenset(), (PAIR,)
-    )
+    (found,) = planned({"new", "new.isra.0", "old.isra.0"}, (), PAIR)
     assert found.symbols == ("new", "new")
     assert found.unseen == ("new.isra.0",)
-    (found,) = plan(frozenset({"new.isra.0"}), frozenset(), (PAIR,))
+    (found,) = planned({"new.isra.0"}, (), PAIR)
     assert found.missing == "old"
+
+
+def reading(handler: str, function: str, *reads: str) -> Attachment:
+    return Attachment(
+        handler=handler, kind=Kind.KPROBE, candidates=(function,), reads=reads
+    )
+
+
+MOVED = one(
+    Attachment(
+        handler="a",
+        kind=Kind.KPROBE,
+        candidates=("new", "old"),
+        reads=("folio|page", "vma"),
+    )
+)
+SEVEN = ("one", "two", "three", "four", "five", "six", "vma")
+
+
+def told(**functions: Iterable[str]) -> Arguments:
+    return {name: tuple(names) for name, names in functions.items()}.get
+
+
+def test_arguments_are_where_the_kernel_has_them() -> None:
+    (found,) = planned({"old"}, (), MOVED, told=told(old=("vma", "page")))
+    assert found.places == {"ARG_a_folio": 2, "ARG_a_vma": 1}
+    assert macros((found,)).items() >= found.places.items()
+    (found,) = planned({"new"}, (), MOVED, told=told(new=("x", "folio", "vma")))
+    assert found.places == {"ARG_a_folio": 2, "ARG_a_vma": 3}
+
+
+def test_what_lies_in_a_part_is_where_the_whole_has_it() -> None:
+    part = one(reading("a", "whole.part.0", "vma"))
+    (found,) = planned({"whole.part.0"}, (), part, told=told(whole=("x", "vma")))
+    assert (found.symbols, found.places) == (("whole.part.0",), {"ARG_a_vma": 2})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing"),
+    [
+        (None, "type information of new()"),
+        (("folio",), "argument vma of new()"),
+        (("vma",), "argument folio or page of new()"),
+        ((*SEVEN, "folio"), "register for argument folio of new()"),
+    ],
+)
+def test_a_function_without_what_is_read_will_not_do(
+    arguments: tuple[str, ...] | None, missing: str
+) -> None:
+    functions = {} if arguments is None else {"new": arguments}
+    (found,) = planned({"new"}, (), MOVED, told=told(**functions))
+    assert (found.missing, found.symbols, found.places) == (missing, (), {})
+    # One that has it will do, though its name is older.
+    functions["old"] = ("page", "vma")
+    (found,) = planned({"new", "old"}, (), MOVED, told=told(**functions))
+    assert (found.missing, found.symbols) == (None, ("old",))
+
+
+def test_one_handler_finds_its_arguments_in_one_place() -> None:
+    probe = one(reading("a", "one", "vma"), reading("a", "two", "vma"))
+    names = {"one", "two"}
+    same = told(one=("vma",), two=("vma", "x"))
+    assert planned(names, (), probe, told=same)[0].symbols == ("one", "two")
+    (found,) = planned(names, (), probe, told=told(one=("vma",), two=("x", "vma")))
+    assert found.missing == "two() with the arguments of the others"
+
+
+FEWER: dict[str, dict[str, str]] = {
+    "5.10": {
+        "mbind_range": "mbind_range",
+        "rmap_add": "argument flags of page_add_anon_rmap()",
+        "rmap_walk": "try_to_migrate_one",
+        "rmap_remove": "argument vma of page_remove_rmap()",
+        "vma_new": "type information of perf_event_mmap()",
+    },
+    "6.1": {},
+    "6.12": {
+        "remove_migration_pte": "argument old of remove_migration_pte()",
+        "rmap_add": "page_add_new_anon_rmap",
+        "rmap_remove": "page_remove_rmap",
+        "vma_merge": "vma_merge",
+        "numa_migrate": "migrate_misplaced_page",
+    },
+    "7.2": {
+        "remove_migration_pte": "argument old of remove_migration_pte()",
+        "rmap_add": "page_add_new_anon_rmap",
+        "rmap_remove": "page_remove_rmap",
+        "move_page_tables": "argument vma of move_page_tables()",
+        "vma_merge": "vma_merge",
+        "vma_free": "argument vma of unmap_vmas()",
+        "numa_migrate": "migrate_misplaced_page",
+        "exit_mmap": "argument vma of unmap_vmas()",
+    },
+}
+"""Kernel -> probe that is not to be had there -> what it lacks."""
+
+
+@pytest.mark.parametrize("kernel", ARGUMENTS)
+def test_what_each_kernel_lacks(kernel: str) -> None:
+    functions = ARGUMENTS[kernel].keys() | {"perf_event_mmap"}
+    tracepoints = {n for p in PROBES for a in p.attachments for n in a.candidates}
+    plans = planned(functions, tracepoints, *PROBES, told=arguments(kernel))
+    assert {p.probe.name: p.missing for p in plans if p.missing} == FEWER[kernel]
+
+
+def test_every_argument_that_a_handler_names_has_its_macro() -> None:
+    text = "".join(path.read_text() for path in sorted(BPF.glob("*.bpf.c")))
+    named = set(re.findall(r"\bARG\((\w+), (\w+)\)", text))
+    assert {f"ARG_{handler}_{name}" for handler, name in named} == macros(()).keys()
 
 
 def attached(*, only: tuple[str, ...] = (), without: tuple[str, ...] = ()) -> set[str]:
     """Return the probes that remain on a kernel that has all but ksm_madvise."""
     names = {n for p in PROBES for a in p.attachments for n in a.candidates}
-    plans = plan(frozenset(names) - {"ksm_madvise"}, frozenset(names))
+    functions = ARGUMENTS["6.1"].keys() - {"ksm_madvise"}
+    plans = planned(functions, names, *PROBES, told=arguments("6.1"))
     chosen = choose(plans, only, without)
     assert [item.probe for item in chosen] == [item.probe for item in plans]
     for item in chosen:
@@ -158,7 +278,7 @@ def test_probes_that_are_asked_for() -> None:
 
 
 def test_why_a_probe_is_not_attached() -> None:
-    plans = plan(frozenset({"new"}), frozenset(), (PAIR, MIXED))
+    plans = planned({"new"}, (), PAIR, MIXED)
     assert [item.why_not for item in plans] == [
         None,
         "no syscalls:sys_enter_mbind on this kernel",

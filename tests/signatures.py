@@ -1,0 +1,174 @@
+"""What BTF tells of the functions that are probed, kernel by kernel.
+
+Taken from Debian's builds 5.10.0-46-amd64, 6.12.118+deb13-amd64 and 7.2.13+deb14-amd64,
+and from the laboratory's 6.1, which has what Debian's has.
+"""
+
+from __future__ import annotations
+
+from cdmtrace.probes import Arguments
+
+ARGUMENTS: dict[str, dict[str, str]] = {
+    "5.10": {
+        "__split_vma": "mm, vma, addr, new_below",
+        "alloc_pages_vma": "gfp, order, vma, addr, node, hugepage",
+        "change_prot_numa": "vma, addr, end",
+        "copy_page_range": "dst_vma, src_vma",
+        "exit_mmap": "mm",
+        "finish_fault": "vmf",
+        "ksm_madvise": "vma, start, end, advice, vm_flags",
+        "migrate_misplaced_page": "page, vma, node",
+        "migrate_pages": "from, get_new_page, put_new_page, private, mode, reason",
+        "mlock_fixup": "vma, prev, start, end, newflags",
+        "move_page_tables": "vma, old_addr, new_vma, new_addr, len, need_rmap_locks",
+        "mpol_rebind_mm": "mm, new",
+        "mpol_rebind_nodemask": "pol, nodes",
+        "mpol_rebind_policy": "pol, newmask",
+        "mpol_shared_policy_lookup": "sp, idx",
+        "mprotect_fixup": "vma, pprev, start, end, newflags",
+        "page_add_anon_rmap": "page, vma, address, compound",
+        "page_add_file_rmap": "page, compound",
+        "page_add_new_anon_rmap": "page, vma, address, compound",
+        "page_remove_rmap": "page, compound",
+        "proc_map_release": "inode, file",
+        "release_task": "p",
+        "remove_migration_pte": "page, vma, addr, old",
+        "shmem_fault": "vmf",
+        "show_numa_map": "m, v",
+        "tlb_finish_mmu": "tlb, start, end",
+        "tlb_gather_mmu": "tlb, mm, start, end",
+        "try_to_merge_one_page": "vma, page, kpage",
+        "try_to_unmap_one": "page, vma, address, arg",
+        "unmap_vmas": "tlb, vma, start_addr, end_addr",
+        "vm_area_free": "vma",
+        "vm_insert_page": "vma, addr, page",
+        "vma_merge": (
+            "mm, prev, addr, end, vm_flags, anon_vma, file, pgoff, "
+            "policy, vm_userfaultfd_ctx"
+        ),
+        "wake_up_new_task": "p",
+    },
+    "6.1": {
+        "__split_vma": "mm, vma, addr, new_below",
+        "change_prot_numa": "vma, addr, end",
+        "copy_page_range": "dst_vma, src_vma",
+        "exit_mmap": "mm",
+        "finish_fault": "vmf",
+        "ksm_madvise": "vma, start, end, advice, vm_flags",
+        "mbind_range": "vmi, vma, prev, start, end, new_pol",
+        "migrate_misplaced_page": "page, vma, node",
+        "migrate_pages": (
+            "from, get_new_page, put_new_page, private, mode, reason, ret_succeeded"
+        ),
+        "mlock_fixup": "vma, prev, start, end, newflags",
+        "move_page_tables": "vma, old_addr, new_vma, new_addr, len, need_rmap_locks",
+        "mpol_rebind_mm": "mm, new",
+        "mpol_rebind_nodemask": "pol, nodes",
+        "mpol_rebind_policy": "pol, newmask",
+        "mpol_shared_policy_lookup": "sp, idx",
+        "mprotect_fixup": "tlb, vma, pprev, start, end, newflags",
+        "page_add_anon_rmap": "page, vma, address, flags",
+        "page_add_file_rmap": "page, vma, compound",
+        "page_add_new_anon_rmap": "page, vma, address",
+        "page_remove_rmap": "page, vma, compound",
+        "perf_event_mmap": "vma",
+        "proc_map_release": "inode, file",
+        "release_task": "p",
+        "remove_migration_pte": "folio, vma, addr, old",
+        "shmem_fault": "vmf",
+        "show_numa_map": "m, v",
+        "tlb_finish_mmu": "tlb",
+        "tlb_gather_mmu": "tlb, mm",
+        "try_to_merge_one_page": "vma, page, kpage",
+        "try_to_migrate_one": "folio, vma, address, arg",
+        "try_to_unmap_one": "folio, vma, address, arg",
+        "unmap_vmas": "tlb, mt, vma, start_addr, end_addr",
+        "vm_area_free": "vma",
+        "vm_insert_page": "vma, addr, page",
+        "vma_alloc_folio": "gfp, order, vma, addr, hugepage",
+        "vma_merge": (
+            "mm, prev, addr, end, vm_flags, anon_vma, file, pgoff, "
+            "policy, vm_userfaultfd_ctx, anon_name"
+        ),
+        "wake_up_new_task": "p",
+    },
+    "6.12": {
+        "__split_vma": "vmi, vma, addr, new_below",
+        "change_prot_numa": "vma, addr, end",
+        "copy_page_range": "dst_vma, src_vma",
+        "exit_mmap": "mm",
+        "finish_fault": "vmf",
+        "ksm_madvise": "vma, start, end, advice, vm_flags",
+        "mbind_range": "vmi, vma, prev, start, end, new_pol",
+        "migrate_pages": (
+            "from, get_new_folio, put_new_folio, private, mode, reason, ret_succeeded"
+        ),
+        "mlock_fixup": "vmi, vma, prev, start, end, newflags",
+        "move_page_tables": (
+            "vma, old_addr, new_vma, new_addr, len, need_rmap_locks, for_stack"
+        ),
+        "mpol_rebind_mm": "mm, new",
+        "mpol_rebind_nodemask": "pol, nodes",
+        "mpol_rebind_policy": "pol, newmask",
+        "mpol_shared_policy_lookup": "sp, idx",
+        "mprotect_fixup": "vmi, tlb, vma, pprev, start, end, newflags",
+        "perf_event_mmap": "vma",
+        "proc_map_release": "inode, file",
+        "release_task": "p",
+        "remove_migration_pte": "folio, vma, addr, arg",
+        "shmem_fault": "vmf",
+        "show_numa_map": "m, v",
+        "tlb_finish_mmu": "tlb",
+        "tlb_gather_mmu": "tlb, mm",
+        "try_to_merge_one_page": "vma, page, kpage",
+        "try_to_migrate_one": "folio, vma, address, arg",
+        "try_to_unmap_one": "folio, vma, address, arg",
+        "unmap_vmas": "tlb, mas, vma, start_addr, end_addr, tree_end, mm_wr_locked",
+        "vm_area_free": "vma",
+        "vm_insert_page": "vma, addr, page",
+        "vma_alloc_folio_noprof": "gfp, order, vma, addr, hugepage",
+        "wake_up_new_task": "p",
+    },
+    "7.2": {
+        "__split_vma": "vmi, vma, addr, new_below",
+        "change_prot_numa": "vma, addr, end",
+        "copy_page_range": "dst_vma, src_vma",
+        "exit_mmap": "mm",
+        "finish_fault": "vmf",
+        "ksm_madvise": "vma, start, end, advice, vm_flags",
+        "mbind_range": "vmi, vma, prev, start, end, new_pol",
+        "migrate_pages": (
+            "from, get_new_folio, put_new_folio, private, mode, reason, ret_succeeded"
+        ),
+        "mlock_fixup": "vmi, vma, prev, start, end, newflags",
+        "move_page_tables": "pmc",
+        "mpol_rebind_mm": "mm, new",
+        "mpol_rebind_nodemask": "pol, nodes",
+        "mpol_rebind_policy": "pol, newmask",
+        "mpol_shared_policy_lookup": "sp, idx",
+        "mprotect_fixup": "vmi, tlb, vma, pprev, start, end, newflags",
+        "perf_event_mmap": "vma",
+        "proc_map_release": "inode, file",
+        "release_task": "p",
+        "remove_migration_pte": "folio, vma, addr, arg",
+        "shmem_fault": "vmf",
+        "show_numa_map": "m, v",
+        "tlb_finish_mmu": "tlb",
+        "tlb_gather_mmu": "tlb, mm",
+        "try_to_merge_one_page": "vma, page, kpage",
+        "try_to_migrate_one": "folio, vma, address, arg",
+        "try_to_unmap_one": "folio, vma, address, arg",
+        "unmap_vmas": "tlb, unmap",
+        "vm_area_free": "vma",
+        "vm_insert_page": "vma, addr, page",
+        "vma_alloc_folio_noprof": "gfp, order, vma, addr",
+        "wake_up_new_task": "p",
+    },
+}
+"""Kernel -> function -> its arguments, with a comma between them."""
+
+
+def arguments(kernel: str) -> Arguments:
+    """Return what tells of a function's arguments on that kernel."""
+    told = ARGUMENTS[kernel]
+    return lambda name: told[name].split(", ") if name in told else None
