@@ -31,7 +31,7 @@ def table(found: list[dict[str, Any]]) -> list[str]:
             if count:
                 means[name].append(ns / count)
     one = min(means["empty_entry"])
-    probes = {a.handler: probe.name for probe in PROBES for a in probe.attachments}
+    probes = {a.handler: probe.name for probe in PROBES for a in probe.every_attachment}
     probes |= {"call_enter": "sys_*", "call_exit": "sys_*"}
     rows = [
         f"| `{name}` | {probes.get(name, '')} | {runs[name]:,} | "

@@ -66,7 +66,9 @@ def once() -> None:
     times.append(time.monotonic())
     loader = BccLoader(numbers)
     times.append(time.monotonic())
-    for handler, kind in {(a.handler, a.kind) for p in PROBES for a in p.attachments}:
+    for handler, kind in {
+        (a.handler, a.kind) for p in PROBES for a in p.every_attachment
+    }:
         program = bpf.PROG_TRACEPOINT if kind is Kind.TRACEPOINT else bpf.PROG_KPROBE
         if bpf.has_program_type(program):
             loader._bpf.load_func(

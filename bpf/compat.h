@@ -91,6 +91,32 @@ static __always_inline int page_is_compound(u64 page)
 	       (READ_FIELD(page, u64, OFF_page_flags) >> PG_HEAD) & 1;
 }
 
+/* How much of it one entry of a page table maps, or as many as there are pages in it */
+static __always_inline u64 page_bytes(u64 page)
+{
+	if (!page_is_compound(page))
+		return PAGE_SIZE;
+#ifdef OFF_folio__folio_nr_pages
+	return READ_FIELD(page_head(page), u32, OFF_folio__folio_nr_pages) *
+	       (u64)PAGE_SIZE;
+#else
+	return PMD_BYTES;
+#endif
+}
+
+/*
+ * What remove_migration_pte() is told of the page that was there: in 6.12 in a struct,
+ * with more (mm/migrate.c).
+ */
+static __always_inline u64 migrated_from(u64 arg)
+{
+#ifdef OFF_rmap_walk_arg_folio
+	return READ_FIELD(arg, u64, OFF_rmap_walk_arg_folio);
+#else
+	return arg;
+#endif
+}
+
 /*
  * What a page belongs to: a file, an anon_vma; 0 for one that a driver has given
  * out, of which index says nothing either.

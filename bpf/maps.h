@@ -140,6 +140,7 @@ enum place_kind {
 				 * ts, flags and lock: as it was then */
 	PLACE_DRIVER,		/* a page without a file is about to be mapped */
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
+	PLACE_SPLIT,		/* a huge page is to be mapped by small entries */
 	PLACE_SHMEM,		/* a fault on a shmem file; page: its mm */
 };
 

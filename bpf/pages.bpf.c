@@ -212,14 +212,14 @@ static __always_inline struct place *migrated_here(u64 page, u64 vma)
 	return place_of(PLACE_REMIGRATE, page_head(page), vma);
 }
 
-/* page_add_new_anon_rmap(page, vma, address) */
+/* page_add_new_anon_rmap(page, vma, address), or of a folio */
 int rmap_add_new_anon(struct pt_regs *ctx)
 {
 	u64 page = ARG(rmap_add_new_anon, page);
 
 	return page_mapped(ctx, page, ARG(rmap_add_new_anon, vma),
 			   ARG(rmap_add_new_anon, address),
-			   page_is_compound(page) ? PMD_BYTES : PAGE_SIZE, 0, 0);
+			   page_bytes(page), 0, 0);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
@@ -232,11 +232,38 @@ int rmap_add_anon(struct pt_regs *ctx)
 			   migrated_here(page, vma), 0);
 }
 
-/* page_add_file_rmap(page, vma, compound) */
-int rmap_add_file(struct pt_regs *ctx)
+/*
+ * folio_add_anon_rmap_ptes(folio, page, nr_pages, vma, address, flags). Of a whole huge
+ * page when its PMD is split (__split_huge_pmd_locked() in mm/huge_memory.c, 6.12): the
+ * page is where it was, and the next is that its PMD maps it no more.
+ */
+int rmap_add_anon_ptes(struct pt_regs *ctx)
 {
-	u64 page = ARG(rmap_add_file, page), vma = ARG(rmap_add_file, vma), addr;
+	u64 page = ARG(rmap_add_anon_ptes, page), vma = ARG(rmap_add_anon_ptes, vma);
+	u64 size = ARG(rmap_add_anon_ptes, nr_pages) * PAGE_SIZE;
+	u64 addr = ARG(rmap_add_anon_ptes, address);
+
+	if (size >= PMD_BYTES) {
+		place_put(PLACE_SPLIT, page, vma, addr);
+		return 0;
+	}
+	return page_mapped(ctx, page, vma, addr, size, migrated_here(page, vma), 0);
+}
+
+/* folio_add_anon_rmap_pmd(folio, page, vma, address, flags) */
+int rmap_add_anon_pmd(struct pt_regs *ctx)
+{
+	u64 page = ARG(rmap_add_anon_pmd, page), vma = ARG(rmap_add_anon_pmd, vma);
+
+	return page_mapped(ctx, page, vma, ARG(rmap_add_anon_pmd, address), PMD_BYTES,
+			   migrated_here(page, vma), 0);
+}
+
+static __always_inline int file_page_mapped(struct pt_regs *ctx, u64 page, u64 vma,
+					    u64 size)
+{
 	struct place *driver = 0;
+	u64 addr;
 
 	if (page_mapping(page)) {
 		addr = page_address_in(page, vma);
@@ -250,10 +277,31 @@ int rmap_add_file(struct pt_regs *ctx)
 		}
 		addr = driver->addr;
 	}
-	return page_mapped(ctx, page, vma, addr,
-			   ARG(rmap_add_file, compound) & 1 ? PMD_BYTES : PAGE_SIZE,
-			   migrated_here(page, vma),
+	return page_mapped(ctx, page, vma, addr, size, migrated_here(page, vma),
 			   driver ? CDM_CAUSE_DRIVER : CDM_CAUSE_FILE);
+}
+
+/* page_add_file_rmap(page, vma, compound) */
+int rmap_add_file(struct pt_regs *ctx)
+{
+	return file_page_mapped(ctx, ARG(rmap_add_file, page), ARG(rmap_add_file, vma),
+				ARG(rmap_add_file, compound) & 1 ? PMD_BYTES :
+								   PAGE_SIZE);
+}
+
+/* folio_add_file_rmap_ptes(folio, page, nr_pages, vma) */
+int rmap_add_file_ptes(struct pt_regs *ctx)
+{
+	return file_page_mapped(ctx, ARG(rmap_add_file_ptes, page),
+				ARG(rmap_add_file_ptes, vma),
+				ARG(rmap_add_file_ptes, nr_pages) * PAGE_SIZE);
+}
+
+/* folio_add_file_rmap_pmd(folio, page, vma) */
+int rmap_add_file_pmd(struct pt_regs *ctx)
+{
+	return file_page_mapped(ctx, ARG(rmap_add_file_pmd, page),
+				ARG(rmap_add_file_pmd, vma), PMD_BYTES);
 }
 
 static __always_inline int driver_page(u64 page, u64 vma, u64 addr)
@@ -295,14 +343,14 @@ int walk_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* remove_migration_pte(folio, vma, address, old) */
+/* remove_migration_pte(folio, vma, addr, old) */
 int remigrate_entry(struct pt_regs *ctx)
 {
 	u64 folio = ARG(remigrate_entry, folio), vma = ARG(remigrate_entry, vma);
 	u64 key = place_key(PLACE_REMIGRATE);
 	struct place place = {};
 
-	place.node = page_node(ARG(remigrate_entry, old));
+	place.node = page_node(migrated_from(ARG(remigrate_entry, old)));
 	if (!(IS_FOLLOWED(page_node(folio)) || IS_CDM_NODE(place.node)) ||
 	    !wanted_page(vma)) {
 		/* Of one whose return was missed, the VMA may be gone. */
@@ -373,20 +421,20 @@ int gather_end(struct pt_regs *ctx)
  * Where a page was that is mapped no more; 0 if that cannot be known. Its index
  * says so, but for KSM's pages, which are in many places, and a driver's, which
  * have none. A zap clears entries by rising address and widens its gather to each
- * of them first (zap_pte_range() in mm/memory.c); it clears a whole PMD at once
- * where the page is huge, and then the index holds.
+ * of them first, or to some of one folio at a time (zap_pte_range() in mm/memory.c);
+ * it clears a whole PMD at once where the page is huge, and then the index holds.
  */
 static __always_inline u64 unmapped_at(u64 page, u64 vma, u64 size)
 {
 	struct place *walk = place_of(PLACE_WALK, page_head(page), vma), *gather;
 	u64 key = place_key(PLACE_GATHER), end;
 
-	if (size == PAGE_SIZE && !walk) {
+	if (size < PMD_BYTES && !walk) {
 		gather = places.lookup(&key);
 		if (gather && gather->vma == VMA_MM(vma)) {
 			end = READ_FIELD(gather->page, u64, OFF_mmu_gather_end);
 			if (end > VMA_START(vma) && end <= VMA_END(vma))
-				return end - PAGE_SIZE;
+				return end - size;
 		}
 	}
 	if (page_is_indexed(page))
@@ -400,14 +448,12 @@ static __always_inline int place_in_addr(u64 addr, u64 size)
 	return !addr || in_addr(addr, addr + size);
 }
 
-/* page_remove_rmap(page, vma, compound) */
-int rmap_remove(struct pt_regs *ctx)
+static __always_inline int page_unmapped(u64 page, u64 vma, u64 size)
 {
-	u64 page = ARG(rmap_remove, page), vma = ARG(rmap_remove, vma);
-	u64 size = ARG(rmap_remove, compound) & 1 ? PMD_BYTES : PAGE_SIZE, addr;
 	struct entry *exiting;
 	struct cdm_event *e;
 	int node = page_node(page);
+	u64 addr;
 
 	if (!IS_FOLLOWED(node) || !wanted_page(vma) || page_is_apart(page, vma))
 		return 0;
@@ -429,6 +475,32 @@ int rmap_remove(struct pt_regs *ctx)
 		e->bits |= CDM_BIT_KSM;
 	event_submit(e);
 	return 0;
+}
+
+/* page_remove_rmap(page, vma, compound) */
+int rmap_remove(struct pt_regs *ctx)
+{
+	return page_unmapped(ARG(rmap_remove, page), ARG(rmap_remove, vma),
+			     ARG(rmap_remove, compound) & 1 ? PMD_BYTES : PAGE_SIZE);
+}
+
+/* folio_remove_rmap_ptes(folio, page, nr_pages, vma) */
+int rmap_remove_ptes(struct pt_regs *ctx)
+{
+	return page_unmapped(ARG(rmap_remove_ptes, page), ARG(rmap_remove_ptes, vma),
+			     ARG(rmap_remove_ptes, nr_pages) * PAGE_SIZE);
+}
+
+/* folio_remove_rmap_pmd(folio, page, vma) */
+int rmap_remove_pmd(struct pt_regs *ctx)
+{
+	u64 page = ARG(rmap_remove_pmd, page), vma = ARG(rmap_remove_pmd, vma);
+
+	if (place_of(PLACE_SPLIT, page, vma)) {
+		place_drop(PLACE_SPLIT);
+		return 0;
+	}
+	return page_unmapped(page, vma, PMD_BYTES);
 }
 
 /* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
@@ -487,7 +559,7 @@ int numa_scan(struct pt_regs *ctx)
 }
 
 /*
- * migrate_misplaced_page(page, vma, node), in a fault, which holds the mmap lock for
+ * migrate_misplaced_page(page, vma, node), or of a folio, in a fault, which holds the mmap lock for
  * read until it has returned. The page may be freed in it: what is told is of before.
  */
 int numa_move_entry(struct pt_regs *ctx)
@@ -503,7 +575,7 @@ int numa_move_entry(struct pt_regs *ctx)
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_NUMA_MIGRATE;
 	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
-	entry.arg[1] = page_is_compound(page) ? PMD_BYTES : PAGE_SIZE;
+	entry.arg[1] = page_bytes(page);
 	entry.arg[2] = page_node(page);
 	entry.arg[3] = node;
 	if (!place_in_addr(entry.arg[0], entry.arg[1]))

@@ -56,14 +56,21 @@ class Attachment:
 class LogicalProbe:
     """What one probe of the trace is made of.
 
-    Without a ``required`` probe nothing can be recorded that is worth checking.
-    Which rules need it, each rule says itself (cdmtrace.analysis.rules).
+    ``older``: attachments that do the same where the kernel has other functions for
+    it, newest first. Without a ``required`` probe nothing can be recorded that is worth
+    checking. Which rules need it, each rule says itself (cdmtrace.analysis.rules).
     """
 
     probe: Probe
     summary: str
     attachments: tuple[Attachment, ...]
+    older: tuple[tuple[Attachment, ...], ...] = ()
     required: bool = False
+
+    @property
+    def every_attachment(self) -> tuple[Attachment, ...]:
+        """Those of all kernels."""
+        return tuple(a for one in (self.attachments, *self.older) for a in one)
 
     @property
     def name(self) -> str:
@@ -132,26 +139,21 @@ def _pair(
     )
 
 
+def _entry(handler: str, functions: str, reads: str) -> Attachment:
+    """Return one to the entry of the first of these functions that there is."""
+    return Attachment(
+        handler=handler,
+        kind=Kind.KPROBE,
+        candidates=tuple(functions.split()),
+        reads=tuple(reads.split()),
+    )
+
+
 def _entries(
-    probe: Probe,
-    summary: str,
-    *attachments: tuple[str, str, str],
-    required: bool = False,
+    probe: Probe, summary: str, *attachments: Attachment, required: bool = False
 ) -> LogicalProbe:
-    """Return a probe of entries: (handler, function, what it reads) each."""
     return LogicalProbe(
-        probe=probe,
-        summary=summary,
-        attachments=tuple(
-            Attachment(
-                handler=handler,
-                kind=Kind.KPROBE,
-                candidates=(function,),
-                reads=tuple(reads.split()),
-            )
-            for handler, function, reads in attachments
-        ),
-        required=required,
+        probe=probe, summary=summary, attachments=attachments, required=required
     )
 
 
@@ -174,6 +176,8 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
         ),
     )
 
+
+_NEW_ANON: Final = "page|folio vma address"
 
 PROBES: Final[tuple[LogicalProbe, ...]] = (
     _pair(
@@ -259,20 +263,37 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "an entry gets its page back after a migration; whence it came; vm_flags",
         "remigrate",
         "remove_migration_pte",
-        reads=("folio|page", "vma", "old"),
+        reads=("folio|page", "vma", "old|arg"),
     ),
     _entries(
         Probe.DRIVER_PAGE,
         "a driver's page is about to be mapped; where",
-        ("fault_finish", "finish_fault", "vmf"),
-        ("driver_insert", "vm_insert_page", "vma addr page"),
+        _entry("fault_finish", "finish_fault", "vmf"),
+        _entry("driver_insert", "vm_insert_page", "vma addr page"),
     ),
-    _entries(
-        Probe.RMAP_ADD,
-        "a page is mapped, by a fault or at the end of a migration",
-        ("rmap_add_new_anon", "page_add_new_anon_rmap", "page vma address"),
-        ("rmap_add_anon", "page_add_anon_rmap", "page vma address flags"),
-        ("rmap_add_file", "page_add_file_rmap", "page vma compound"),
+    LogicalProbe(
+        probe=Probe.RMAP_ADD,
+        summary="a page is mapped, by a fault or at the end of a migration",
+        attachments=(
+            _entry("rmap_add_new_anon", "folio_add_new_anon_rmap", _NEW_ANON),
+            _entry(
+                "rmap_add_anon_ptes",
+                "folio_add_anon_rmap_ptes",
+                "page nr_pages vma address",
+            ),
+            _entry("rmap_add_anon_pmd", "folio_add_anon_rmap_pmd", "page vma address"),
+            _entry(
+                "rmap_add_file_ptes", "folio_add_file_rmap_ptes", "page nr_pages vma"
+            ),
+            _entry("rmap_add_file_pmd", "folio_add_file_rmap_pmd", "page vma"),
+        ),
+        older=(
+            (
+                _entry("rmap_add_new_anon", "page_add_new_anon_rmap", _NEW_ANON),
+                _entry("rmap_add_anon", "page_add_anon_rmap", "page vma address flags"),
+                _entry("rmap_add_file", "page_add_file_rmap", "page vma compound"),
+            ),
+        ),
         required=True,
     ),
     LogicalProbe(
@@ -292,13 +313,17 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _entries(
         Probe.MMU_GATHER,
         "a range is unmapped; where",
-        ("gather_end", "tlb_finish_mmu", ""),
-        ("gather_begin", "tlb_gather_mmu", "tlb mm"),
+        _entry("gather_end", "tlb_finish_mmu", ""),
+        _entry("gather_begin", "tlb_gather_mmu", "tlb mm"),
     ),
-    _entries(
-        Probe.RMAP_REMOVE,
-        "a page is mapped no more",
-        ("rmap_remove", "page_remove_rmap", "page vma compound"),
+    LogicalProbe(
+        probe=Probe.RMAP_REMOVE,
+        summary="a page is mapped no more",
+        attachments=(
+            _entry("rmap_remove_ptes", "folio_remove_rmap_ptes", "page nr_pages vma"),
+            _entry("rmap_remove_pmd", "folio_remove_rmap_pmd", "page vma"),
+        ),
+        older=((_entry("rmap_remove", "page_remove_rmap", "page vma compound"),),),
         required=True,
     ),
     _pair(
@@ -335,7 +360,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _entries(
         Probe.VMA_NEW,
         "a VMA is new, or has grown: mmap, brk, a stack",
-        ("vma_new", "perf_event_mmap", "vma"),
+        _entry("vma_new", "perf_event_mmap", "vma"),
     ),
     _pair(
         Probe.VMA_FREE,
@@ -368,14 +393,15 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     _entries(
         Probe.NUMA_SCAN,
         "NUMA balancing's scanner comes to a range",
-        ("numa_scan", "change_prot_numa", "vma addr end"),
+        _entry("numa_scan", "change_prot_numa", "vma addr end"),
     ),
     _pair(
         Probe.NUMA_MIGRATE,
         "NUMA balancing moves a page, or fails to",
         "numa_move",
+        "migrate_misplaced_folio",
         "migrate_misplaced_page",
-        reads=("page", "vma", "node"),
+        reads=("page|folio", "vma", "node"),
     ),
     _pair(
         Probe.KSM_MERGE,
@@ -457,9 +483,9 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
 WATCHPOINT: Final = _entries(
     Probe.WATCHPOINT,
     "a write to vm_flags of a chosen VMA; what has become of the VMA",
-    ("watch_free", "vm_area_free", "vma"),
-    ("watch_unmap", "unmap_vmas", "vma start_addr end_addr"),
-    ("watch_look", "show_numa_map", "m v"),
+    _entry("watch_free", "vm_area_free", "vma"),
+    _entry("watch_unmap", "unmap_vmas", "vma start_addr end_addr"),
+    _entry("watch_look", "show_numa_map", "m v"),
     required=True,
 )
 """What ``watch`` attaches besides."""
@@ -467,8 +493,8 @@ WATCHPOINT: Final = _entries(
 
 def following(*, children: bool) -> LogicalProbe:
     """Return what --pid needs besides: a process ends and, with children, forks."""
-    ends = ("task_gone", "release_task", "p")
-    forks = ("task_new", "wake_up_new_task", "p")
+    ends = _entry("task_gone", "release_task", "p")
+    forks = _entry("task_new", "wake_up_new_task", "p")
     return _entries(
         Probe.FOLLOW,
         "a process that --pid names forks, or ends",
@@ -494,37 +520,62 @@ def plan(
     copies = symbols.twins(functions)
     plans = []
     for probe in probes:
-        # By what is attached to what: names that differ may be one on this kernel.
-        chosen: dict[tuple[str, Kind, str], Attachment] = {}
-        places: dict[str, int] = {}
-        missing = None
-        for attachment in probe.attachments:
-            known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
-            found = _pick(attachment, known, arguments)
-            if isinstance(found, str):
-                missing = missing or found
-                continue
-            if any(places.get(macro, at) != at for macro, at in found.places.items()):
-                missing = missing or f"{found.name}() with the arguments of the others"
-            places |= found.places
-            key = attachment.handler, attachment.kind, found.name
-            chosen.setdefault(key, attachment)
-        names = tuple(name for _, _, name in chosen)
-        once = replace(probe, attachments=tuple(chosen.values()))
+        tried = (
+            _attach(attachments, functions, tracepoints, arguments)
+            for attachments in (probe.attachments, *probe.older)
+        )
+        best = min(tried, key=lambda one: len(one.missing))
         plans.append(
             Plan(
-                probe=probe if missing else once,
-                symbols=() if missing else names,
-                missing=missing,
-                places={} if missing else places,
+                probe=replace(probe, attachments=best.attachments),
+                symbols=best.symbols,
+                missing=best.missing[0] if best.missing else None,
+                places=best.places,
                 unseen=tuple(
                     twin
-                    for name in dict.fromkeys(names)
+                    for name in dict.fromkeys(best.symbols)
                     for twin in copies.get(name, ())
                 ),
             )
         )
     return tuple(plans)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Attachments that go together, with a symbol each; or what is missing."""
+
+    attachments: tuple[Attachment, ...]
+    symbols: tuple[str, ...] = ()
+    places: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+def _attach(
+    attachments: tuple[Attachment, ...],
+    functions: frozenset[str],
+    tracepoints: frozenset[str],
+    arguments: Arguments,
+) -> _Attached:
+    # By what is attached to what: names that differ may be one on this kernel.
+    chosen: dict[tuple[str, Kind, str], Attachment] = {}
+    places: dict[str, int] = {}
+    missing = []
+    for attachment in attachments:
+        known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
+        found = _pick(attachment, known, arguments)
+        if isinstance(found, str):
+            missing.append(found)
+            continue
+        if any(places.get(macro, at) != at for macro, at in found.places.items()):
+            missing.append(f"{found.name}() with the arguments of the others")
+        places |= found.places
+        key = attachment.handler, attachment.kind, found.name
+        chosen.setdefault(key, attachment)
+    if missing:
+        return _Attached(attachments, missing=tuple(missing))
+    names = tuple(name for _, _, name in chosen)
+    return _Attached(tuple(chosen.values()), names, places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,7 +627,7 @@ def macros(plans: Iterable[Plan]) -> dict[str, int]:
     Where an argument is, from 1 on; 0 for those of handlers that are not attached.
     """
     every = (*PROBES, WATCHPOINT, following(children=True))
-    found = {m: 0 for probe in every for a in probe.attachments for m in a.macros}
+    found = {m: 0 for probe in every for a in probe.every_attachment for m in a.macros}
     for item in plans:
         found |= item.places
     return found

@@ -98,8 +98,16 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "copy_page_range": "dst_vma, src_vma",
         "exit_mmap": "mm",
         "finish_fault": "vmf",
+        "folio_add_anon_rmap_pmd": "folio, page, vma, address, flags",
+        "folio_add_anon_rmap_ptes": "folio, page, nr_pages, vma, address, flags",
+        "folio_add_file_rmap_pmd": "folio, page, vma",
+        "folio_add_file_rmap_ptes": "folio, page, nr_pages, vma",
+        "folio_add_new_anon_rmap": "folio, vma, address, flags",
+        "folio_remove_rmap_pmd": "folio, page, vma",
+        "folio_remove_rmap_ptes": "folio, page, nr_pages, vma",
         "ksm_madvise": "vma, start, end, advice, vm_flags",
         "mbind_range": "vmi, vma, prev, start, end, new_pol",
+        "migrate_misplaced_folio": "folio, vma, node",
         "migrate_pages": (
             "from, get_new_folio, put_new_folio, private, mode, reason, ret_succeeded"
         ),
@@ -135,8 +143,16 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "copy_page_range": "dst_vma, src_vma",
         "exit_mmap": "mm",
         "finish_fault": "vmf",
+        "folio_add_anon_rmap_pmd": "folio, page, vma, address, flags",
+        "folio_add_anon_rmap_ptes": "folio, page, nr_pages, vma, address, flags",
+        "folio_add_file_rmap_pmd": "folio, page, vma",
+        "folio_add_file_rmap_ptes": "folio, page, nr_pages, vma",
+        "folio_add_new_anon_rmap": "folio, vma, address, flags",
+        "folio_remove_rmap_pmd": "folio, page, vma",
+        "folio_remove_rmap_ptes": "folio, page, nr_pages, vma",
         "ksm_madvise": "vma, start, end, advice, vm_flags",
         "mbind_range": "vmi, vma, prev, start, end, new_pol",
+        "migrate_misplaced_folio": "folio, node",
         "migrate_pages": (
             "from, get_new_folio, put_new_folio, private, mode, reason, ret_succeeded"
         ),

@@ -57,6 +57,13 @@ MAPLE_TREE: Final[tuple[tuple[str, str], ...]] = (
 """The same of kernels that keep VMAs in a maple tree, 6.1 and later."""
 
 
+NEWER: Final[tuple[tuple[str, str], ...]] = (
+    ("rmap_walk_arg", "folio"),
+    ("folio", "_folio_nr_pages"),
+)
+"""What only newer kernels have, one by one (6.12)."""
+
+
 class LayoutUnknown(RecordError):
     """This kernel is laid out in a way that is not known here (exit status 125)."""
 
@@ -120,4 +127,7 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
             f"OFF_{struct}_{member}": btf.offset(struct, member)
             for struct, member in MAPLE_TREE
         }
+    for struct, member in NEWER:
+        with contextlib.suppress(TypeMissing):
+            numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
     return numbers

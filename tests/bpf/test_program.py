@@ -158,7 +158,7 @@ def test_the_compiler_would_say_so(bcc: Any, capfd: pytest.CaptureFixture[str]) 
         {
             (a.handler, a.kind)
             for probe in (*PROBES, following(children=True))
-            for a in probe.attachments
+            for a in probe.every_attachment
         }
     ),
 )

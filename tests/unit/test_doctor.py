@@ -13,7 +13,7 @@ from cdmtrace import doctor, privileges
 from cdmtrace.doctor import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.kernel import btf, config, headers, tracefs
-from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS
+from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS, NEWER
 from cdmtrace.loader import bcc
 
 WHOLE = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
@@ -115,7 +115,7 @@ class FakeBtf(btf.Btf):
     def offset(self, struct: str, member: str) -> int:
         if member in str(self._library):
             raise btf.TypeMissing(f"struct {struct} of this kernel has no {member}")
-        return (*MEMBERS, *MAPLE_TREE).index((struct, member))
+        return (*MEMBERS, *MAPLE_TREE, *NEWER).index((struct, member))
 
     def sizeof(self, struct: str) -> int:
         return 64
