@@ -34,7 +34,7 @@ from cdmtrace.filters import Filters
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import config, layout, symbols, tracefs
 from cdmtrace.loader import bcc
-from cdmtrace.probes import Plan, plan
+from cdmtrace.planning import Plan, plan
 
 HERE = Path(__file__).parent
 FUNCTION = "vma_alloc_folio"
@@ -233,7 +233,7 @@ def main(rounds: int) -> None:
     btf = layout.Btf.load()
     kernel = layout.defines(btf, config.load())
     tracepoints = tracefs.tracepoints(tracefs.mounted())
-    plans = plan(symbols.functions(), tracepoints, btf.arguments)
+    plans = plan(symbols.functions(), tracepoints, btf)
     by_name = {of.probe.name: of for of in plans}
     consumer = Idiom(bpf, Path("idiom.out"))
     tracers: dict[str, Callable[[], contextlib.AbstractContextManager[Consumer]]] = {

@@ -23,7 +23,7 @@ from cdmtrace.events import EVENT_DTYPE
 from cdmtrace.kernel import symbols, tracefs
 from cdmtrace.kernel.btf import Btf
 from cdmtrace.loader.bcc import MAXACTIVE
-from cdmtrace.probes import plan
+from cdmtrace.planning import plan
 from cdmtrace.ring import Ring
 
 FAULTED = "handle_mm_fault"
@@ -74,7 +74,7 @@ def main(rounds: int) -> None:
     loader = load(EMPTY)
     bpf: Any = loader._bpf
     tracepoints = tracefs.tracepoints(tracefs.mounted())
-    loader.attach(plan(symbols.functions(), tracepoints, Btf.load().arguments))
+    loader.attach(plan(symbols.functions(), tracepoints, Btf.load()))
     bpf.attach_kretprobe(event=FAULTED, fn_name="empty_return", maxactive=MAXACTIVE)
     bpf.attach_kprobe(event=FAULTED, fn_name="empty_entry")
     loader.enable(True)

@@ -21,7 +21,8 @@
  * An argument by its name. Functions get, lose and move arguments from kernel to
  * kernel, so their places are not here either: user space finds them in the BTF and
  * puts them before this file as ARG_<handler>_<name>, counted from 1. Of a handler that
- * is not attached they are 0.
+ * is not attached they are 0. Some are handed over in a struct now: IN_<handler>_<name>
+ * is which byte of that, counted from 1; 0: the argument itself is meant.
  */
 #define ARGUMENT(place)							\
 	((place) == 1 ? PT_REGS_PARM1(ctx) :				\
@@ -30,7 +31,10 @@
 	 (place) == 4 ? PT_REGS_PARM4(ctx) :				\
 	 (place) == 5 ? PT_REGS_PARM5(ctx) :				\
 	 (place) == 6 ? PT_REGS_PARM6(ctx) : 0)
-#define ARG(handler, name)	ARGUMENT(ARG_##handler##_##name)
+#define INSIDE(value, off)						\
+	((off) ? READ_FIELD(value, u64, (off) - 1) : (value))
+#define ARG(handler, name)						\
+	INSIDE(ARGUMENT(ARG_##handler##_##name), IN_##handler##_##name)
 
 /*
  * Members that lie close together, by one read. What user space puts before this file:
@@ -77,12 +81,17 @@ static __always_inline int page_node(u64 page)
 	       NODES_MASK;
 }
 
-/* A tail page points to its head, with bit 0 set (commit 1d798ca3f164, 4.4). */
+/*
+ * A tail page points to its head, with bit 0 set (commit 1d798ca3f164, 4.4), or has a
+ * mask for its own address (include/linux/page-flags.h, 7.2).
+ */
 static __always_inline u64 page_head(u64 page)
 {
 	u64 head = READ_FIELD(page, u64, OFF_page_compound_head);
 
-	return head & 1 ? head - 1 : page;
+	if (!(head & 1))
+		return page;
+	return HEAD_MASKS ? page & head : head - 1;
 }
 
 static __always_inline int page_is_compound(u64 page)
@@ -91,13 +100,23 @@ static __always_inline int page_is_compound(u64 page)
 	       (READ_FIELD(page, u64, OFF_page_flags) >> PG_HEAD) & 1;
 }
 
-/* How much of it one entry of a page table maps, or as many as there are pages in it */
-static __always_inline u64 page_bytes(u64 page)
+/* Whether a PMD maps all of it; _entire_mapcount counts from -1 on */
+static __always_inline int mapped_by_pmd(u64 page)
+{
+#ifdef OFF_folio__entire_mapcount
+	return (s32)READ_FIELD(page_head(page), u32, OFF_folio__entire_mapcount) >= 0;
+#else
+	return 0;
+#endif
+}
+
+/* The size of the folio that it is in */
+static __always_inline u64 folio_bytes(u64 page)
 {
 	if (!page_is_compound(page))
 		return PAGE_SIZE;
-#ifdef OFF_folio__folio_nr_pages
-	return READ_FIELD(page_head(page), u32, OFF_folio__folio_nr_pages) *
+#ifdef OFF_folio__nr_pages
+	return READ_FIELD(page_head(page), u32, OFF_folio__nr_pages) *
 	       (u64)PAGE_SIZE;
 #else
 	return PMD_BYTES;

@@ -130,8 +130,9 @@ BPF_HASH(allocations, u32, struct allocation, MAP_SIZE);
 
 /*
  * What a task was told of one page or one gather, for the function inside that
- * is not told. To lose one costs an address, where page->index has none, or that a
- * migration has changed vm_flags: so the oldest may go. What is kept of one whose
+ * is not told. To lose one costs an address, where page->index has none, that a
+ * migration has changed vm_flags, or (split) has a huge page leave that stays, until it
+ * is counted: so the oldest may go. What is kept of one whose
  * return was missed must not be taken for the next one's.
  */
 enum place_kind {

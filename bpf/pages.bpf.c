@@ -219,7 +219,7 @@ int rmap_add_new_anon(struct pt_regs *ctx)
 
 	return page_mapped(ctx, page, ARG(rmap_add_new_anon, vma),
 			   ARG(rmap_add_new_anon, address),
-			   page_bytes(page), 0, 0);
+			   folio_bytes(page), 0, 0);
 }
 
 /* page_add_anon_rmap(page, vma, address, flags): RMAP_COMPOUND is bit 1 */
@@ -234,17 +234,19 @@ int rmap_add_anon(struct pt_regs *ctx)
 
 /*
  * folio_add_anon_rmap_ptes(folio, page, nr_pages, vma, address, flags). Of a whole huge
- * page when its PMD is split (__split_huge_pmd_locked() in mm/huge_memory.c, 6.12): the
- * page is where it was, and the next is that its PMD maps it no more.
+ * page that a PMD maps still, when that is split (__split_huge_pmd_locked() in
+ * mm/huge_memory.c, 6.12): the page is where it was, and the next is that its PMD maps it
+ * no more. A huge page that comes back from swap is mapped so, too, and by no PMD.
  */
 int rmap_add_anon_ptes(struct pt_regs *ctx)
 {
 	u64 page = ARG(rmap_add_anon_ptes, page), vma = ARG(rmap_add_anon_ptes, vma);
-	u64 size = ARG(rmap_add_anon_ptes, nr_pages) * PAGE_SIZE;
+	u64 size = (u32)ARG(rmap_add_anon_ptes, nr_pages) * (u64)PAGE_SIZE;
 	u64 addr = ARG(rmap_add_anon_ptes, address);
 
-	if (size >= PMD_BYTES) {
-		place_put(PLACE_SPLIT, page, vma, addr);
+	if (size >= PMD_BYTES && mapped_by_pmd(page)) {
+		if (IS_FOLLOWED(page_node(page)) && wanted_page(vma))
+			place_put(PLACE_SPLIT, page, vma, addr);
 		return 0;
 	}
 	return page_mapped(ctx, page, vma, addr, size, migrated_here(page, vma), 0);
@@ -294,7 +296,7 @@ int rmap_add_file_ptes(struct pt_regs *ctx)
 {
 	return file_page_mapped(ctx, ARG(rmap_add_file_ptes, page),
 				ARG(rmap_add_file_ptes, vma),
-				ARG(rmap_add_file_ptes, nr_pages) * PAGE_SIZE);
+				(u32)ARG(rmap_add_file_ptes, nr_pages) * (u64)PAGE_SIZE);
 }
 
 /* folio_add_file_rmap_pmd(folio, page, vma) */
@@ -488,7 +490,7 @@ int rmap_remove(struct pt_regs *ctx)
 int rmap_remove_ptes(struct pt_regs *ctx)
 {
 	return page_unmapped(ARG(rmap_remove_ptes, page), ARG(rmap_remove_ptes, vma),
-			     ARG(rmap_remove_ptes, nr_pages) * PAGE_SIZE);
+			     (u32)ARG(rmap_remove_ptes, nr_pages) * (u64)PAGE_SIZE);
 }
 
 /* folio_remove_rmap_pmd(folio, page, vma) */
@@ -496,11 +498,10 @@ int rmap_remove_pmd(struct pt_regs *ctx)
 {
 	u64 page = ARG(rmap_remove_pmd, page), vma = ARG(rmap_remove_pmd, vma);
 
-	if (place_of(PLACE_SPLIT, page, vma)) {
-		place_drop(PLACE_SPLIT);
-		return 0;
-	}
-	return page_unmapped(page, vma, PMD_BYTES);
+	int split = !!place_of(PLACE_SPLIT, page, vma);
+
+	place_drop(PLACE_SPLIT);
+	return split ? 0 : page_unmapped(page, vma, PMD_BYTES);
 }
 
 /* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */
@@ -522,7 +523,7 @@ int migrate_entry(struct pt_regs *ctx)
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_MIGRATE_PAGES;
-	entry.arg[0] = ARG(migrate_entry, reason);
+	entry.arg[0] = (u32)ARG(migrate_entry, reason);
 	slot_put(SLOT_MIGRATE, &entry);
 	return 0;
 }
@@ -575,7 +576,7 @@ int numa_move_entry(struct pt_regs *ctx)
 	entry_vma(&entry, vma);
 	entry.probe = CDM_PROBE_NUMA_MIGRATE;
 	entry.arg[0] = page_is_indexed(page) ? page_address_in(page, vma) : 0;
-	entry.arg[1] = page_bytes(page);
+	entry.arg[1] = folio_bytes(page);
 	entry.arg[2] = page_node(page);
 	entry.arg[3] = node;
 	if (!place_in_addr(entry.arg[0], entry.arg[1]))

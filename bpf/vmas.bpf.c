@@ -433,7 +433,7 @@ int ksm_entry(struct pt_regs *ctx)
 	entry.probe = CDM_PROBE_KSM_MADVISE;
 	entry.start = ARG(ksm_entry, start);
 	entry.end = ARG(ksm_entry, end);
-	entry.arg[0] = ARG(ksm_entry, advice);
+	entry.arg[0] = (u32)ARG(ksm_entry, advice);
 	entry.arg[1] = ARG(ksm_entry, vm_flags);
 	entry.flags = READ_FIELD(entry.arg[1], u64, 0);
 	slot_put(SLOT_KSM_MADVISE, &entry);

@@ -267,19 +267,20 @@ def check_symbols(
 
     directory: tracefs; None if it is not known, then only functions are looked at.
     """
-    from cdmtrace import probes
+    from cdmtrace.planning import plan
+    from cdmtrace.probes import Kind
 
     name = "symbols"
     try:
-        functions, arguments = symbols.functions(kallsyms), load().arguments
+        functions, types = symbols.functions(kallsyms), load()
     except (symbols.SymbolsUnknown, BtfMissing) as error:
         return _of_error(name, error)
     tracepoints = frozenset() if directory is None else tracefs.tracepoints(directory)
     plans = [
         item
-        for item in probes.plan(functions, tracepoints, arguments)
+        for item in plan(functions, tracepoints, types)
         # Where no tracepoint can be seen, the check of tracefs says so.
-        if tracepoints or probes.Kind.TRACEPOINT not in item.probe.kinds
+        if tracepoints or Kind.TRACEPOINT not in item.probe.kinds
     ]
     missing = [item for item in plans if item.missing]
     sentence = "; ".join(

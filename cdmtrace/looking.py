@@ -21,7 +21,7 @@ from cdmtrace.errors import RecordError
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events, Probe
 from cdmtrace.filters import Filters, Range
 from cdmtrace.kernel import cgroup
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 
 LOOK_ROUNDS: Final = 20
 """Times that processes which came meanwhile are looked at before recording begins."""

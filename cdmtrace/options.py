@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cdmtrace.filters import Filters
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

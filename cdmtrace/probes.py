@@ -3,25 +3,17 @@
 A logical probe is one of ``enum cdm_probe`` in ``bpf/events.h``. It is made of one
 or more attachments of handlers in ``bpf/*.bpf.c`` to functions or tracepoints
 of the kernel. Names of functions differ between kernels, so each attachment has
-candidates, newest name first. Handlers read arguments by name, and the kernel's BTF
-tells where those are, for they move from kernel to kernel. So the first candidate is
-taken that the kernel has with every argument that the handler reads.
+candidates, newest name first, and says what arguments its handler reads. Which of them
+are taken on one kernel is for cdmtrace.planning to say.
 """
 
 from __future__ import annotations
 
-import difflib
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Final
 
-from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Probe
-from cdmtrace.kernel import symbols
-
-REGISTERS: Final = 6
-"""Arguments that are passed in registers (x86-64): the others lie on the stack."""
 
 
 class Kind(enum.StrEnum):
@@ -37,7 +29,8 @@ class Attachment:
     """One handler and the names of what it can be attached to, newest first.
 
     reads: the arguments that it reads, by name. Of one that has had several names,
-    all, as in ``folio|page``: the handler calls it by the first.
+    all, as in ``folio|page``: the handler calls it by the first. One that is handed
+    over in a struct is ``unmap->unmap_desc.first``: that member of the struct.
     """
 
     handler: str
@@ -47,9 +40,9 @@ class Attachment:
 
     @property
     def macros(self) -> dict[str, tuple[str, ...]]:
-        """Macro -> what the argument is called whose place it is to tell."""
+        """What the macros end with -> what the argument is called that they tell of."""
         names = (tuple(argument.split("|")) for argument in self.reads)
-        return {f"ARG_{self.handler}_{one[0]}": one for one in names}
+        return {f"{self.handler}_{one[0]}": one for one in names}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,33 +76,6 @@ class LogicalProbe:
         return tuple(dict.fromkeys(item.kind for item in self.attachments))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """What would be attached on one kernel.
-
-    ``probe`` has no handler twice for the same function. ``symbols`` has, for each
-    attachment, what it is attached to. ``missing`` names the first attachment for
-    which the kernel has no candidate; such a probe is not attached at all, since half
-    of a pair would say wrong things. ``places``: the macros that tell the handlers
-    where the arguments are. ``unseen`` are copies of the function, made by the
-    compiler, whose calls are not seen. ``unwanted``: it was asked to be left out.
-    """
-
-    probe: LogicalProbe
-    symbols: tuple[str, ...]
-    missing: str | None
-    places: Mapping[str, int] = field(default_factory=dict)
-    unseen: tuple[str, ...] = ()
-    unwanted: bool = False
-
-    @property
-    def why_not(self) -> str | None:
-        """Why it is not attached; None if it is."""
-        if self.unwanted:
-            return "not asked for"
-        return f"no {self.missing} on this kernel" if self.missing else None
-
-
 def _pair(
     probe: Probe,
     summary: str,
@@ -139,12 +105,12 @@ def _pair(
     )
 
 
-def _entry(handler: str, functions: str, reads: str) -> Attachment:
-    """Return one to the entry of the first of these functions that there is."""
+def _entry(handler: str, function: str, reads: str) -> Attachment:
+    """Return one to the entry of a function."""
     return Attachment(
         handler=handler,
         kind=Kind.KPROBE,
-        candidates=tuple(functions.split()),
+        candidates=(function,),
         reads=tuple(reads.split()),
     )
 
@@ -178,6 +144,10 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
 
 
 _NEW_ANON: Final = "page|folio vma address"
+_UNMAPPED: Final = (
+    "vma|unmap->unmap_desc.first start_addr|unmap->unmap_desc.vma_start "
+    "end_addr|unmap->unmap_desc.vma_end"
+)
 
 PROBES: Final[tuple[LogicalProbe, ...]] = (
     _pair(
@@ -341,7 +311,13 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "move",
         "move_page_tables.part.0",
         "move_page_tables",
-        reads=("vma", "old_addr", "new_vma", "new_addr", "len"),
+        reads=(
+            "vma|pmc->pagetable_move_control.old",
+            "old_addr|pmc->pagetable_move_control.old_addr",
+            "new_vma|pmc->pagetable_move_control.new",
+            "new_addr|pmc->pagetable_move_control.new_addr",
+            "len|pmc->pagetable_move_control.len_in",
+        ),
     ),
     _pair(
         Probe.VMA_SPLIT,
@@ -367,7 +343,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "a range is unmapped, and its VMAs are gone",
         "unmap",
         "unmap_vmas",
-        reads=("vma", "start_addr", "end_addr"),
+        reads=tuple(_UNMAPPED.split()),
     ),
     _pair(
         Probe.MPROTECT_FIXUP,
@@ -429,7 +405,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 handler="exit_unmaps",
                 kind=Kind.KPROBE,
                 candidates=("unmap_vmas",),
-                reads=("tlb", "vma"),
+                reads=("tlb", "vma|unmap->unmap_desc.first"),
             ),
             Attachment(
                 handler="exit_entry",
@@ -484,7 +460,7 @@ WATCHPOINT: Final = _entries(
     Probe.WATCHPOINT,
     "a write to vm_flags of a chosen VMA; what has become of the VMA",
     _entry("watch_free", "vm_area_free", "vma"),
-    _entry("watch_unmap", "unmap_vmas", "vma start_addr end_addr"),
+    _entry("watch_unmap", "unmap_vmas", _UNMAPPED),
     _entry("watch_look", "show_numa_map", "m v"),
     required=True,
 )
@@ -500,171 +476,4 @@ def following(*, children: bool) -> LogicalProbe:
         "a process that --pid names forks, or ends",
         *((ends, forks) if children else (ends,)),
         required=True,
-    )
-
-
-Arguments = Callable[[str], Sequence[str] | None]
-"""Tells the names of a function's arguments, in order; None: that is not known."""
-
-
-def plan(
-    functions: frozenset[str],
-    tracepoints: frozenset[str],
-    arguments: Arguments,
-    probes: tuple[LogicalProbe, ...] = PROBES,
-) -> tuple[Plan, ...]:
-    """Return what would be attached on a kernel with these functions.
-
-    functions: names as in /proc/kallsyms. tracepoints: ``category:name``.
-    """
-    copies = symbols.twins(functions)
-    plans = []
-    for probe in probes:
-        tried = (
-            _attach(attachments, functions, tracepoints, arguments)
-            for attachments in (probe.attachments, *probe.older)
-        )
-        best = min(tried, key=lambda one: len(one.missing))
-        plans.append(
-            Plan(
-                probe=replace(probe, attachments=best.attachments),
-                symbols=best.symbols,
-                missing=best.missing[0] if best.missing else None,
-                places=best.places,
-                unseen=tuple(
-                    twin
-                    for name in dict.fromkeys(best.symbols)
-                    for twin in copies.get(name, ())
-                ),
-            )
-        )
-    return tuple(plans)
-
-
-@dataclass(frozen=True, slots=True)
-class _Attached:
-    """Attachments that go together, with a symbol each; or what is missing."""
-
-    attachments: tuple[Attachment, ...]
-    symbols: tuple[str, ...] = ()
-    places: Mapping[str, int] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-
-
-def _attach(
-    attachments: tuple[Attachment, ...],
-    functions: frozenset[str],
-    tracepoints: frozenset[str],
-    arguments: Arguments,
-) -> _Attached:
-    # By what is attached to what: names that differ may be one on this kernel.
-    chosen: dict[tuple[str, Kind, str], Attachment] = {}
-    places: dict[str, int] = {}
-    missing = []
-    for attachment in attachments:
-        known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
-        found = _pick(attachment, known, arguments)
-        if isinstance(found, str):
-            missing.append(found)
-            continue
-        if any(places.get(macro, at) != at for macro, at in found.places.items()):
-            missing.append(f"{found.name}() with the arguments of the others")
-        places |= found.places
-        key = attachment.handler, attachment.kind, found.name
-        chosen.setdefault(key, attachment)
-    if missing:
-        return _Attached(attachments, missing=tuple(missing))
-    names = tuple(name for _, _, name in chosen)
-    return _Attached(tuple(chosen.values()), names, places)
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What a handler can be attached to, and the macros for its arguments."""
-
-    name: str
-    places: Mapping[str, int]
-
-
-def _pick(
-    attachment: Attachment, known: frozenset[str], arguments: Arguments
-) -> _Found | str:
-    """Return the first candidate that will do, or what is missing."""
-    missing = None
-    for name in attachment.candidates:
-        if name in known:
-            places = _places(attachment, name, arguments)
-            if not isinstance(places, str):
-                return _Found(name, places)
-            missing = missing or places
-    return missing or attachment.candidates[-1]
-
-
-def _places(
-    attachment: Attachment, name: str, arguments: Arguments
-) -> dict[str, int] | str:
-    """Return the macros for its arguments, or what this function has not got."""
-    if not attachment.reads:
-        return {}
-    # A part of a function has the arguments of the whole.
-    told = arguments(name.partition(".")[0])
-    if told is None:
-        return f"type information of {name}()"
-    places = {}
-    for macro, names in attachment.macros.items():
-        at = next((at for at, one in enumerate(told, 1) if one in names), None)
-        if at is None:
-            return f"argument {' or '.join(names)} of {name}()"
-        if at > REGISTERS:
-            return f"register for argument {told[at - 1]} of {name}()"
-        places[macro] = at
-    return places
-
-
-def macros(plans: Iterable[Plan]) -> dict[str, int]:
-    """Return the macros for the arguments of all handlers that there are.
-
-    Where an argument is, from 1 on; 0 for those of handlers that are not attached.
-    """
-    every = (*PROBES, WATCHPOINT, following(children=True))
-    found = {m: 0 for probe in every for a in probe.every_attachment for m in a.macros}
-    for item in plans:
-        found |= item.places
-    return found
-
-
-def choose(
-    plans: tuple[Plan, ...], only: Iterable[str] = (), without: Iterable[str] = ()
-) -> tuple[Plan, ...]:
-    """Return the plans, those marked as unwanted that are not asked for.
-
-    only: names of the probes to attach, besides those that are required; none: all.
-    without: names of those to leave out. Raises UsageTrouble for a name that no probe
-    has, and for one to leave out that is required.
-    """
-    names = {item.probe.name for item in plans}
-    required = {item.probe.name for item in plans if item.probe.required}
-    only, without = tuple(only), tuple(without)
-    for option, given in (("--probe", only), ("--no-probe", without)):
-        for name in given:
-            if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                raise UsageTrouble(
-                    f"{option} {name}: there is no such probe"
-                    + (f"; did you mean {close[0]}?" if close else ""),
-                    hint="cdmtrace probes",
-                )
-    for name in without:
-        if name in required:
-            raise UsageTrouble(
-                f"--no-probe {name}: without it nothing can be recorded that is worth "
-                "checking",
-                hint="cdmtrace probes",
-            )
-    wanted = ({*only} | required if only else names) - {*without}
-    return tuple(
-        item
-        if item.probe.name in wanted
-        else replace(item, symbols=(), unseen=(), unwanted=True)
-        for item in plans
     )

@@ -35,16 +35,9 @@ from cdmtrace.loader import Loader
 from cdmtrace.loader.bcc import BccLoader
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
+from cdmtrace.planning import Plan, choose, macros, plan
 from cdmtrace.privileges import Capability
-from cdmtrace.probes import (
-    PROBES,
-    LogicalProbe,
-    Plan,
-    choose,
-    following,
-    macros,
-    plan,
-)
+from cdmtrace.probes import PROBES, LogicalProbe, following
 from cdmtrace.ready import require_absent
 from cdmtrace.session import Session
 from cdmtrace.target import Target
@@ -215,7 +208,7 @@ def prepare(
     options.filters.require()
     if options.freeze:
         cgroup.require(options.freeze)
-    known = symbols.functions(), tracefs.tracepoints(root), Btf.load().arguments
+    known = symbols.functions(), tracefs.tracepoints(root), Btf.load()
     plans = choose(plan(*known, probes), options.probes, options.without)
     if options.filters.pids:
         children = following(children=options.filters.children)

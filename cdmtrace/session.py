@@ -18,7 +18,7 @@ from cdmtrace.drain import Drain
 from cdmtrace.format.parts import Writer
 from cdmtrace.loader import Loader
 from cdmtrace.options import Options, Outcome
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 from cdmtrace.ready import ready
 
 DRAIN_INTERVAL: Final = 0.1

@@ -16,7 +16,7 @@ from cdmtrace.errors import RecordError
 from cdmtrace.format.schema import Header, ProbeEntry
 from cdmtrace.kernel import config, headers, layout, nodes, vmflags
 from cdmtrace.kernel.btf import Btf
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from signatures import ARGUMENTS, arguments
+from signatures import ARGUMENTS, types_of
 
-from cdmtrace.probes import PROBES, WATCHPOINT, following, macros, plan
+from cdmtrace.planning import macros, plan
+from cdmtrace.probes import PROBES, WATCHPOINT, following
 
 KERNEL = "6.1"
 """Whose functions the programs are called for."""
 RECORDER, VIEWER, CDM_NODES = 1, 3, 1 << 1
 
-_PROBES = (*PROBES, WATCHPOINT, following(children=True))
+
+def arguments_of(kernel: str) -> dict[str, int]:
+    """Return the macros that tell where arguments are on that kernel."""
+    functions = frozenset(ARGUMENTS[kernel])
+    probes = (*PROBES, WATCHPOINT, following(children=True))
+    return macros(plan(functions, frozenset(), types_of(kernel), probes))
+
+
 NUMBERS = {
-    **macros(
-        plan(frozenset(ARGUMENTS[KERNEL]), frozenset(), arguments(KERNEL), _PROBES)
-    ),
+    **arguments_of(KERNEL),
     "NODES_PGSHIFT": 58,
     "NODES_MASK": 63,
     "NODEMASK_MASK": (1 << 64) - 1,
     "PG_HEAD": 16,
+    "HEAD_MASKS": 0,
     "PG_RESERVED": 12,
     "SIZEOF_page": 64,
     "PMD_BYTES": 2 << 20,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from signatures import ARGUMENTS, arguments
+from signatures import ARGUMENTS, types_of
 
 from cdmtrace import privileges, target
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
@@ -52,8 +51,7 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracefs, "tracepoints", lambda root: NAMES["tracepoints"])
     monkeypatch.setattr(symbols, "functions", lambda: NAMES["functions"])
     monkeypatch.setattr(target.layout, "defines", lambda types, config: {})
-    types = SimpleNamespace(arguments=arguments(KERNEL))
-    monkeypatch.setattr(target.Btf, "load", lambda: types)
+    monkeypatch.setattr(target.Btf, "load", lambda: types_of(KERNEL))
     monkeypatch.setattr(
         nodes,
         "discover",

@@ -6,7 +6,10 @@ and from the laboratory's 6.1, which has what Debian's has.
 
 from __future__ import annotations
 
-from cdmtrace.probes import Arguments
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cdmtrace.kernel.btf import TypeMissing
 
 ARGUMENTS: dict[str, dict[str, str]] = {
     "5.10": {
@@ -183,8 +186,41 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 }
 """Kernel -> function -> its arguments, with a comma between them."""
 
+OFFSETS: dict[str, dict[tuple[str, str], int]] = {
+    "7.2": {
+        ("unmap_desc", "first"): 8,
+        ("unmap_desc", "vma_start"): 32,
+        ("unmap_desc", "vma_end"): 40,
+        ("pagetable_move_control", "old"): 0,
+        ("pagetable_move_control", "new"): 8,
+        ("pagetable_move_control", "old_addr"): 16,
+        ("pagetable_move_control", "new_addr"): 32,
+        ("pagetable_move_control", "len_in"): 40,
+    },
+}
+"""Kernel -> member of a struct that arguments are handed over in -> where it is."""
 
-def arguments(kernel: str) -> Arguments:
-    """Return what tells of a function's arguments on that kernel."""
-    told = ARGUMENTS[kernel]
-    return lambda name: told[name].split(", ") if name in told else None
+
+@dataclass(frozen=True, slots=True)
+class FakeTypes:
+    """Tells of functions and structs what it was told."""
+
+    functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    offsets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    def arguments(self, function: str) -> Sequence[str] | None:
+        """As Btf.arguments()."""
+        return self.functions.get(function)
+
+    def offset(self, struct: str, member: str) -> int:
+        """As Btf.offset()."""
+        try:
+            return self.offsets[struct, member]
+        except KeyError:
+            raise TypeMissing(f"struct {struct} has no {member}") from None
+
+
+def types_of(kernel: str) -> FakeTypes:
+    """Return what that kernel tells."""
+    functions = {name: text.split(", ") for name, text in ARGUMENTS[kernel].items()}
+    return FakeTypes(functions, OFFSETS.get(kernel, {}))

@@ -28,7 +28,7 @@ def probes(form: str) -> int:
     from cdmtrace.analysis.rules import served_by, uncheckable
     from cdmtrace.kernel import symbols, tracefs
     from cdmtrace.kernel.btf import Btf
-    from cdmtrace.probes import plan
+    from cdmtrace.planning import plan
     from cdmtrace.render.probes import flat_tables, nested_tables
 
     if os.geteuid() != 0:
@@ -37,7 +37,7 @@ def probes(form: str) -> int:
             hint="sudo cdmtrace probes",
         )
     root = tracefs.mounted()
-    known = symbols.functions(), tracefs.tracepoints(root), Btf.load().arguments
+    known = symbols.functions(), tracefs.tracepoints(root), Btf.load()
     plans = plan(*known)
     tables = nested_tables if form in ("json", "ndjson") else flat_tables
     lost = uncheckable([item.probe.name for item in plans if item.missing])

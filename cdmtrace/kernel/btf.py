@@ -116,12 +116,18 @@ class Btf:
     def offset(self, struct: str, member: str) -> int:
         """Return where a member of a struct is, in bytes.
 
-        Members of unnamed structs and unions inside it count as its own. Raises
-        TypeMissing if there is no such struct or member, or it is a bit field.
+        Members of unnamed structs and unions inside it count as its own; those of
+        named ones are asked for as in C: ``lock_ctx.mm``. Raises TypeMissing if there
+        is no such struct or member, or it is a bit field.
         """
-        bits = self._member(self._find(struct, _KIND_STRUCT), member)
-        if bits is None:
-            raise TypeMissing(f"struct {struct} of this kernel has no member {member}")
+        bits, inside = 0, self._find(struct, _KIND_STRUCT)
+        for name in member.split("."):
+            found = self._member(inside, name)
+            if found is None:
+                raise TypeMissing(
+                    f"struct {struct} of this kernel has no member {member}"
+                )
+            bits, inside = bits + found[0], found[1]
         return bits // 8
 
     def sizeof(self, struct: str) -> int:
@@ -171,8 +177,20 @@ class Btf:
         name: bytes = self._library.btf__name_by_offset(self._handle, offset)
         return name.decode()
 
-    def _member(self, type_id: int, wanted: str) -> int | None:
-        """Return the offset of a member in bits, looking into unnamed members."""
+    def _plain(self, type_id: int) -> int:
+        """Return the type that is behind typedefs and qualifiers."""
+        while (kind := self._type(type_id)).info >> 24 & 0x1F in _MODIFIERS:
+            type_id = kind.size_or_type
+        return type_id
+
+    def _member(self, type_id: int, wanted: str) -> tuple[int, int] | None:
+        """Return the offset of a member in bits, and its type.
+
+        Looks into unnamed members; None where there is none, or type_id is none of a
+        struct or union.
+        """
+        if self._type(type_id).info >> 24 & 0x1F not in (_KIND_STRUCT, _KIND_UNION):
+            return None
         address = self._address(type_id)
         head = _Type.from_address(address)
         bit_fields = bool(head.info & _BITFIELD)
@@ -185,16 +203,8 @@ class Btf:
                 # The width of a bit field; 0 for what is none.
                 if bit_fields and member.offset >> 24:
                     raise TypeMissing(f"{wanted} is a bit field on this kernel")
-                return int(member.offset)
-            if name:
-                continue
-            inner_id = member.type
-            inner = self._type(inner_id)
-            while inner.info >> 24 & 0x1F in _MODIFIERS:
-                inner_id = inner.size_or_type
-                inner = self._type(inner_id)
-            if inner.info >> 24 & 0x1F in (_KIND_STRUCT, _KIND_UNION):
-                found = self._member(inner_id, wanted)
-                if found is not None:
-                    return int(member.offset) + found
+                return int(member.offset), self._plain(member.type)
+            found = None if name else self._member(self._plain(member.type), wanted)
+            if found is not None:
+                return int(member.offset) + found[0], found[1]
         return None

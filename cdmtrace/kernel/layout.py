@@ -59,9 +59,18 @@ MAPLE_TREE: Final[tuple[tuple[str, str], ...]] = (
 
 NEWER: Final[tuple[tuple[str, str], ...]] = (
     ("rmap_walk_arg", "folio"),
-    ("folio", "_folio_nr_pages"),
+    ("folio", "_nr_pages"),
+    ("folio", "_entire_mapcount"),
 )
-"""What only newer kernels have, one by one (6.12)."""
+"""What not every kernel has, one by one."""
+
+OTHER_NAMES: Final[Mapping[tuple[str, str], str]] = {
+    ("page", "compound_head"): "compound_info",  # 7.2
+    ("page", "index"): "__folio_index",  # 7.2
+    ("proc_maps_private", "mm"): "lock_ctx.mm",  # 7.2
+    ("folio", "_nr_pages"): "_folio_nr_pages",  # until 6.12
+}
+"""What members are called on some kernels."""
 
 
 class LayoutUnknown(RecordError):
@@ -120,7 +129,8 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         "PMD_BYTES": mmap.PAGESIZE * (mmap.PAGESIZE // 8),
     }
     for struct, member in MEMBERS:
-        numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
+        numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)
+    numbers["HEAD_MASKS"] = _head_masks(btf, config)
     numbers |= heads(numbers)
     with contextlib.suppress(TypeMissing):
         numbers |= {
@@ -129,5 +139,26 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         }
     for struct, member in NEWER:
         with contextlib.suppress(TypeMissing):
-            numbers[f"OFF_{struct}_{member}"] = btf.offset(struct, member)
+            numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)
     return numbers
+
+
+def _offset(btf: Btf, struct: str, member: str) -> int:
+    """Return where a member is, whatever it is called. Raises TypeMissing."""
+    if other := OTHER_NAMES.get((struct, member)):
+        with contextlib.suppress(TypeMissing):
+            return btf.offset(struct, other)
+    return btf.offset(struct, member)
+
+
+def _head_masks(btf: Btf, config: Mapping[str, str]) -> int:
+    """Return 1 if a tail page has a mask that leads to its head, 0 for a pointer.
+
+    compound_info_has_mask() in include/linux/page-flags.h (7.2).
+    """
+    try:
+        btf.offset("page", "compound_info")
+    except TypeMissing:
+        return 0
+    hidden = "CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP" in config
+    return int(hidden and btf.sizeof("page").bit_count() == 1)

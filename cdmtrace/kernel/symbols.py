@@ -83,8 +83,3 @@ def twins(known: Iterable[str]) -> dict[str, tuple[str, ...]]:
         if "." in name and (match := _TWIN.match(name)):
             found.setdefault(match["base"], []).append(name)
     return {base: tuple(sorted(names)) for base, names in found.items()}
-
-
-def pick(candidates: Iterable[str], known: frozenset[str]) -> str | None:
-    """Return the first candidate that the kernel has, newest name first."""
-    return next((name for name in candidates if name in known), None)

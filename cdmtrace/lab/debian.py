@@ -30,6 +30,9 @@ SECURITY: Final = "Debian-Security"
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 """Of the package debian-archive-keyring, which any Debian has."""
 
+ARCHIVED: Final = ("bullseye",)
+"""Releases that get no updates any more: what they say of themselves may run out."""
+
 _TARGET = "$(ORIGIN)|$(LABEL)|$(REPO_URI)"
 _PACKAGE_OF = {"depmod": "kmod", "dpkg-deb": "dpkg"}
 
@@ -118,7 +121,9 @@ class Archive:
             where = " ".join(self.suites) or "this system's package lists"
             raise LabError(
                 f"no package {which} in {where}",
-                hint="use Debian 12, or add its archive to the apt sources",
+                hint=f"apt-get update must find {where}: see {self._sources}"
+                if self.suites
+                else "use Debian 12, or add its archive to the apt sources",
             )
         return version
 
@@ -169,7 +174,7 @@ class Archive:
         command = ["apt-get", *self._options(), "update", "-q"]
         if self.suites:
             stage(f"refreshing the package lists of {' '.join(self.suites)}")
-            self._arrange()
+            self._arrange(stage)
         else:
             stage("refreshing the package lists (apt-get update)")
             if os.geteuid() != 0:
@@ -185,7 +190,10 @@ class Archive:
             raise LabError(
                 "apt-get update failed",
                 details=tail(result.stderr or result.stdout, 10),
-                hint=None if self.suites else "sudo apt-get update",
+                hint=f"rm -r {self.directory}, and again; the mirrors are in "
+                f"{self._sources}, the keys in the package debian-archive-keyring"
+                if self.suites
+                else "sudo apt-get update",
             )
 
     def _ask(self, *words: str) -> str:
@@ -212,22 +220,27 @@ class Archive:
             "Dir::Cache": self.directory,
             # No other user can write there.
             "APT::Sandbox::User": "root",
-            # What an archived release says of itself has run out.
-            "Acquire::Check-Valid-Until": "false",
+            # Else a mirror that cannot be reached is no error.
+            "APT::Update::Error-Mode": "any",
             "Acquire::Languages": "none",
         }
         return [word for n, text in settings.items() for word in ("-o", f"{n}={text}")]
 
-    def _arrange(self) -> None:
+    def _arrange(self, stage: Callable[[str], None]) -> None:
         """Write the sources: the system's mirrors, with our suites."""
-        command = ["apt-get", "indextargets", "--format", _TARGET]
-        mirrors = parse_targets(_run([*command, "Created-By: Packages"]).stdout)
+        mirrors = _mirrors()
+        if not mirrors:
+            # As in a container that has just been made.
+            Archive(self.directory).update(stage)
+            mirrors = _mirrors()
         lines = []
         for suite in self.suites:
             label = SECURITY if suite.endswith("-security") else MAIN
             if mirror := mirrors.get(label):
-                signed = f" [signed-by={KEYRING}]" if KEYRING.is_file() else ""
-                lines.append(f"deb{signed} {mirror} {suite} main\n")
+                options = f"arch=amd64 signed-by={KEYRING}"
+                if suite.startswith(ARCHIVED):
+                    options += " check-valid-until=no"
+                lines.append(f"deb [{options}] {mirror} {suite} main\n")
         if not lines:
             raise LabError(
                 "no mirror of Debian's archive in this system's package lists",
@@ -236,6 +249,11 @@ class Archive:
         for part in (Path("lists", "partial"), Path("archives", "partial")):
             (self.directory / part).mkdir(parents=True, exist_ok=True)
         write_atomically(self._sources, "".join(lines).encode())
+
+
+def _mirrors() -> dict[str, str]:
+    command = ["apt-get", "indextargets", "--format", _TARGET, "Created-By: Packages"]
+    return parse_targets(_run(command).stdout)
 
 
 def _run(

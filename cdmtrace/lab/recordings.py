@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cdmtrace.loader import Loader
-    from cdmtrace.probes import Plan
+    from cdmtrace.planning import Plan
 
 _KEYS: Final = frozenset({"KEY0", "KEY1"})
 _MEMORY: Final = ("entries", "places", "watched", "comms", "stacks")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cdmtrace.losses import Losses, Waiting
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 
 
 class Loader(Protocol):

@@ -27,7 +27,8 @@ from cdmtrace.errors import CdmtraceError, RecordError, apt_hint
 from cdmtrace.events import Lost, Probe
 from cdmtrace.kernel import symbols, tracefs
 from cdmtrace.losses import Losses, Missing, Waiting, Where
-from cdmtrace.probes import Kind, Plan
+from cdmtrace.planning import Plan
+from cdmtrace.probes import Kind
 
 SOURCES: Final = (
     *("events.h", "compat.h", "maps.h", "filters.h", "cdmtrace.bpf.c"),

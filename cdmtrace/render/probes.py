@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cdmtrace.probes import Plan
+    from cdmtrace.planning import Plan
     from cdmtrace.render.tables import Tables
 
 PROBES, RULES = "probes", "uncheckable rules"

@@ -64,14 +64,20 @@ def bcc(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield import_bcc()
 
 
-@pytest.fixture(scope="module", params=["whole", "filtered"])
+@pytest.fixture(scope="module", params=["whole", "filtered", "newest"])
 def program(bcc: Any, request: pytest.FixtureRequest) -> Any:
-    numbers = NUMBERS | (FILTERED if request.param == "filtered" else {})
+    more = {"whole": {}, "filtered": FILTERED, "newest": NEWEST}[request.param]
+    numbers = NUMBERS | more
     compiled = bcc.BPF(text=program_text(numbers), cflags=STRICT)
     yield compiled
     compiled.cleanup()
 
 
+NEWEST = {
+    **bpfnumbers.arguments_of("7.2"),
+    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.NEWER},
+    "HEAD_MASKS": 1,
+}
 FILTERED = {
     "FOLLOW_PIDS": 1,
     "FOLLOW_CGROUP": 1,

@@ -33,8 +33,8 @@ from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import bpf, symbols
 from cdmtrace.kernel.btf import load_library
 from cdmtrace.losses import Losses, Missing, Waiting, Where
+from cdmtrace.planning import Plan
 from cdmtrace.privileges import Capability
-from cdmtrace.probes import Plan
 
 pytestmark = pytest.mark.bpf
 

@@ -4,10 +4,9 @@ import csv
 import io
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from signatures import arguments
+from signatures import types_of
 
 from cdmtrace.cli import main
 from cdmtrace.kernel import symbols, tracefs
@@ -30,8 +29,7 @@ def _kernel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tracefs, "mounted", lambda: tmp_path)
     monkeypatch.setattr(tracefs, "tracepoints", lambda root: TRACEPOINTS)
     monkeypatch.setattr(symbols, "functions", lambda: FUNCTIONS)
-    types = SimpleNamespace(arguments=arguments("6.1"))
-    monkeypatch.setattr(Btf, "load", lambda: types)
+    monkeypatch.setattr(Btf, "load", lambda: types_of("6.1"))
 
 
 def run(capsys: pytest.CaptureFixture[str], form: str) -> str:

@@ -18,7 +18,7 @@ from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.filters import Filters, Range, parse_range
 from cdmtrace.kernel import tasks
 from cdmtrace.losses import Losses, Waiting
-from cdmtrace.probes import Plan
+from cdmtrace.planning import Plan
 from cdmtrace.ready import ready, require_absent
 from cdmtrace.render.filters import words
 

@@ -12,6 +12,7 @@ from cdmtrace.kernel.btf import BTF_PATH, Btf, BtfMissing, TypeMissing, load_lib
 
 # include/uapi/linux/btf.h
 INT, PTR, STRUCT, UNION, ENUM, TYPEDEF, CONST = 1, 2, 4, 5, 6, 8, 10
+FUNC, PROTOTYPE = 12, 13
 
 
 class Blob:
@@ -65,6 +66,13 @@ class Blob:
             self.types += struct.pack("=Ii", self.name(key), value)
         return number
 
+    def function(self, name: str, arguments: list[tuple[str, int]]) -> int:
+        """Arguments: name, type."""
+        prototype = self.add(PROTOTYPE, "", 0, vlen=len(arguments))
+        for argument, kind_id in arguments:
+            self.types += struct.pack("=II", self.name(argument), kind_id)
+        return self.add(FUNC, name, prototype)
+
     def raw(self) -> bytes:
         head = struct.pack(
             "=HBBIIIII",
@@ -109,7 +117,15 @@ def types(tmp_path: Path) -> Btf:
     )
     # A member of the wanted name in a named struct is not ours.
     named = blob.compound(STRUCT, "named", 8, [("hidden", word, 0)])
-    blob.compound(STRUCT, "outer", 16, [("n", named, 0), ("pointer", word, 64)])
+    renamed = blob.add(TYPEDEF, "named_t", named)
+    blob.compound(
+        STRUCT,
+        "outer",
+        24,
+        [("n", named, 0), ("pointer", word, 64), ("m", renamed, 128)],
+    )
+    blob.function("unmap_vmas", [("tlb", word), ("vma", word)])
+    blob.function("init", [])
     blob.enum("pageflags", {"PG_locked": 0, "PG_head": 16, "PG_bad": -1})
     path = tmp_path / "btf"
     path.write_bytes(blob.raw())
@@ -144,6 +160,23 @@ def test_size_and_enumerators(types: Btf) -> None:
     assert types.sizeof("page") == 64
     assert types.enumerator("pageflags", "PG_head") == 16
     assert types.enumerator("pageflags", "PG_bad") == -1
+
+
+def test_members_of_named_members(types: Btf) -> None:
+    assert types.offset("outer", "n.hidden") == 0
+    assert types.offset("outer", "m.hidden") == 16
+    with pytest.raises(TypeMissing, match=r"outer of this kernel has no member m\.x"):
+        types.offset("outer", "m.x")
+    with pytest.raises(TypeMissing, match=r"no member pointer\.x"):
+        types.offset("outer", "pointer.x")
+
+
+def test_arguments(types: Btf) -> None:
+    assert types.arguments("unmap_vmas") == ("tlb", "vma")
+    assert types.arguments("init") == ()
+    # What is no function is none.
+    assert types.arguments("page") is None
+    assert types.arguments("unmap_page") is None
 
 
 def test_what_the_kernel_has_not(types: Btf) -> None:

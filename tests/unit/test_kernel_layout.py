@@ -7,7 +7,7 @@ import pytest
 from cdmtrace.kernel import layout
 from cdmtrace.kernel.btf import Btf, TypeMissing
 
-EVERY = (*layout.MEMBERS, *layout.MAPLE_TREE)
+EVERY = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.NEWER)
 
 
 class FakeBtf(Btf):
@@ -17,6 +17,8 @@ class FakeBtf(Btf):
         pass
 
     def offset(self, struct: str, member: str) -> int:
+        if (struct, member) not in EVERY:
+            raise TypeMissing(f"no {struct}.{member}")
         return EVERY.index((struct, member))
 
     def sizeof(self, struct: str) -> int:
@@ -73,6 +75,40 @@ def test_every_member_has_its_macro() -> None:
     assert found["PG_HEAD"] == 16
     if mmap.PAGESIZE == 4096:
         assert found["PMD_BYTES"] == 2 << 20
+
+
+class RenamedBtf(FakeBtf):
+    """A kernel that calls what it can by another name, the last of all members."""
+
+    def offset(self, struct: str, member: str) -> int:
+        if (struct, member) in layout.OTHER_NAMES:
+            raise TypeMissing(f"no {struct}.{member}")
+        if member in layout.OTHER_NAMES.values():
+            return 8 * len(EVERY)
+        return super().offset(struct, member)
+
+
+def test_members_that_have_another_name() -> None:
+    found = layout.defines(RenamedBtf(), {"CONFIG_NODES_SHIFT": "6"})
+    for struct, member in layout.OTHER_NAMES:
+        assert found[f"OFF_{struct}_{member}"] == 8 * len(EVERY)
+    # Of its own name, it is there all the same.
+    assert found["OFF_page_flags"] == EVERY.index(("page", "flags"))
+
+
+@pytest.mark.parametrize("optimized", [False, True])
+@pytest.mark.parametrize("size", [56, 64])
+def test_a_mask_leads_to_the_head(optimized: bool, size: int) -> None:
+    class Sized(RenamedBtf):
+        def sizeof(self, struct: str) -> int:
+            return size
+
+    config = {"CONFIG_NODES_SHIFT": "6"}
+    if optimized:
+        config["CONFIG_HUGETLB_PAGE_OPTIMIZE_VMEMMAP"] = "y"
+    masks = optimized and size == 64
+    assert layout.defines(Sized(), config)["HEAD_MASKS"] == masks
+    assert layout.defines(FakeBtf(), config)["HEAD_MASKS"] == 0
 
 
 class LackingBtf(FakeBtf):

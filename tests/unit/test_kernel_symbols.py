@@ -41,11 +41,6 @@ def test_copies_by_the_compiler(known: frozenset[str]) -> None:
     }
 
 
-def test_the_first_candidate_that_is_there(known: frozenset[str]) -> None:
-    assert symbols.pick(("none", "mbind_range", "startup_64"), known) == "mbind_range"
-    assert symbols.pick(("split_vma", "none"), known) is None
-
-
 def test_a_kernel_that_does_not_tell(tmp_path: Path) -> None:
     with pytest.raises(symbols.SymbolsUnknown, match="functions are unknown") as caught:
         symbols.functions(tmp_path / "kallsyms")
