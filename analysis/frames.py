@@ -163,7 +163,8 @@ class Trace:
     """A recording, read.
 
     cut: where and why the reading stopped short of the recording's own end; None
-    if it did not. stacks: by the number that events name them with. files: its parts,
+    if it did not. count: rows in the files; one about several pages of a folio is an
+    event for each. stacks: by the number that events name them with. files: its parts,
     in order. before: rows that came before the first part that is here; None if that
     begins the recording. breaks: seqs of rows before which some are missing. Events can
     be iterated more than once; the cause of each is what its stack says.
@@ -219,7 +220,7 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
         files=tuple(str(info.path) for info in infos),
         terms=terms_of(header, infos[0].path),
         events=events,
-        count=len(events),
+        count=sum(info.events for info in infos),
         stacks=stacks,
         gaps=tuple(gap_of(loss) for info in infos for loss in info.losses)
         + tuple(hole.gap for hole in holes if hole.gap.reason != BEFORE),
@@ -344,14 +345,15 @@ class _Plausible:
 
     def __init__(self, path: str | os.PathLike[str], page: int) -> None:
         self._path, self._page = path, page
-        self._before = 0
+        self._pages = 0
 
     def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
         """Yield the rows of a batch. Raises TraceFileError for one that cannot be."""
         try:
-            self._before += sanity.pages_before(columns, self._page)
+            self._pages += sanity.pages_before(columns, self._page)
+            self._pages += sanity.batched(columns, self._page)
             why = sanity.implausible(columns, self._page)
-            why = why or sanity.too_many(self._before)
+            why = why or sanity.too_many(self._pages)
         except ValueError as error:
             why = str(error)
         if why:
@@ -360,7 +362,21 @@ class _Plausible:
                 hint=f"cdmtrace info {shlex.quote(str(self._path))} says what made it",
             )
         for first in range(0, columns.num_rows, _SLICE):
-            yield from rows(columns.slice(first, _SLICE))
+            for event in rows(columns.slice(first, _SLICE)):
+                yield from self._singly(event)
+
+    def _singly(self, event: Event) -> Iterable[Event]:
+        """Return an event for each page that a row is about.
+
+        A kernel that has folios maps and unmaps some small pages of one at a time.
+        """
+        several = self._page < event.size < sanity.table(self._page)
+        if not several or not event.addr or event.kind not in sanity.MAPPED:
+            return (event,)
+        return (
+            replace(event, addr=addr, size=self._page)
+            for addr in range(event.addr, event.addr + event.size, self._page)
+        )
 
 
 def _filtered(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _PAGE_COST: Final = 450
 """Bytes of memory that a page costs whoever replays a recording."""
 _ENTRY: Final = 8
+MAPPED: Final = (EventKind.MAP, EventKind.MIGRATE, EventKind.UNMAP)
+"""Kinds of rows that tell of pages, by address and size."""
 _PAIR: Final = np.dtype([("start", "=u8"), ("size", "=u8")])
 
 Column = npt.NDArray[np.uint64]
@@ -40,7 +42,7 @@ def implausible(columns: pa.RecordBatch, page: int) -> str:
     }
     kind, addr, size = values["kind"], values["addr"], values["size"]
     within = np.uint64(page - 1)
-    mapped = np.isin(kind, (EventKind.MAP, EventKind.MIGRATE, EventKind.UNMAP))
+    mapped = np.isin(kind, MAPPED)
     wrong = mapped & ~_is_page(addr, size, page)
     if wrong.any():
         row = int(np.argmax(wrong))
@@ -59,17 +61,29 @@ def implausible(columns: pa.RecordBatch, page: int) -> str:
     return ""
 
 
+def table(page: int) -> int:
+    """Return how many bytes the entries of one page table map: a huge page."""
+    return page * (page // _ENTRY) if page > _ENTRY else page
+
+
 def _is_page(addr: Column, size: Column, page: int) -> npt.NDArray[np.bool_]:
-    """Return where [addr, addr + size) can be one entry of a page table, or a huge one.
+    """Return where [addr, addr + size) can be entries of a page table, or a huge one.
 
     The latter is as large as a whole table, and what is smaller lies in one.
     """
-    table = np.uint64(page * (page // _ENTRY)) if page > _ENTRY else np.uint64(page)
+    whole = np.uint64(table(page))
     one, within = np.uint64(1), np.uint64(page - 1)
-    fits = (size >= page) & (size <= table) & (((addr | size) & within) == 0)
-    together = (addr ^ (addr + size - one)) < table
+    fits = (size >= page) & (size <= whole) & (((addr | size) & within) == 0)
+    together = (addr ^ (addr + size - one)) < whole
     both: npt.NDArray[np.bool_] = fits & together
     return both
+
+
+def batched(columns: pa.RecordBatch, page: int) -> int:
+    """Return how many pages are told of by rows that tell of several small ones."""
+    kind, size = (column_values(columns.column(name)) for name in ("kind", "size"))
+    several = np.isin(kind, MAPPED) & (size > page) & (size < table(page))
+    return int(size[several].sum()) // page
 
 
 def pages_before(columns: pa.RecordBatch, page: int) -> int:
@@ -105,7 +119,8 @@ def too_many(pages: int) -> str:
     if needed <= there:
         return ""
     return (
-        f"{pages:,} pages were there when it began, and to follow them takes "
+        f"{pages:,} pages were there when it began or came in batches, and to follow "
+        "them takes "
         f"{needed >> 20:,} MiB of memory, of which {there >> 20:,} are available"
     )
 

@@ -151,7 +151,7 @@ def until_counted(trace: Trace, row: int) -> Trace:
     end = row
     while (trace.events[end].kind, trace.events[end].mm) != (EventKind.SNAP_MM, mm):
         end += 1
-        if end == trace.count:
+        if end == len(trace.events):
             return trace
     return replace(trace, events=trace.events[: end + 1], count=end + 1)
 

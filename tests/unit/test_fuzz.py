@@ -396,6 +396,39 @@ def test_more_pages_than_memory(
     assert sanity.too_many(1000) == ""
 
 
+def test_more_pages_in_a_row_than_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row may tell of all pages of a table but one."""
+    row = {"kind": EventKind.MAP, "addr": 1 << 21, "size": (1 << 21) - 0x1000}
+    assert judged(tmp_path, **row) is None
+    monkeypatch.setattr(sanity, "_available", lambda: 511 * 450 - 1)
+    error = judged(tmp_path, **row)
+    assert error is not None
+    assert "511 pages were there when it began or came in batches" in error.message
+
+
+@pytest.mark.parametrize("kind", sanity.MAPPED)
+@pytest.mark.parametrize(
+    ("addr", "size", "pages"),
+    [
+        (0x2000, 0x1000, [0x2000]),
+        (0x4000, 0x3000, [0x4000, 0x5000, 0x6000]),
+        (1 << 21, 1 << 21, [1 << 21]),
+        # Nobody knows where it was.
+        (0, 0x3000, [0]),
+    ],
+)
+def test_a_row_about_several_pages_is_an_event_for_each(
+    kind: EventKind, addr: int, size: int, pages: list[int], tmp_path: Path
+) -> None:
+    assert judged(tmp_path, kind=kind, addr=addr, size=size) is None
+    events = frames.load(tmp_path / "x.arrows").events
+    assert [event.addr for event in events] == pages
+    assert sum(event.size for event in events) == size
+    assert {event.seq for event in events} == {1}
+
+
 def test_half_a_page_is_moved(tmp_path: Path) -> None:
     error = judged(tmp_path, kind=EventKind.MOVE, other=0x2001)
     assert error is not None
