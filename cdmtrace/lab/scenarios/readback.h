@@ -139,14 +139,15 @@ static int page_status[MAX_PAGES];
 
 /*
  * Leaves the node of every page in page_status; 0 or a negative errno. A page that
- * kcompactd is just moving within its node is nowhere for a moment: asks again.
+ * kcompactd is just moving within its node is nowhere for a moment, a huge one on a
+ * busy host for more than one: asks again, for two seconds.
  */
 static long query_nodes(const struct region *r)
 {
 	unsigned int tries, i;
 	long ret;
 
-	for (tries = 0; tries < 10; tries++) {
+	for (tries = 0; tries < 100; tries++) {
 		ret = sys_move_pages(r->start, r->nr, -1, page_status, 0);
 		if (ret)
 			return ret;
