@@ -107,11 +107,10 @@ def test_what_the_module_does_is_found_where_it_does_it(
         if any(map(place.met_by, result.findings)) is not place.shown
     ]
     assert wrong == []
-    assert Counter(place.rule for place in told if place.shown) == {
-        "CDM003": 4 * WRITES,
-        "CDM004": WRITES,
-        "CDM018": WRITES,
-    }
+    shown = Counter(place.rule for place in told if place.shown)
+    # Whether madvise() comes between load and store is chance, each time anew.
+    assert 0 < shown.pop("CDM004") <= WRITES
+    assert shown == {"CDM003": 4 * WRITES, "CDM018": WRITES}
 
 
 def test_nothing_is_found_of_anybody_else(told: list[Place], result: Result) -> None:
