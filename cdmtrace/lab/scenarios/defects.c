@@ -546,7 +546,7 @@ static void be_scanned(const struct region *r, bool expected)
 		for (i = 0; i < 2000000; i++)
 			;
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (now.tv_sec < begin.tv_sec + 60 &&
+	} while (now.tv_sec < begin.tv_sec + BALANCING_SECONDS &&
 		 (expected ? count_scanned(r) < r->nr : scans() < first + 4));
 	write_long(balancing_files[0], 0);
 	report(expected || scans() >= first + 4, "the scanner has been through");

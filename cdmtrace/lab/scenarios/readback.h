@@ -139,8 +139,8 @@ static int page_status[MAX_PAGES];
 
 /*
  * Leaves the node of every page in page_status; 0 or a negative errno. A page that
- * kcompactd is just moving within its node is nowhere for a moment, a huge one on a
- * busy host for more than one: asks again, for two seconds.
+ * kcompactd is just moving within its node is nowhere for a moment: asks again, for
+ * two seconds.
  */
 static long query_nodes(const struct region *r)
 {

@@ -136,6 +136,29 @@ static void hold(const char *when)
 	released = 0;
 }
 
+/*
+ * NUMA balancing scans whoever has run for a second, which on a busy host comes early.
+ * What it has scanned is nowhere until it is used, as move_pages() has it, and goes to
+ * another node then. So it is off while steps run, but for those that are about it.
+ */
+#define BALANCING	"/proc/sys/kernel/numa_balancing"
+
+/* Returns what to give to balancing_on() afterwards. */
+static long balancing_off(void)
+{
+	long before = read_long(BALANCING);
+
+	if (before > 0 && write_long(BALANCING, 0))
+		before = 0;
+	return before;
+}
+
+static void balancing_on(long before)
+{
+	if (before > 0)
+		write_long(BALANCING, before);
+}
+
 /* The lines of numa_maps that belong to the arena, unchanged */
 static bool save_numa_maps(const char *path)
 {
@@ -353,7 +376,7 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 	const char *only = NULL, *numa_maps = NULL;
 	struct sigaction act = { .sa_handler = on_release };
 	char text[512], *end;
-	long wanted = -1;
+	long wanted = -1, balancing;
 	unsigned int i;
 	int c;
 
@@ -434,6 +457,7 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 	}
 	if (held)
 		hold("before");
+	balancing = balancing_off();
 	for (i = 0; i < nr; i++) {
 		if (only ? !chosen(only, steps[i].name) :
 			   steps[i].slow && !slow)
@@ -445,6 +469,7 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 		steps[i].run();
 	}
 	alarm(0);
+	balancing_on(balancing);
 	current_step = "end";
 	if (numa_maps && !save_numa_maps(numa_maps)) {
 		report(false, "numa_maps copied to %s", numa_maps);

@@ -129,12 +129,14 @@ static UNUSED int uffd_zero(int fd, const struct region *r, unsigned int first,
 #define BALANCING_DIR	"/sys/kernel/debug/sched/numa_balancing/"
 
 static const char *const balancing_files[] = {
-	"/proc/sys/kernel/numa_balancing",
+	BALANCING,
 	BALANCING_DIR "scan_delay_ms",
 	BALANCING_DIR "scan_period_min_ms",
 	BALANCING_DIR "scan_period_max_ms",
 };
 static const long balancing_hurry[] = { 1, 10, 100, 200 };
+/* Until then all must be scanned: a matter of two or three, where nobody else is. */
+#define BALANCING_SECONDS	(STEP_SECONDS * 2 / 3)
 static long balancing_saved[ARRAY_SIZE(balancing_files)];
 
 static UNUSED bool balancing_begin(void)

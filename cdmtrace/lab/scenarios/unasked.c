@@ -251,7 +251,7 @@ static void step_numa_balancing(void)
 		for (i = 0; i < 2000; i++)
 			read_pages(r->start, 43);
 		clock_gettime(CLOCK_MONOTONIC, &now);
-	} while (now.tv_sec < begin.tv_sec + 60 &&
+	} while (now.tv_sec < begin.tv_sec + BALANCING_SECONDS &&
 		 (stays ? scans() < first + 4 : count_on(r, ON_RAM) < 43));
 	/* What is scanned and not used yet is nowhere, as move_pages() has it. */
 	write_long(balancing_files[0], 0);
