@@ -515,7 +515,7 @@ static void bind_balanced(struct region *r, unsigned int set)
 	expect_errno(err, 0, "%s: mbind(BIND|NUMA_BALANCING, %s) on %u pages",
 		     r->name, set_text(set), r->nr);
 	if (quirk(Q_WORKQUEUE_TAG) && policy_tags(MPOL_BIND, set))
-		sleep_ms(1000);
+		await_tag(r->start, r->nr * PAGE);
 }
 
 /* What is scanned and not used yet is nowhere, as move_pages() has it. */
@@ -802,7 +802,7 @@ static int lose_flags(unsigned long start)
 		write_page(at, at);
 	}
 	if (quirk(Q_WORKQUEUE_TAG))
-		sleep_ms(1000);
+		await_tag(start, end - start);
 	if (!set_flags(start) || read_vmas(start, end) != LOST_VMAS)
 		return -1;
 	for (i = 1; i < LOST_VMAS; i++) {
