@@ -104,22 +104,25 @@ def test_what_the_module_does_is_found_where_it_does_it(
     wrong = [
         place
         for place in told
-        if any(map(place.met_by, result.findings)) is not place.shown
+        if place.shown is not None
+        and any(map(place.met_by, result.findings)) is not place.shown
     ]
     assert wrong == []
     shown = Counter(place.rule for place in told if place.shown)
-    # Whether madvise() comes between load and store is chance, each time anew.
-    assert 0 < shown.pop("CDM004") <= WRITES
-    assert shown == {"CDM003": 4 * WRITES, "CDM018": WRITES}
+    # Whether two come between load and store together is chance, each time anew.
+    for rule in ("CDM004", "CDM018"):
+        assert 0 < shown.pop(rule) <= WRITES
+    assert shown == {"CDM003": 4 * WRITES}
 
 
 def test_nothing_is_found_of_anybody_else(told: list[Place], result: Result) -> None:
     assert result.trace.lost == 0
-    written_wrongly = {
-        (place.rule, place.pid, place.start) for place in told if place.shown
-    }
+    written_wrongly, perhaps = (
+        {(place.rule, place.pid, place.start) for place in told if place.shown is shown}
+        for shown in (True, None)
+    )
     found = {(one.rule.id, one.mm.pid, one.start) for one in result.findings}
-    assert found == written_wrongly
+    assert found - perhaps == written_wrongly
 
 
 def test_thousands_of_changes_were_judged(result: Result) -> None:
