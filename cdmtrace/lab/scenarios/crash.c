@@ -15,7 +15,7 @@ enum {
 /* Whoever records has yet to write down what was before. */
 static void before_the_end(void)
 {
-	sleep_ms(3000);
+	sleep_ms(10000);
 }
 
 /* The policy that goes with MPOL_DEFAULT is none at all. */

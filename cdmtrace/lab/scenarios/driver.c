@@ -102,7 +102,7 @@ static void migrate(const struct region *r, unsigned int first,
 			sleep_ms(20);
 		ret = sys_migrate(start, start + nr * PAGE, pid,
 				  place == ON_CDM ? cdm_node : ram_node);
-	} while (ret > 0 && ++i < 10);
+	} while (ret > 0 && ++i < 100);
 	if (ret > 0)
 		diag("%d pages were left behind", ret);
 	expect_errno(ret > 0 ? EBUSY : -ret, expected,

@@ -838,7 +838,8 @@ static bool bind_much(unsigned int slot, unsigned int set, unsigned long len,
 	if (!pid) {
 		write_text("/proc/self/oom_score_adj", "1000");
 		signal(SIGBUS, SIG_DFL);
-		alarm(STEP_SECONDS / 2);
+		alarm(quirk(Q_FIRST_NODE) ? STEP_SECONDS / 2 :
+					    STEP_SECONDS * 5 / 6);
 		if (mmap((void *)start, len, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE |
 			 MAP_FIXED_NOREPLACE, -1, 0) != (void *)start ||
@@ -887,11 +888,7 @@ static void step_spill(void)
 {
 	const unsigned long left = 64UL << 20;
 	long before = read_long(pool_path);
-	unsigned long ram = node_bytes(ram_node, "MemFree:");
-	/* More than is free then, and than reclaim can make free */
-	unsigned long len = (left + node_bytes(ram_node, "FilePages:") +
-			     node_bytes(ram_node, "SReclaimable:") +
-			     (96UL << 20)) & ~((4UL << 20) - 1);
+	unsigned long ram = node_bytes(ram_node, "MemFree:"), len;
 	struct greed greed;
 	bool ok;
 	int err;
@@ -904,6 +901,11 @@ static void step_spill(void)
 	expect_errno(err, 0, "spill: the huge page pool takes RAM");
 	if (err)
 		return;
+	/* More than is free now, and than reclaim can make free */
+	len = (node_bytes(ram_node, "MemFree:") +
+	       node_bytes(ram_node, "FilePages:") +
+	       node_bytes(ram_node, "SReclaimable:") + (96UL << 20)) &
+	      ~((4UL << 20) - 1);
 	ok = bind_much(SLOT_SPILL, RAM | CDM, len, &greed);
 	write_long(pool_path, before);
 	if (!ok) {

@@ -662,7 +662,7 @@ static void bind_moving(struct region *r, unsigned int set)
 	unsigned int i;
 	int err = 0;
 
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < 100; i++) {
 		err = sys_mbind(r->start, r->nr * PAGE, MPOL_BIND, set,
 				MPOL_MF_MOVE);
 		if (err || !count_on(r, from))
@@ -718,7 +718,7 @@ static int migrate_self(const struct region *r, unsigned int from,
 	unsigned long from_mask = kernel_mask(from), to_mask = kernel_mask(to);
 	unsigned int i;
 
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < 100; i++) {
 		if (syscall(SYS_migrate_pages, 0, MASK_BITS, &from_mask,
 			    &to_mask) < 0)
 			return errno;

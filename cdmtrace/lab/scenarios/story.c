@@ -52,7 +52,7 @@ static void step_bind_back(void)
 		return;
 	current_step = "bind-back";
 	/* A page that is held for a moment stays behind: ask again. */
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < 100; i++) {
 		err = sys_mbind(bound->start, bound->nr * PAGE, MPOL_BIND, RAM,
 				MPOL_MF_MOVE);
 		left = count_on(bound, ON_CDM);
@@ -237,7 +237,7 @@ static void migrate_self(void *arg)
 		return;
 	expect_state(r, "child, before");
 	expect_errno(drop_sys_nice(), 0, "child: give up CAP_SYS_NICE");
-	for (i = 0; i < 10; i++) {
+	for (i = 0; i < 100; i++) {
 		ret = syscall(SYS_migrate_pages, 0, MASK_BITS, &from, &to);
 		err = ret < 0 ? errno : 0;
 		if (err || !count_on(r, ON_RAM))
