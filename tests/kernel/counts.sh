@@ -53,6 +53,8 @@ for function in mbind_range 'move_page_tables*'; do
 	echo "$function"
 done >>$tracing/set_ftrace_filter
 
+cat /proc/vmstat >vmstat.outside.before
 BPFTRACE_MAP_KEYS_MAX=65536 bpftrace -f json -o bpftrace.json -c '/bin/sh ./count.sh' \
 	"$here/counts.bt" "$first"
+cat /proc/vmstat >vmstat.outside.after
 mv /tmp/counts.arrows .

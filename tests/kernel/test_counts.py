@@ -86,7 +86,8 @@ class Counts:
     """What each source has counted in the run.
 
     tables: bpftrace's. profile: function -> hits. vmstat, node: what was added
-    meanwhile, node of the CDM node's numastat. memory: the scenario's memory.stat.
+    meanwhile, node of the CDM node's numastat. outside: what was added to vmstat from
+    before bpftrace came until it had gone. memory: the scenario's memory.stat.
     recorder: its pid.
     """
 
@@ -95,6 +96,7 @@ class Counts:
     tables: Mapping[str, Table]
     profile: Mapping[str, int]
     vmstat: Mapping[str, int]
+    outside: Mapping[str, int]
     node: Mapping[str, int]
     memory: Mapping[str, int]
     recorder: int
@@ -190,7 +192,7 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
     words += [str(program), sys.executable, "-m", "cdmtrace", "record"]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *in_memory(*words)),
+        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *in_memory(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     run = directory / "run"
@@ -206,6 +208,7 @@ def read(run: Path) -> Counts:
         tables=bpftrace(run / "bpftrace.json"),
         profile=profiled(run / "profile"),
         vmstat=added(run, "vmstat"),
+        outside=added(run, "vmstat.outside"),
         node=added(run, "numastat"),
         memory=numbers(run / "memory.stat"),
         recorder=int((run / "recorder").read_text()),
@@ -295,8 +298,10 @@ def test_pages_that_migrate(counts: Counts) -> None:
     told = {int(pid): pages for (pid,), pages in counts.tables["@migrated"].items()}
     assert moved.total() > 0
     assert moved == Counter({pid: n for pid, n in counts.ours(told).items() if n})
-    # The machine's own count has kcompactd's, too.
-    assert sum(told.values()) == counts.vmstat["pgmigrate_success"]
+    # The machine's own count has kcompactd's, too, which may be at work at any time:
+    # as a rule it is not, and these are equal.
+    least, most = (one["pgmigrate_success"] for one in (counts.vmstat, counts.outside))
+    assert least <= sum(told.values()) <= most
 
 
 def test_what_is_allocated_on_the_node(counts: Counts) -> None:
