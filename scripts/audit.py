@@ -103,7 +103,7 @@ def record(options: argparse.Namespace, directory: Path) -> Path:
     words = [
         *(*run, "lab", "run", "--kernel", options.kernel, "--run-dir", str(directory)),
         *(["--quirks", options.quirks] if ours else []),
-        *("--timeout", str(options.seconds * 4 + 1200), "--"),
+        *("--timeout", str(options.seconds * 4 + 3000), "--"),
         *("sh", str(HERE.resolve() / "audit-guest.sh")),
         *(str(options.seconds), str(options.every), str(program)),
         *(*run, "record", "--ring-pages", "32768"),

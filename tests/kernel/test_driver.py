@@ -38,8 +38,17 @@ ARRIVE = {
 """Slot in driver.c -> pages that the driver maps there, or moves to the CDM node."""
 # Without a gate, what has no policy goes as well, and what two processes share.
 UNGATED = {**ARRIVE, MIGRATE: 41 + 37 + 31, OTHERS: 19 + 11 + 2 * 7}
-HELD = '{ echo; sleep 15; echo; } | "$@" --hold'
-"""Keeps the scenario from ending before its mappings have been looked at."""
+HELD = """\
+n=0
+{
+	echo
+	until [ -e "$0" ] || [ $((n += 1)) = 900 ]; do sleep 1; done
+	sleep 20
+	echo
+} | "$@" --hold --numa-maps "$0"
+"""
+"""Keeps the scenario from ending before its mappings have been looked at. The file
+comes when all steps are over, however long these take."""
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +56,14 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
     """The scenario as recorded under each set of quirks, in one boot."""
     scenario = scenarios.find_scenario("driver")
     program = scenarios.compile_scenario(scenario, Layout.default())
-    words = ("--audit", "5", "--", "sh", "-c", HELD, "sh", str(program), "--quirks")
-    directory, statuses = lab_record(
-        tmp_path_factory.mktemp("driver"),
-        {name: (*words, quirks.as_argument(quirks.resolve(name))) for name in SETS},
-    )
+    words = {
+        name: (
+            *("--audit", "5", "--", "sh", "-c", HELD, f"{name}.maps", str(program)),
+            *("--quirks", quirks.as_argument(quirks.resolve(name))),
+        )
+        for name in SETS
+    }
+    directory, statuses = lab_record(tmp_path_factory.mktemp("driver"), words)
     assert statuses == dict.fromkeys(SETS, 0)
     return {name: load(directory / f"{name}.arrows") for name in SETS}
 
