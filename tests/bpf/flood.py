@@ -107,7 +107,7 @@ def main(path: Path, events: int) -> None:
                     drained()
                     # It is written at its end, wherever that is.
                     os.truncate(path, 0)
-                    if writer.events - last >= EVERY:
+                    if writer.events >= min(last + EVERY, events):
                         last = writer.events
                         told = {"events": writer.events, "bytes": memory()}
                         sys.stdout.write(json.dumps(told) + "\n")
