@@ -909,7 +909,7 @@ static void step_khugepaged(void)
 	if (!r)
 		return;
 	write_long(file, 10);
-	for (waited = 0; waited < 60000 && !huge_bytes(r); waited += 20)
+	for (waited = 0; waited < 200000 && !huge_bytes(r); waited += 20)
 		sleep_ms(20);
 	write_long(file, before);
 	expect_collapsed(r, "khugepaged");
