@@ -56,7 +56,7 @@ def lab_record(
     file = tmp_path / "recordings.json"
     file.write_text(json.dumps(recordings))
     words = in_memory(sys.executable, str(BY_QUIRKS), str(file))
-    result = lab_run(tmp_path, *options, "--timeout", "1800", "--", *words)
+    result = lab_run(tmp_path, *options, "--timeout", "3300", "--", *words)
     assert result.returncode == 0, result.stdout + result.stderr
     run = tmp_path / "run"
     return run, json.loads((run / "statuses.json").read_text())

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 RECORDINGS: Final = "cdmtrace.lab.recordings"
 """What runs in the guest. It imports what records, and nobody here needs that."""
 
-SCENARIO_SECONDS: Final = 300
-ROW_SECONDS: Final = 1200
-"""How long a scenario, and a recording of several, may take in an emulated guest."""
+SCENARIO_SECONDS: Final = 900
+ROW_SECONDS: Final = 2400
+"""How long a scenario, and a recording of several, may take in an emulated guest, on a
+host that is busy."""
 
 BOOT_SECONDS: Final = 600
 """What comes before the first recording, at most."""

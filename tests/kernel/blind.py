@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from recordings import LIBC, bound, finish, prepared, start
+from recordings import LIBC, PATIENCE, bound, finish, prepared, start
 
 MOVE_PAGES, MOVE_ALL = 279, 4
 PAIRS = 7
@@ -31,7 +31,7 @@ def move_merged_pages() -> None:
         region[page * mmap.PAGESIZE] = 1 + page % PAIRS
     (KSM / "pages_to_scan").write_text("1000")
     (KSM / "run").write_text("1")
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE
     # The whole machine's count has those of processes that ended just now, too.
     while int(Path("/proc/self/ksm_merging_pages").read_text()) < 2 * PAIRS:
         if time.monotonic() > deadline:

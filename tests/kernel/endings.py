@@ -23,6 +23,7 @@ from pathlib import Path
 
 from recordings import (
     NOBODY,
+    PATIENCE,
     again,
     fetch,
     finish,
@@ -61,7 +62,7 @@ def with_capabilities(*names: str) -> Callable[[], None]:
 
 def wait_for(*files: str) -> None:
     """Wait until all of these are there."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + PATIENCE
     while missing := [name for name in files if not Path(name).exists()]:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{missing} do not come")
@@ -70,7 +71,7 @@ def wait_for(*files: str) -> None:
 
 def keep(pid: int, name: str) -> None:
     """Leave what /proc says of a recorder that has given up what it need not keep."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while "NoNewPrivs:\t1" not in (text := Path(f"/proc/{pid}/status").read_text()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{name} keeps its privileges")

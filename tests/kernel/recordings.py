@@ -37,6 +37,9 @@ LIVE_PAGES = 503
 MAP_SIZE, PROCESSES = 8, 19
 PAGES_WAITING = 23
 STORY_STATUS = 23
+PATIENCE = 1200
+"""Seconds until something must have come. Compiling takes two minutes in an emulated
+guest, and a multiple of that where the host is busy."""
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 """A warning of the compiler makes every recording fail."""
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -210,9 +213,9 @@ def finish(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def wait_for_growth(path: Path, more: int, pid: int, seconds: float = 300) -> None:
+def wait_for_growth(path: Path, more: int, pid: int) -> None:
     """Wait until the file that a recorder writes has grown by so many bytes."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     first = None
     while first is None or path.stat().st_size < first + more:
         if time.monotonic() > deadline:
@@ -257,8 +260,8 @@ def record_and_look_on() -> int:
             while data := os.read(ours, 1 << 16):
                 drawn.extend(data)
 
-    def wait_for(text: bytes, seconds: float = 300) -> None:
-        deadline = time.monotonic() + seconds
+    def wait_for(text: bytes) -> None:
+        deadline = time.monotonic() + PATIENCE
         while text not in drawn:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{text!r} is not drawn: {bytes(drawn[-4000:])!r}")
@@ -284,7 +287,7 @@ def record_and_look_on() -> int:
         Path("live.go").touch()
         Path("killed.go").touch()
         result = finish(pid)
-        looker.join(10)
+        looker.join(60)
         Path("live.stderr").write_bytes(drawn)
     return result
 
@@ -386,7 +389,7 @@ def record_an_open_call() -> int:
     pid = start("open")
     wait_for_growth(Path("open.arrows"), 0, pid)
     with subprocess.Popen(again("wait")) as worker:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + PATIENCE
         while not Path("open.json").exists():
             if worker.poll() is not None or time.monotonic() > deadline:
                 raise ChildProcessError("no call waits")
@@ -423,9 +426,9 @@ def wait_in_mbind() -> None:
 # --- filters --------------------------------------------------------------------
 
 
-def wait_for(path: str, seconds: float = 300) -> None:
+def wait_for(path: str) -> None:
     """Wait until there is such a file."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not Path(path).exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{path} does not come")

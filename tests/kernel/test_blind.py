@@ -87,7 +87,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += [str(program), quirks.as_argument(quirks.resolve(quirks.RFC)), *NEEDED_BY]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "1800", "--", *in_memory(*words)),
+        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *in_memory(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return directory / "run"

@@ -27,7 +27,7 @@ from cdmtrace.format.schema import column_values
 from cdmtrace.lab.guestscript import in_memory
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(7200)
 
 NOBODY, SOMEBODY = 65534, 54321
 PAGES, AFTER = 10007, 101
@@ -69,7 +69,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
         words = in_memory(sys.executable, str(HERE / "endings.py"))
-        result = lab_run(directory, "--timeout", "3000", "--", *words)
+        result = lab_run(directory, "--timeout", "6600", "--", *words)
     assert result.returncode == 134, result.stdout + result.stderr
     assert "sysrq triggered crash" in result.stderr
     return directory / "run"

@@ -25,7 +25,7 @@ from cdmtrace.analysis import check, load
 from cdmtrace.analysis.replay import Result
 from cdmtrace.lab.expectations import RULES
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(7200)
 
 ROWS = (
     *("none", "rfc", "numa-scanned", "mergeable-honoured", "workqueue-tag"),

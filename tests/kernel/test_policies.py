@@ -139,7 +139,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     words = [sys.executable, "-m", "cdmtrace", "record", "-o", "policies.arrows"]
     script = f"{shlex.join([*words, '--', 'sh', str(runs)])} || exit 1\n{lied}"
     guest = in_memory("sh", "-c", script)
-    result = lab_run(directory, "--timeout", "1800", "--", *guest)
+    result = lab_run(directory, "--timeout", "3300", "--", *guest)
     assert result.returncode == 0, result.stdout + result.stderr
     trace = load(directory / "run" / "policies.arrows")
     return Recording(

@@ -16,7 +16,7 @@ from labrun import lab_run
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout
 
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(7200)
 
 SCENARIOS = (
     *("story", "paths", "driver", "vmas", "unasked", "defects", "policies", "gates"),
@@ -110,7 +110,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], 
     directory = tmp_path_factory.mktemp("quirks")
     script = directory / "all.sh"
     script.write_text("\n".join([RUN, *lines, "true\n"]))
-    result = lab_run(directory, "--timeout", "2700", "--", "sh", str(script))
+    result = lab_run(directory, "--timeout", "6600", "--", "sh", str(script))
     assert result.returncode == 0, result.stdout + result.stderr
     found: dict[tuple[str, ...], str] = {}
     for line in result.stdout.splitlines():

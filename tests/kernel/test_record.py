@@ -43,7 +43,7 @@ from cdmtrace.lab.paths import Layout
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = pytest.mark.timeout(7200)
 
 NOBODY = 65534
 FLOOD_PAGES, LIVE_PAGES = 10007, 503
@@ -107,7 +107,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = subprocess.run(
         [
             *(*cdmtrace, "run", "--quirks", "rfc", "--run-dir", str(run_dir)),
-            *("--timeout", "1800", "--scenario", "story", "--"),
+            *("--timeout", "6600", "--scenario", "story", "--"),
             *in_memory(sys.executable, str(HERE / "recordings.py"), str(gates)),
         ],
         text=True,

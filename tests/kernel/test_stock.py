@@ -53,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("stock")
     result = lab_run(
         tmp_path,
-        *("--kernel", KERNEL, "--timeout", "2400", "--scenario", "flag_writer"),
+        *("--kernel", KERNEL, "--timeout", "3300", "--scenario", "flag_writer"),
         *("--", *in_memory("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable)),
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -37,6 +37,8 @@ WRITE_FLAGS = 0x4018CD30
 UNLOCKED, LOCK_READ, LOCK_WRITE = range(3)
 VM_DONTCOPY = 0x20000
 DELAY_MS, HEAD_START = 200, 0.05
+PATIENCE = 1200
+"""As in recordings.py, which imports what who is watched does without."""
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 MADV_NORMAL, MADV_SEQUENTIAL = 0, 2
@@ -67,8 +69,8 @@ def place(addr: int, pages: int = PAGES) -> None:
         ctypes.memset(addr, 1, size)
 
 
-def wait_for(what: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not what():
         if time.monotonic() > deadline:
             raise TimeoutError(what)
@@ -173,7 +175,7 @@ def work(what: str, places: int) -> None:
     for addr in PLACES[:places]:
         place(addr)
     Path("ready").touch()
-    wait_for(Path("go").exists, 900)
+    wait_for(Path("go").exists)
     {"acts": act, "writer": act_with_writer}[what]()
     Path("done").touch()
     # That the recorder takes what is in the ring.
@@ -195,7 +197,7 @@ def watched(what: str, places: int, *options: str, command: tuple[str, ...]) -> 
             pid = start("watch", *asked, *command, verb="watch")
             if not command:
                 wait_for_growth(Path("watch.arrows"), 0, pid)
-                wait_for(said("recording"), 900)
+                wait_for(said("recording"))
                 Path("go").touch()
             return finish(pid)
         finally:
