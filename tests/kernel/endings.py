@@ -92,6 +92,14 @@ def script(name: str, *lines: str) -> list[str]:
     return ["sh", "-c", "\n".join(text), "sh", name, *again("fault")]
 
 
+def alone() -> None:
+    """Be a process group. At Ctrl-C, a busy machine may take longer than we give it."""
+    from cdmtrace import command
+
+    os.setsid()
+    command.GRACE = 300
+
+
 def record_two_at_once(statuses: dict[str, int]) -> None:
     """One with the fewest privileges, and one of who called sudo, which is stopped.
 
@@ -113,7 +121,7 @@ def record_two_at_once(statuses: dict[str, int]) -> None:
             f'"$@" {AFTER} 0.05; : >theirs.done; while :; do sleep 0.1; done',
         ),
         sudo_uid=NOBODY,
-        become=os.setsid,
+        become=alone,
         place=place_of_all(),
     )
     wait_for("least.started", "theirs.started")
