@@ -595,11 +595,13 @@ def test_one_process_for_some_seconds(guest: Path, one: Recording) -> None:
     assert set(one.columns["pid"][acted].tolist()) == {pid} != {other}
     looked_at = one.pick(kind=EventKind.SNAP_VMA)
     assert set(one.columns["pid"][looked_at].tolist()) <= {pid}
-    assert one.pick(kind=EventKind.MAP).sum() > 50
-    first, last = one.info.first_ts, one.info.last_ts
-    assert first is not None
+    # How many depends on how soon it wakes up each time, and is no matter here.
+    faulted = one.columns["ts"][one.pick(kind=EventKind.MAP)]
+    assert len(faulted) > 5
+    (look,) = one.columns["ts"][one.pick(kind=EventKind.SNAP_MM, mm=0)]
+    last = one.info.last_ts
     assert last is not None
-    assert 2 * 10**9 < last - first < 6 * 10**9
+    assert 2 * 10**9 < last - int(look) < 60 * 10**9
 
 
 def pid_of(guest: Path, name: str) -> int:
