@@ -43,7 +43,7 @@ guest, and a multiple of that where the host is busy."""
 STRICT = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 """A warning of the compiler makes every recording fail."""
 PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-CHANGES = 211
+CHANGES, AT_A_TIME = 211, 8
 MBIND, BIND, CDM_MASK = 237, 2, 1 << 1
 MMAP, MOVE_PAGES, PR_SET_NAME = 9, 279, 15
 USERFAULTFD, UFFDIO_API, UFFDIO_REGISTER = 323, 0xC018AA3F, 0xC020AA00
@@ -94,8 +94,13 @@ def bound(pages: int, *advice: int, node_mask: int = CDM_MASK) -> mmap.mmap:
     return region
 
 
-def change_in_a_flood(changes: int) -> None:
-    """Bind so many pages, one after the other, while another process does but fault."""
+def change_in_a_flood(changes: int, file: str) -> None:
+    """Bind so many pages, one after the other, while another process does but fault.
+
+    file: of the recorder. What is kept for changes in its ring has room for some of
+    them, so a few are made, and then it must have written twice: what it wrote first it
+    may have taken from the ring before.
+    """
     Path("changes.pid").write_text(f"{os.getpid()}\n")
     flood = os.fork()
     if not flood:
@@ -109,6 +114,9 @@ def change_in_a_flood(changes: int) -> None:
     for page in range(changes):
         bind(start + page * mmap.PAGESIZE, mmap.PAGESIZE)
         time.sleep(0.02)
+        if page % AT_A_TIME == 0:
+            for _ in range(2):
+                wait_for_growth(Path(file), 1)
     os.kill(flood, signal.SIGKILL)
     os.waitpid(flood, 0)
 
@@ -213,14 +221,17 @@ def finish(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def wait_for_growth(path: Path, more: int, pid: int) -> None:
-    """Wait until the file that a recorder writes has grown by so many bytes."""
+def wait_for_growth(path: Path, more: int, pid: int | None = None) -> None:
+    """Wait until the file that a recorder writes has grown by so many bytes.
+
+    pid: that of the recorder, if it is our child.
+    """
     deadline = time.monotonic() + PATIENCE
     first = None
     while first is None or path.stat().st_size < first + more:
         if time.monotonic() > deadline:
             raise TimeoutError(f"{path} does not grow")
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if pid and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             raise ChildProcessError(f"the recorder of {path} has ended")
         time.sleep(0.1)
         if first is None and path.exists():
@@ -323,7 +334,7 @@ def record_a_flood() -> int:
 
 def record_changes_in_a_flood() -> int:
     """A ring of 480 records, and many times as many pages."""
-    command = again("change", str(CHANGES))
+    command = again("change", str(CHANGES), "changes.arrows")
     return finish(start("changes", "--ring-pages", "16", "--", *command))
 
 
@@ -698,7 +709,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "fault":
         fault(int(sys.argv[2]), float(sys.argv[3]))
     elif sys.argv[1] == "change":
-        change_in_a_flood(int(sys.argv[2]))
+        change_in_a_flood(int(sys.argv[2]), sys.argv[3])
     elif sys.argv[1] == "side by side":
         fault_side_by_side(int(sys.argv[2]))
     elif sys.argv[1] == "bind":
