@@ -48,7 +48,9 @@ def roots(directory: Path) -> tuple[Path, ...]:
     if makefile.is_file():
         for line in makefile.read_text(errors="replace").splitlines():
             if line.startswith("include ") and line.endswith("/Makefile"):
-                common = Path(line.removeprefix("include ").removesuffix("/Makefile"))
+                place = line.removeprefix("include ").removesuffix("/Makefile")
+                # Not from where we are: make reads it in the directory itself.
+                common = directory / place
                 if common.is_dir() and common != directory:
                     return (directory, common)
     return (directory,)

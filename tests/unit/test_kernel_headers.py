@@ -103,3 +103,10 @@ def test_debian_has_two_directories(tmp_path: Path) -> None:
     assert headers.roots(arch) == (arch, common)
     (arch / "Makefile").write_text(f"include {tmp_path}/gone/Makefile\n")
     assert headers.roots(arch) == (arch,)
+    # As the laboratory unpacks them, with a link that leads there from elsewhere.
+    (arch / "Makefile").write_text("include ../headers-common/Makefile\n")
+    (tmp_path / "modules").mkdir()
+    build = tmp_path / "modules/build"
+    build.symlink_to(arch)
+    found = headers.roots(build)
+    assert [root.resolve() for root in found] == [arch, common]
