@@ -76,6 +76,8 @@ def load_library() -> ctypes.CDLL:
         ) from error
     library.btf__parse.restype = ctypes.c_void_p
     library.btf__parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    library.btf__type_cnt.restype = ctypes.c_uint32
+    library.btf__type_cnt.argtypes = [ctypes.c_void_p]
     library.btf__type_by_id.restype = ctypes.c_void_p
     library.btf__type_by_id.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     library.btf__name_by_offset.restype = ctypes.c_char_p
@@ -136,12 +138,25 @@ class Btf:
 
     def enumerator(self, enum: str, name: str) -> int:
         """Return the value of a name in an enum. Raises TypeMissing."""
-        address = self._address(self._find(enum, _KIND_ENUM))
-        count = _Type.from_address(address).info & 0xFFFF
-        for item in (_Enum * count).from_address(address + ctypes.sizeof(_Type)):
+        for item in self._items(self._address(self._find(enum, _KIND_ENUM))):
             if self._name(item.name) == name:
                 return int(item.value)
         raise TypeMissing(f"enum {enum} of this kernel has no {name}")
+
+    def constants(self, name: str) -> dict[str, int]:
+        """Return what an unnamed enum has, in its order: the one that has this name.
+
+        Empty where there is none. This looks through all types.
+        """
+        for number in range(1, self._library.btf__type_cnt(self._handle)):
+            address = self._address(number)
+            head = _Type.from_address(address)
+            if head.name or head.info >> 24 & 0x1F != _KIND_ENUM:
+                continue
+            items = self._items(address)
+            if any(self._name(item.name) == name for item in items):
+                return {self._name(item.name): int(item.value) for item in items}
+        return {}
 
     def arguments(self, function: str) -> tuple[str, ...] | None:
         """Return the names of a function's arguments, in order.
@@ -157,6 +172,12 @@ class Btf:
         count = _Type.from_address(prototype).info & 0xFFFF
         parameters = (_Parameter * count).from_address(prototype + ctypes.sizeof(_Type))
         return tuple(self._name(item.name) for item in parameters)
+
+    @staticmethod
+    def _items(enum: int) -> ctypes.Array[_Enum]:
+        kind = _Enum * (_Type.from_address(enum).info & 0xFFFF)
+        items: ctypes.Array[_Enum] = kind.from_address(enum + ctypes.sizeof(_Type))
+        return items
 
     def _find(self, name: str, kind: int) -> int:
         found: int = self._library.btf__find_by_name_kind(

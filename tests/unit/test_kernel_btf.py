@@ -127,9 +127,27 @@ def types(tmp_path: Path) -> Btf:
     blob.function("unmap_vmas", [("tlb", word), ("vma", word)])
     blob.function("init", [])
     blob.enum("pageflags", {"PG_locked": 0, "PG_head": 16, "PG_bad": -1})
+    blob.enum("", {"OTHER": 3})
+    blob.enum("", {"FIRST": 0, "SECOND": 7, "AGAIN": 7, "LESS": -2})
     path = tmp_path / "btf"
     path.write_bytes(blob.raw())
     return Btf.load(path)
+
+
+@pytest.mark.parametrize("name", ["FIRST", "AGAIN"])
+def test_an_enum_without_a_name(types: Btf, name: str) -> None:
+    found = types.constants(name)
+    assert list(found.items()) == [
+        ("FIRST", 0),
+        ("SECOND", 7),
+        ("AGAIN", 7),
+        ("LESS", -2),
+    ]
+
+
+@pytest.mark.parametrize("name", ["PG_head", "mapping", "NONE", ""])
+def test_what_no_enum_without_a_name_has(types: Btf, name: str) -> None:
+    assert types.constants(name) == {}
 
 
 @pytest.mark.parametrize(
