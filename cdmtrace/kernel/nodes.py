@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Final
@@ -73,18 +74,23 @@ def discover(
         path = root / name
         if path.exists() and (nodes := parse_list(path.read_text())):
             return nodes, str(path)
-    match = re.search(r"\bcdm[-_]nodes=(\S+)", cmdline.read_text())
-    if match and (mask := _mask(match[1])):
+    if mask := _boot_mask(cmdline.read_text()):
         return tuple(n for n in range(MAX_NODE + 1) if mask >> n & 1), str(cmdline)
     raise NodesUnknown(
         "this kernel does not say which nodes are coherent device memory",
         hint="name them with --cdm-nodes, such as --cdm-nodes 1 "
-        f"(online: {', '.join(map(str, online(root)))})",
+        f"(online: {', '.join(map(str, online(root)))}); openEuler's kernel is told "
+        "them at boot: cdm-nodes=MASK",
     )
 
 
-def _mask(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        return 0
+def _boot_mask(line: str) -> int:
+    """Return the nodes of every cdm-nodes= on a command line, as a mask.
+
+    The kernel adds them up, and takes a number with a leading 0 for octal.
+    """
+    mask = 0
+    for text in re.findall(r"(?:^|\s)cdm[-_]nodes=(\S+)", line):
+        with contextlib.suppress(ValueError):
+            mask |= int(text, 8 if re.fullmatch("0[0-7]+", text) else 0)
+    return mask

@@ -66,7 +66,17 @@ def test_the_kernel_s_own_file(sysfs: Path, name: str) -> None:
     assert find(sysfs) == ((1, 3), str(sysfs / name))
 
 
-@pytest.mark.parametrize("word", ["cdm-nodes=0xa", "cdm_nodes=10"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "cdm-nodes=0xa",
+        "cdm_nodes=10",
+        # As the kernel reads it: in octal, and one after the other.
+        "cdm-nodes=012",
+        "cdm-nodes=0x2 cdm-nodes=0x8",
+        "cdm-nodes=0x2 cdm-nodes=zzz cdm-nodes=8",
+    ],
+)
 def test_a_mask_on_the_command_line(sysfs: Path, word: str) -> None:
     (sysfs / "cmdline").write_text(f"quiet {word} ro\n")
     assert find(sysfs) == ((1, 3), str(sysfs / "cmdline"))
@@ -78,12 +88,23 @@ def test_an_empty_file_says_nothing(sysfs: Path) -> None:
         find(sysfs)
 
 
-@pytest.mark.parametrize("word", ["", "xcdm-nodes=0x2", "cdm-nodes=zzz", "cdm-nodes="])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "xcdm-nodes=0x2",
+        "x.cdm-nodes=0x2",
+        "cdm-nodes=zzz",
+        "cdm-nodes=",
+        "x-nodes=2",
+    ],
+)
 def test_nothing_says_which(sysfs: Path, word: str) -> None:
     (sysfs / "cmdline").write_text(f"quiet {word}\n")
     with pytest.raises(NodesUnknown, match="does not say which nodes") as caught:
         find(sysfs)
     assert "--cdm-nodes 1 (online: 0, 1, 2, 3)" in (caught.value.hint or "")
+    assert "at boot: cdm-nodes=MASK" in (caught.value.hint or "")
     assert caught.value.exit_status == 125
 
 
