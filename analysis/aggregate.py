@@ -90,7 +90,7 @@ def _space(mm: Mm) -> Space:
 def _change(event: Event, terms: Terms) -> tuple[str, str, str, str]:
     probe = names.probe(event.probe)
     lock = names.locks(event.lock_entry, event.lock_exit)
-    before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
+    before, after = names.changed(event.flags_before, event.flags_after, terms)
     function = names.function(event.payload) if event.kind == EventKind.WRITE else ""
     return function or terms.probes.get(probe) or probe, lock, before, after
 

@@ -102,7 +102,7 @@ def flags(event: Event, terms: Terms) -> tuple[str, str]:
     """Return vm_flags before and after, by name; empty where a row has none."""
     if event.kind in (EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT):
         return "", ""
-    return names.changed(event.flags_before, event.flags_after, terms.tag)
+    return names.changed(event.flags_before, event.flags_after, terms)
 
 
 def lock(event: Event) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from cdmtrace import vmbits
 from cdmtrace.analysis import sanity
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.errors import TraceFileError
@@ -113,10 +114,10 @@ class Terms:
     """What a recording says its events are about.
 
     cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
-    base page. probes: logical name -> symbol it was attached to, None where it
-    was not; so is a name that is absent. all: pages of every node were told of, not
-    only those of CDM nodes. taken_by: the flag that has VM_CDM's bit on the kernel of
-    the recording, None if no other has.
+    base page. flags: bit -> name, of vm_flags on the kernel of the recording. probes:
+    logical name -> symbol it was attached to, None where it was not; so is a name that
+    is absent. all: pages of every node were told of, not only those of CDM nodes.
+    taken_by: the flag that has VM_CDM's bit on that kernel, None if no other has.
 
     What was left out because it was asked for: filters, as the header has them. told:
     mask of the nodes whose pages were told of. addr: the addresses whose pages were,
@@ -128,6 +129,7 @@ class Terms:
     tag: int
     page: int = 4096
     kernel: str = ""
+    flags: Mapping[int, str] = field(default_factory=lambda: vmbits.COMMON)
     probes: Mapping[str, str | None] = field(default_factory=dict)
     started: int = 0
     utc_offset: int = 0
@@ -242,6 +244,8 @@ def terms_of(header: Header, path: str | os.PathLike[str]) -> Terms:
         tag=header.vm_cdm_mask,
         page=header.page_size,
         kernel=printable(header.kernel_release),
+        flags={bit: printable(name) for bit, name in header.vm_flags.items()}
+        or vmbits.names(vmbits.release_of(header.kernel_release), header.machine),
         probes={
             printable(entry.name): entry.symbol and printable(entry.symbol)
             for entry in header.probes

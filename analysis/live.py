@@ -98,7 +98,7 @@ class Live:
                 start=area.start,
                 end=area.end,
                 policy=_policy(area),
-                flags=names.flags(area.flags or 0, self.terms.tag),
+                flags=names.flags(area.flags or 0, self.terms),
                 pages=life.state.pages.on_nodes(area.start, area.end).total()
                 // self.terms.page,
             )

@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from cdmtrace import vmbits
 from cdmtrace.analysis import stacks
 from cdmtrace.events import Cause, EventKind, Lock, Mpol, MpolFlag, Probe, VmaLock
 
+if TYPE_CHECKING:
+    from cdmtrace.analysis.frames import Terms
+
 VM_MERGEABLE: Final = 0x80000000
 """KSM may merge identical pages (include/linux/mm.h, since 2.6.32)."""
-
-SMAPS: Final[tuple[tuple[int, str], ...]] = (
-    (0x1, "rd"),
-    (0x2, "wr"),
-    (0x4, "ex"),
-    (0x8, "sh"),
-    (0x10, "mr"),
-    (0x20, "mw"),
-    (0x40, "me"),
-    (0x80, "ms"),
-    (0x100, "gd"),
-    (0x200, "um"),
-    (0x400, "pf"),
-    (0x1000, "uw"),
-    (0x2000, "lo"),
-    (0x4000, "io"),
-    (0x8000, "sr"),
-    (0x10000, "rr"),
-    (0x20000, "dc"),
-    (0x40000, "de"),
-    (0x80000, "lf"),
-    (0x100000, "ac"),
-    (0x200000, "nr"),
-    (0x400000, "ht"),
-    (0x800000, "sf"),
-    (0x1000000, "ar"),
-    (0x2000000, "wf"),
-    (0x4000000, "dd"),
-    (0x8000000, "sd"),
-    (0x10000000, "mm"),
-    (0x20000000, "hg"),
-    (0x40000000, "nh"),
-    (VM_MERGEABLE, "mg"),
-)
-"""Bits of vm_flags and their two letters in /proc/PID/smaps (fs/proc/task_mmu.c,
-show_smap_vma_flags(); the low 32 bits are the same from 4.15 to 6.18)."""
 
 _MMAP_LOCK: Final = {
     Lock.UNKNOWN: "?",
@@ -97,20 +65,33 @@ _ADVICE: Final = {
 }
 
 
-def flags(word: int, tag: int) -> tuple[str, ...]:
-    """Return the names of the set bits; VM_CDM (tag) comes last and is "cd"."""
-    known = [name for bit, name in SMAPS if word & bit and bit != tag]
-    rest = word & ~tag
-    for bit, _ in SMAPS:
-        rest &= ~bit
-    known += [f"bit{n}" for n in range(rest.bit_length()) if rest >> n & 1]
-    return (*known, "cd") if word & tag else tuple(known)
+def flags(word: int, terms: Terms) -> tuple[str, ...]:
+    """Return the names of the set bits; VM_CDM comes last and is "cd".
+
+    A flag that brings a number with it has it after a colon: "checknode:1".
+    """
+    shown = []
+    rest = word & ~terms.tag
+    for bit in range(rest.bit_length()):
+        if not rest >> bit & 1:
+            continue
+        name = terms.flags.get(bit)
+        text = vmbits.word(bit, name)
+        if field := vmbits.FIELDS.get(name or ""):
+            text += f":{field.value(rest)}"
+            rest &= ~field.mask
+        shown.append(text)
+    return (*shown, "cd") if word & terms.tag else tuple(shown)
 
 
-def changed(before: int, after: int, tag: int) -> tuple[str, str]:
+def changed(before: int, after: int, terms: Terms) -> tuple[str, str]:
     """Return before and after, told by what differs and by VM_CDM and VM_MERGEABLE."""
-    shown = (before ^ after) | tag | VM_MERGEABLE
-    pair = flags(before & shown, tag), flags(after & shown, tag)
+    shown = (before ^ after) | terms.tag | VM_MERGEABLE
+    for bit, name in terms.flags.items():
+        field = vmbits.FIELDS.get(name)
+        if field and shown & (field.mask | 1 << bit):
+            shown |= field.mask | 1 << bit
+    pair = flags(before & shown, terms), flags(after & shown, terms)
     return " ".join(pair[0]) or "-", " ".join(pair[1]) or "-"
 
 

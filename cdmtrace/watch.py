@@ -22,7 +22,7 @@ from cdmtrace.caller import caller
 from cdmtrace.drain import own_rows
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Bit, EventKind, Events, Probe, comm_bytes
-from cdmtrace.format.schema import Shortfall
+from cdmtrace.format.schema import Header, Shortfall
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import headers, tracefs, watchpoints
 from cdmtrace.loader.watch import Found, WatchLoader
@@ -281,16 +281,15 @@ def watch(
     options: Options,
     addresses: Sequence[int],
     *,
-    tell: Callable[[Write, int], None],
+    tell: Callable[[Write, Header], None],
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Watch the VMAs of a process that hold these addresses, and record it.
 
     It ends as a recording does (with the command, if there is one, else with the
     process), and when there is no VMA left to watch. tell: is called with each write,
-    soon after it, and the mask of
-    VM_CDM. say: as in record. Raises RecordError and its kin for whatever keeps
-    it from starting.
+    soon after it, and the recording's header. say: as in record. Raises
+    RecordError and its kin for whatever keeps it from starting.
     """
     watchpoints.check_machine()
     privileges.require()
@@ -320,7 +319,7 @@ def watch(
         points = _set(loader, pid, addresses)
 
         def told(row: Any, stack: tuple[str, ...], comm: str) -> None:
-            tell(_write(row, stack, comm, header.started), target.vm_cdm_mask)
+            tell(_write(row, stack, comm, header.started), header)
 
         with Telling(
             options.output, header, force=options.force, owner=caller()

@@ -105,7 +105,7 @@ def closing(note: Settled) -> Event | None:
 
 def flags_of(note: Settled, terms: Terms) -> str:
     """Return the flags that a VMA settled with, in words."""
-    words = " ".join(names.flags(note.area.flags or 0, terms.tag)) or "-"
+    words = " ".join(names.flags(note.area.flags or 0, terms)) or "-"
     return f"{'tagged' if note.facts.tag else 'not tagged'}: {words}"
 
 

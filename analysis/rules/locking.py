@@ -46,7 +46,7 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
     held = states == {Lock.WRITE_SELF} and inner <= {VmaLock.WRITE}
     violation = None
     if not held:
-        before, after = names.changed(event.flags_before, event.flags_after, terms.tag)
+        before, after = names.changed(event.flags_before, event.flags_after, terms)
         lock = names.locks(event.lock_entry, event.lock_exit)
         violation = Violation(
             cause=writer(event),
@@ -120,7 +120,7 @@ def _lost_update(note: Note, terms: Terms, profile: str) -> Judgement | None:
     violation = None
     if note.lost is not None:
         other, bits = note.lost
-        gone = " ".join(names.flags(bits, terms.tag))
+        gone = " ".join(names.flags(bits, terms))
         violation = Violation(
             cause=writer(event),
             start=event.start,

@@ -179,7 +179,7 @@ def _tag_after_failure(note: Note, terms: Terms, profile: str) -> Judgement | No
         return Judgement(unknown=UNTOLD)
     if note.retagged:
         before, after = note.retagged[0]
-        had, has = names.changed(before.flags or 0, after.flags or 0, terms.tag)
+        had, has = names.changed(before.flags or 0, after.flags or 0, terms)
         violation = Violation(
             cause=called(event),
             start=min(area.start for _, area in note.retagged),
@@ -257,7 +257,7 @@ def _untouched(
     note: FaultEnded, terms: Terms, expected: str, observed: str
 ) -> Violation:
     alloc = note.alloc
-    had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
+    had, has = names.changed(alloc.flags_before, alloc.flags_after, terms)
     return Violation(
         cause=names.cause(alloc.cause).replace("_", "-"),
         start=alloc.start,
@@ -302,7 +302,7 @@ def _wrong_vma(note: Note, terms: Terms, profile: str) -> Judgement | None:
     alloc = note.alloc
     violation = None
     if note.outside:
-        had, has = names.changed(alloc.flags_before, alloc.flags_after, terms.tag)
+        had, has = names.changed(alloc.flags_before, alloc.flags_after, terms)
         violation = Violation(
             cause="pseudo-vma",
             start=note.area.start if note.area else alloc.addr,

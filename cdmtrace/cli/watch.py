@@ -13,6 +13,7 @@ from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
 
 if TYPE_CHECKING:
+    from cdmtrace.format.schema import Header
     from cdmtrace.watch import Write
 
 REGISTERS = 4
@@ -85,7 +86,7 @@ def watch(
             hint=f"give {REGISTERS} at most; record --pid has the others' changes",
         )
     from cdmtrace import watch as watching
-    from cdmtrace.analysis import names
+    from cdmtrace.analysis import frames, names
     from cdmtrace.filters import Filters
     from cdmtrace.lab.processes import signals_as_errors
     from cdmtrace.options import Options
@@ -102,12 +103,13 @@ def watch(
     )
     shown = 0
 
-    def tell(write: Write, tag: int) -> None:
+    def tell(write: Write, header: Header) -> None:
         nonlocal shown
         if not shown:
             click.echo(writes.HEAD)
         shown += 1
-        before, after = names.changed(write.before, write.after, tag)
+        terms = frames.terms_of(header, output)
+        before, after = names.changed(write.before, write.after, terms)
         click.echo(
             writes.line(
                 number=write.number,

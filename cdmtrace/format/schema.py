@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cdmtrace.events import C_ENUMS, EVENT_DTYPE
+from cdmtrace.vmbits import BITS
 
 FORMAT: Final = 1
 """The format this version writes, and the newest it reads."""
@@ -167,6 +168,8 @@ class Header:
     cdm_nodes_from: str
     vm_cdm_mask: int
     vm_cdm_mask_from: str
+    vm_flags: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    vm_flags_from: str = ""
     probes: tuple[ProbeEntry, ...] = ()
     command: tuple[str, ...] = ()
     filters: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -197,6 +200,16 @@ class Header:
             "ring_size": self.ring_size,
             "cdm_nodes": {"nodes": list(self.cdm_nodes), "from": self.cdm_nodes_from},
             "vm_cdm": {"mask": hex(self.vm_cdm_mask), "from": self.vm_cdm_mask_from},
+            **(
+                {
+                    "vm_flags": {
+                        "bits": {str(bit): name for bit, name in self.vm_flags.items()},
+                        "from": self.vm_flags_from,
+                    }
+                }
+                if self.vm_flags
+                else {}
+            ),
             "probes": [
                 {
                     "id": p.id,
@@ -221,10 +234,12 @@ class Header:
         """
         kernel, clock = _get(data, "kernel", dict), _get(data, "clock", dict)
         nodes, mask = _get(data, "cdm_nodes", dict), _get(data, "vm_cdm", dict)
+        # Absent where an older tool recorded.
+        flags = _get({"vm_flags": {"bits": {}, "from": ""}, **data}, "vm_flags", dict)
         known = {
             *("format", "tool", "kernel", "boot_id", "clock", "page_size"),
             *("ring_size", "cdm_nodes", "vm_cdm", "probes", "command"),
-            *("filters", "enums", "part"),
+            *("filters", "enums", "part", "vm_flags"),
         }
         return cls(
             format=_get(data, "format", int),
@@ -242,6 +257,8 @@ class Header:
             cdm_nodes_from=_get(nodes, "from", str),
             vm_cdm_mask=_mask(_get(mask, "mask", str)),
             vm_cdm_mask_from=_get(mask, "from", str),
+            vm_flags=_bits(_get(flags, "bits", dict)),
+            vm_flags_from=_get(flags, "from", str),
             probes=tuple(
                 ProbeEntry(
                     id=_get(entry, "id", int),
@@ -495,6 +512,14 @@ def _mask(text: str) -> int:
     if len(text) > _HEX or not 0 < mask < ANYWHERE:
         raise ValueError(f"vm_cdm's mask is {text[:_HEX]!r}")
     return mask
+
+
+def _bits(data: Json) -> dict[int, str]:
+    """Return bit -> name of the flags of vm_flags. Raises ValueError for other bits."""
+    bits = {str(bit) for bit in range(BITS)}
+    if not data.keys() <= bits:
+        raise ValueError("vm_flags has what is no bit of it")
+    return dict(zip(map(int, data), _all(data.values(), str), strict=True))
 
 
 def _extra(data: Json) -> Json:

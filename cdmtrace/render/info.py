@@ -102,6 +102,9 @@ def _made_of(header: Header) -> Iterator[tuple[str, str]]:
     )
     if taken := header.extra.get("vm_cdm_taken_by"):
         yield "", f"CDM020: this kernel uses the bit as {taken}"
+    if header.vm_flags:
+        named = count(len(header.vm_flags), "bit named", "bits named")
+        yield "vm_flags", f"{named} (from {header.vm_flags_from})"
     if only := filters.words(header.filters):
         yield "filters", only
     missing = [

@@ -31,6 +31,8 @@ def header() -> Header:
         cdm_nodes_from="--cdm-nodes",
         vm_cdm_mask=1 << 38,
         vm_cdm_mask_from="--vm-cdm-mask",
+        vm_flags={0: "VM_READ", 31: "VM_MERGEABLE"},
+        vm_flags_from="cdmtrace's table, Linux 6.1",
         probes=(
             ProbeEntry(id=1, name="alloc", symbol="vma_alloc_folio", kind="kprobe"),
             ProbeEntry(id=6, name="ksm_madvise", symbol=None, kind="kprobe"),
@@ -77,6 +79,7 @@ def test_what_is_in_a_file(trace: Path, capsys: pytest.CaptureFixture[str]) -> N
         "started 2020-09-13 12:26:40 UTC",
         "CDM nodes 1, 3 (from --cdm-nodes)",
         "VM_CDM 0x4000000000, bit 38 (from --vm-cdm-mask)",
+        "vm_flags 2 bits named (from cdmtrace's table, Linux 6.1)",
         "filters pid 23",
         "probes 1 attached; missing: ksm_madvise, rmap_walk (not asked)",
         "ring 16.0 MiB",
@@ -104,6 +107,10 @@ def test_as_json(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["lost"] == {"alloc": {"ring": 4}, "rmap_add": {"ring": 3}}
     assert [loss["batch"] for loss in found["losses"]] == [1, 1]
     assert found["header"]["command"][0] == "sh"
+    assert found["header"]["vm_flags"] == {
+        "bits": {"0": "VM_READ", "31": "VM_MERGEABLE"},
+        "from": "cdmtrace's table, Linux 6.1",
+    }
     assert found["clean_end"] is True
     assert found["torn"] is None
     assert found["last_ts"] - found["first_ts"] == 22 * 10**6

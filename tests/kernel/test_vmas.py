@@ -168,7 +168,7 @@ def vma_of(area: Area, trace: Trace, binds: list[tuple[int, int]]) -> Vma:
     """Return a VMA of the model in the words of smaps; "?": it does not know."""
     flags = frozenset({"?"})
     if area.flags is not None:
-        flags = frozenset(names.flags(area.flags, trace.terms.tag)) - UNSEEN
+        flags = frozenset(names.flags(area.flags, trace.terms)) - UNSEEN
     policy, by = "?", 0
     if area.policy:
         policy = names.policy(area.policy.byte, area.policy.nodes).lower()

@@ -64,6 +64,10 @@ def test_only_the_loader_imports_bcc() -> None:
             assert reaches(path, "bcc") == [], path
 
 
+def test_the_table_of_flags_is_for_both_sides() -> None:
+    assert reaches(PACKAGE / "vmbits.py", "cdmtrace") == []
+
+
 def test_render_knows_no_analysis() -> None:
     for path in modules("render"):
         assert reaches(path, "cdmtrace.analysis", "pandas") == [], path

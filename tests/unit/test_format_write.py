@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,19 @@ def test_header_keeps_what_it_does_not_know() -> None:
     header = Header.from_json(data)
     assert header.extra == {"moon": {"phase": 23}}
     assert header.to_json() == data
+
+
+def test_header_names_the_bits_of_vm_flags() -> None:
+    names = {0: "VM_READ", 63: "VM_CDM"}
+    header = replace(HEADER, vm_flags=names, vm_flags_from="headers")
+    data = json.loads(json.dumps(header.to_json()))
+    bits = {"0": "VM_READ", "63": "VM_CDM"}
+    assert data["vm_flags"] == {"bits": bits, "from": "headers"}
+    assert Header.from_json(data) == header
+    assert header.extra == {}
+    # A recording of an older tool has none.
+    assert "vm_flags" not in HEADER.to_json()
+    assert Header.from_json(HEADER.to_json()).vm_flags == {}
 
 
 def test_header_is_json_that_any_language_reads() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import simstory
@@ -11,10 +12,11 @@ from simfile import save
 from simkernel import BIND, CDM, PAGE, RAM, TAG, SimKernel
 
 from cdmtrace.analysis import aggregate, check, describe, document, names
-from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.frames import Event, Terms, terms_of
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.cli import main
 from cdmtrace.events import Bit, EventKind
+from cdmtrace.format.schema import Header
 from cdmtrace.render import divergence, tables
 
 STALE = """\
@@ -223,8 +225,75 @@ def test_node_lists(mask: int, text: str) -> None:
     ],
 )
 def test_flags_have_their_names_in_smaps(word: int, text: str) -> None:
-    assert " ".join(names.flags(word, 1 << 38)) == text
+    assert " ".join(names.flags(word, Terms(cdm=2, tag=1 << 38))) == text
 
 
 def test_the_bit_of_the_patches_is_cd_and_not_sf() -> None:
-    assert names.flags(0x800001, 0x800000) == ("rd", "cd")
+    assert names.flags(0x800001, Terms(cdm=2, tag=0x800000)) == ("rd", "cd")
+
+
+def terms_on(release: str, machine: str = "x86_64", **changes: Any) -> Terms:
+    """Return the terms of a recording made there, by the tool as it was before."""
+    header = Header(
+        tool="0",
+        kernel_release=release,
+        kernel_build="",
+        machine=machine,
+        boot_id="",
+        started=0,
+        utc_offset=0,
+        page_size=4096,
+        ring_size=4096,
+        cdm_nodes=(1,),
+        cdm_nodes_from="",
+        vm_cdm_mask=1 << 45,
+        vm_cdm_mask_from="",
+    )
+    return terms_of(replace(header, **changes), "x.arrows")
+
+
+@pytest.mark.parametrize(
+    ("release", "machine", "text"),
+    [
+        ("5.10.0-46-amd64", "x86_64", "dw pkey_bit0 bit37 bit38 cd"),
+        ("6.1.0-56-amd64", "x86_64", "bit11 pkey_bit0 ui bit38 cd"),
+        ("6.12.118+deb13-amd64", "x86_64", "bit11 pkey_bit0 ss ui cd"),
+        ("7.2.13+deb14-amd64", "x86_64", "gu pkey_bit0 ss high_arch_6 cd"),
+        ("6.1.0-56-arm64", "aarch64", "bit11 bit32 ui bit38 cd"),
+    ],
+)
+def test_flags_have_the_names_of_their_kernel(
+    release: str, machine: str, text: str
+) -> None:
+    word = sum(1 << bit for bit in (11, 32, 37, 38, 45))
+    assert " ".join(names.flags(word, terms_on(release, machine))) == text
+
+
+def test_what_the_recording_says_of_its_flags_comes_first() -> None:
+    given = {0: "VM_READ", 32: "VM_\x1b[2JFOO"}
+    terms = terms_on("6.1.0", vm_flags=given, vm_flags_from="mm.h")
+    assert names.flags(0x3 | 1 << 32 | 1 << 37, terms) == (
+        *("rd", "bit1"),
+        *("?[2jfoo", "bit37"),
+    )
+
+
+CHECKED = 1 << 33 | 5 << 48
+
+
+def test_the_node_that_openeuler_checks() -> None:
+    terms = replace(Terms(cdm=2, tag=1 << 32), flags={32: "VM_CDM", 33: "VM_CHECKNODE"})
+    word = CHECKED | 1 << 54 | 1 << 47 | 1 << 32
+    shown = " ".join(names.flags(word, terms))
+    assert shown == "checknode:5 bit47 bit54 cd"
+    # A number without its flag is none.
+    assert names.flags(5 << 48, terms) == ("bit48", "bit50")
+    # It is shown whole where a bit of it changes, and else not at all.
+    assert names.changed(CHECKED, CHECKED ^ 1 << 48, terms) == (
+        *("checknode:5", "checknode:4"),
+    )
+    assert names.changed(0, CHECKED, terms) == ("-", "checknode:5")
+    assert names.changed(CHECKED, CHECKED | 1 << 32, terms) == ("-", "cd")
+    assert names.changed(CHECKED, CHECKED | 1 << 55, terms) == ("-", "bit55")
+    # On any other kernel, these are bits like others.
+    assert "bit33" in names.flags(CHECKED, Terms(cdm=2, tag=1 << 32))
