@@ -7,21 +7,29 @@ mends what is wrong. It uses what ``record`` uses, so that both say the same.
 from __future__ import annotations
 
 import contextlib
-import enum
 import importlib.util
 import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cdmtrace import privileges
+from cdmtrace.checks import Check, State
 from cdmtrace.errors import CdmtraceError, apt_hint
-from cdmtrace.kernel import bpf, config, headers, layout, nodes, symbols, tracefs
+from cdmtrace.kernel import (
+    bpf,
+    config,
+    headers,
+    layout,
+    nodes,
+    profiles,
+    symbols,
+    tracefs,
+    vmflags,
+)
 from cdmtrace.kernel.btf import Btf, BtfMissing, TypeMissing
-from cdmtrace.kernel.vmflags import BitTaken, MaskUnknown, find_mask, read
 
 LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
 KPROBES_ENABLED: Final = Path("/sys/kernel/debug/kprobes/enabled")
@@ -35,35 +43,20 @@ USE_THE_LAB: Final = (
 )
 
 
-class State(enum.StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-    WARN = "warn"
-    FAIL = "fail"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One prerequisite: a sentence about it, and the command that mends it."""
-
-    name: str
-    state: State
-    text: str
-    remedy: str | None = None
-
-
 def can_record(checks: Sequence[Check]) -> bool:
     """Return whether no prerequisite fails."""
     return all(check.state is not State.FAIL for check in checks)
 
 
 def examine(
-    *, cdm_nodes: str | None = None, vm_cdm_mask: str | None = None
+    *,
+    cdm_nodes: str | None = None,
+    vm_cdm_mask: str | None = None,
+    kernel_profile: str | None = None,
 ) -> Iterator[Check]:
     """Yield one check after the other, the cheapest first.
 
-    Both arguments are as ``record`` takes them. Raises UsageTrouble if one of
+    The arguments are as ``record`` takes them. Raises UsageTrouble if one of
     them makes no sense.
     """
     lacking = privileges.missing()
@@ -86,7 +79,10 @@ def examine(
     yield check_symbols(directory)
     yield check_nodes(cdm_nodes)
     yield check_headers()
-    yield check_mask(vm_cdm_mask, options)
+    profile = profiles.choose(kernel_profile, platform.release(), options or {})
+    check, flags = check_flags(options, profile)
+    yield check
+    yield check_mask(vm_cdm_mask, flags, profile)
     yield check_bcc()
 
 
@@ -335,17 +331,33 @@ def check_headers() -> Check:
     return _ok(name, str(found))
 
 
-def check_mask(given: str | None, options: Mapping[str, str] | None) -> Check:
+def check_flags(
+    options: Mapping[str, str] | None,
+    profile: profiles.Profile,
+    load: Callable[[], Btf] = Btf.load,
+) -> tuple[Check, vmflags.Flags]:
+    """Check whose the bits of vm_flags are, and how that is known; return it too."""
+    name = "vm_flags"
+    with contextlib.ExitStack() as stack:
+        directory = None
+        with contextlib.suppress(headers.HeadersMissing):
+            directory = stack.enter_context(headers.available())
+        flags = vmflags.running(directory, options or {}, load, profile)
+    text = f"{len(flags.names)} bits named (from {flags.source})"
+    remedy = apt_hint(f"linux-headers-{platform.release()}")
+    return _ok(name, text) if flags.sure else _warn(name, text, remedy), flags
+
+
+def check_mask(
+    given: str | None, flags: vmflags.Flags, profile: profiles.Profile
+) -> Check:
     """Check which bit of vm_flags is VM_CDM. Raises UsageTrouble."""
     name = "VM_CDM"
-    flags: dict[str, int] = {}
-    with contextlib.suppress(headers.HeadersMissing), headers.available() as directory:
-        flags = read(headers.roots(directory), options or {})
     try:
-        mask, source, _ = find_mask(given, flags)
-    except MaskUnknown as error:
+        mask, source, _ = vmflags.find_mask(given, flags, profile)
+    except vmflags.MaskUnknown as error:
         return _warn(name, error.message, error.hint)
-    except BitTaken as error:
+    except vmflags.BitTaken as error:
         return _of_error(name, error)
     return _ok(name, f"{mask:#x}, bit {mask.bit_length() - 1} (from {source})")
 

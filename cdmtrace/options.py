@@ -27,6 +27,7 @@ class Options:
     duration: float | None = None
     cdm_nodes: str | None = None
     vm_cdm_mask: str | None = None
+    kernel_profile: str | None = None
     ring_pages: int = 4096
     map_size: int = 16384
     all: bool = False

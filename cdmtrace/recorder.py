@@ -245,7 +245,11 @@ def numbers(
 def find_target(options: Options, directory: Path) -> Target:
     """Return the kernel we run on, whose headers are given. Raises RecordError."""
     target = Target.running(
-        directory, options.cdm_nodes, options.vm_cdm_mask, force=options.force
+        directory,
+        options.cdm_nodes,
+        options.vm_cdm_mask,
+        kernel_profile=options.kernel_profile,
+        force=options.force,
     )
     options.filters.told_nodes(target.cdm_nodes)
     return target

@@ -14,7 +14,7 @@ from typing import Any
 from cdmtrace import __version__
 from cdmtrace.errors import RecordError
 from cdmtrace.format.schema import Header, ProbeEntry
-from cdmtrace.kernel import config, headers, layout, nodes, vmflags
+from cdmtrace.kernel import config, layout, nodes, profiles, vmflags
 from cdmtrace.kernel.btf import Btf
 from cdmtrace.planning import Plan
 
@@ -31,6 +31,7 @@ class Target:
     vm_cdm_mask: int
     vm_cdm_mask_from: str
     mask_taken_by: str | None
+    flags: vmflags.Flags
     numbers: Mapping[str, int]
 
     @classmethod
@@ -40,27 +41,33 @@ class Target:
         cdm_nodes: str | None,
         vm_cdm_mask: str | None,
         *,
+        kernel_profile: str | None = None,
         force: bool,
     ) -> Target:
         """Return what is known of the kernel we run on, whose headers are given.
 
-        cdm_nodes, vm_cdm_mask: as they were asked for; None: found out. force: take a
-        bit that has another meaning. Raises RecordError and its kin.
+        cdm_nodes, vm_cdm_mask, kernel_profile: as they were asked for; None: found out.
+        force: take a bit that has another meaning. Raises RecordError and its kin.
         """
         found_nodes, nodes_from = nodes.discover(cdm_nodes)
         kernel_config = config.load()
         if lacking := config.lacking(kernel_config):
             raise RecordError("; ".join(lacking), hint="cdmtrace doctor")
-        flags = vmflags.read(headers.roots(directory), kernel_config)
-        mask, mask_from, taken = vmflags.find_mask(vm_cdm_mask, flags, force=force)
+        types = Btf.load()
+        profile = profiles.choose(kernel_profile, platform.release(), kernel_config)
+        flags = vmflags.running(directory, kernel_config, lambda: types, profile)
+        mask, mask_from, taken = vmflags.find_mask(
+            vm_cdm_mask, flags, profile, force=force
+        )
         return cls(
             cdm_nodes=found_nodes,
             cdm_nodes_from=nodes_from,
             vm_cdm_mask=mask,
             vm_cdm_mask_from=mask_from,
             mask_taken_by=taken,
+            flags=flags,
             numbers={
-                **layout.defines(Btf.load(), kernel_config),
+                **layout.defines(types, kernel_config),
                 "CDM_NODES": sum(1 << nid for nid in found_nodes),
                 "CDM_MASK": mask,
                 "KEY0": secrets.randbits(64),
@@ -92,6 +99,8 @@ class Target:
             cdm_nodes_from=self.cdm_nodes_from,
             vm_cdm_mask=self.vm_cdm_mask,
             vm_cdm_mask_from=self.vm_cdm_mask_from,
+            vm_flags=self.flags.names,
+            vm_flags_from=self.flags.source,
             probes=_probe_table(plans),
             command=command,
             filters=dict(filters),

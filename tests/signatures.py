@@ -207,10 +207,15 @@ class FakeTypes:
 
     functions: Mapping[str, Sequence[str]] = field(default_factory=dict)
     offsets: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    enums: Sequence[Mapping[str, int]] = ()
 
     def arguments(self, function: str) -> Sequence[str] | None:
         """As Btf.arguments()."""
         return self.functions.get(function)
+
+    def constants(self, name: str) -> Mapping[str, int]:
+        """As Btf.constants()."""
+        return next((enum for enum in self.enums if name in enum), {})
 
     def offset(self, struct: str, member: str) -> int:
         """As Btf.offset()."""

@@ -42,6 +42,7 @@ BIT_TAKEN: Final = Rule(
     leans=frozenset(),
     threats=(
         "what the flags of a kernel are is read in the headers it was built with",
+        "without these it is looked up by release, and what was added is not known",
     ),
     limits=("record refuses such a bit unless it is forced to take it",),
     judge=_bit_taken,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import kernel_profile, option
 from cdmtrace.errors import ExitStatus
 
 
 @click.command()
 @option("--cdm-nodes", metavar="LIST", help="As for record.")
 @option("--vm-cdm-mask", metavar="MASK", help="As for record.")
+@kernel_profile
 @option(
     "--format",
     "form",
@@ -18,7 +19,12 @@ from cdmtrace.errors import ExitStatus
     default="table",
     show_default=True,
 )
-def doctor(cdm_nodes: str | None, vm_cdm_mask: str | None, form: str) -> int:
+def doctor(
+    cdm_nodes: str | None,
+    vm_cdm_mask: str | None,
+    kernel_profile: str | None,
+    form: str,
+) -> int:
     """Check whether this machine can record.
 
     One line for each prerequisite, cheapest first, and below it the command that
@@ -30,7 +36,9 @@ def doctor(cdm_nodes: str | None, vm_cdm_mask: str | None, form: str) -> int:
     from cdmtrace.render.checks import check_lines, checks_json, verdict_line
 
     checks = []
-    for check in examine(cdm_nodes=cdm_nodes, vm_cdm_mask=vm_cdm_mask):
+    for check in examine(
+        cdm_nodes=cdm_nodes, vm_cdm_mask=vm_cdm_mask, kernel_profile=kernel_profile
+    ):
         checks.append(check)
         if form == "table":
             click.echo(check_lines(check))

@@ -8,6 +8,8 @@ import re
 
 import click
 
+from cdmtrace.kernel.profiles import PROFILES
+
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -39,3 +41,12 @@ def size(text: str) -> int:
 
 option = functools.partial(click.option, cls=Option)
 """``click.option`` with :class:`Option`."""
+
+kernel_profile = option(
+    "--kernel-profile",
+    type=click.Choice(tuple(PROFILES)),
+    help="What kind of kernel this is, for what its headers leave open: which bit is "
+    "VM_CDM, and whose the others are. Told by its release and configuration unless "
+    "given.",
+)
+"""For every verb that looks at the kernel it runs on."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import kernel_profile, option
 from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
@@ -88,6 +88,7 @@ _LEAST_PART = 1 << 20
     metavar="MASK",
     help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
 )
+@kernel_profile
 @click.option(
     "--ring-pages",
     type=click.IntRange(min=1, max=1 << 18),
@@ -207,6 +208,7 @@ def record(
     duration: float | None,
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,
+    kernel_profile: str | None,
     ring_pages: int,
     map_size: int,
     everything: bool,
@@ -301,6 +303,7 @@ def record(
         duration=duration,
         cdm_nodes=cdm_nodes,
         vm_cdm_mask=vm_cdm_mask,
+        kernel_profile=kernel_profile,
         ring_pages=ring_pages,
         map_size=map_size,
         all=everything,

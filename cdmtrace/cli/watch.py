@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import kernel_profile, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
 
@@ -60,6 +60,7 @@ REGISTERS = 4
     metavar="MASK",
     help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
 )
+@kernel_profile
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def watch(
     pid: int,
@@ -70,6 +71,7 @@ def watch(
     stack: bool,
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,
+    kernel_profile: str | None,
     command: tuple[str, ...],
 ) -> int:
     """Print every write to vm_flags of a VMA, with the instruction that made it.
@@ -100,6 +102,7 @@ def watch(
         duration=duration,
         cdm_nodes=cdm_nodes,
         vm_cdm_mask=vm_cdm_mask,
+        kernel_profile=kernel_profile,
     )
     shown = 0
 

@@ -1,32 +1,26 @@
 """Which bit of vm_flags is VM_CDM on this kernel, and whose the other bits are.
 
-The kernel's headers say it: include/linux/mm.h, as text. Compiling them to find out
-takes half a minute in an emulated guest.
+The kernel's headers say it, else its type information, from 6.19 on; where there is
+neither, a table of releases does.
 """
 
 from __future__ import annotations
 
+import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdmtrace import vmbits
 from cdmtrace.errors import RecordError, UsageTrouble
+from cdmtrace.kernel import headers, mmheader
+from cdmtrace.kernel.btf import Btf, BtfMissing
+from cdmtrace.kernel.profiles import UPSTREAM, Profile
 
-MM_H: Final = Path("include/linux/mm.h")
-
-_DEFINE: Final = re.compile(
-    r"^[ \t]*#[ \t]*define[ \t]+(?P<name>(?:VM|_VM)_\w+|VM_\w+_BIT)[ \t]+"
-    r"(?P<value>[^\n]*?)[ \t]*(?:/\*.*)?$",
-    re.MULTILINE,
-)
-_NO_FLAG: Final = re.compile(r"_BIT(_\d+)?$|_SHIFT$|_MASK$|^VM_UNMAPPED_AREA_")
-"""Numbers beside the flags: bit numbers, and flags of other words."""
-
-_ATOM: Final = re.compile(
-    r"0[xX](?P<hex>[0-9a-fA-F]+)[uUlL]*|(?P<dec>\d+)[uUlL]*|(?P<name>[A-Za-z_]\w*)"
-    r"|(?P<op><<|[()|+\-])|(?P<space>\s+)"
-)
+_GENERIC: Final = re.compile(r"VM_(HIGH_)?ARCH_\d$")
+"""Names of bits that each architecture gives a meaning of its own."""
 
 
 class MaskUnknown(RecordError):
@@ -37,168 +31,151 @@ class BitTaken(RecordError):
     """The bit has another meaning on this kernel: CDM020 (exit status 125)."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flags:
+    """The flags of one kernel: name -> mask, in the order of their definition.
+
+    Several names may have one bit; names: bit -> the one that says most. source: where
+    this is known from. sure: the kernel itself says so, or the table has its release.
+    """
+
+    masks: Mapping[str, int]
+    names: Mapping[int, str]
+    source: str
+    sure: bool = True
+
+    def owner(self, mask: int) -> str | None:
+        """Return which flag, VM_CDM aside, has a bit; None where it is free."""
+        others = [n for n, m in self.masks.items() if m == mask and n != "VM_CDM"]
+        if others:
+            return _telling(others, self.names.get(mask.bit_length() - 1))
+        for name, field in vmbits.FIELDS.items():
+            if name in self.masks and mask & field.mask:
+                return name
+        return None
+
+
 def parse_mask(text: str) -> int:
     """Return the mask that was given: one bit, or ``bit:38``. Raises UsageTrouble."""
     try:
         mask = 1 << int(text[4:], 0) if text.startswith("bit:") else int(text, 0)
     except ValueError:
         mask = 0
-    if mask <= 0 or mask & (mask - 1) or mask >= 1 << 64:
+    if mask <= 0 or mask & (mask - 1) or mask >= 1 << vmbits.BITS:
         raise UsageTrouble(
-            f"--vm-cdm-mask {text}: not a mask of one bit among 64",
+            f"--vm-cdm-mask {text}: not a mask of one bit among {vmbits.BITS}",
             hint="write it as 0x4000000000 or bit:38",
         )
     return mask
 
 
-def evaluate(
-    expression: str, names: Mapping[str, str], config: Mapping[str, str]
-) -> int | None:
-    """Return the value of a flag's definition, None if it cannot be told.
+def of_kernel(
+    roots: tuple[Path, ...],
+    config: Mapping[str, str],
+    types: Callable[[], Btf],
+    *,
+    release: str,
+    machine: str,
+    profile: Profile = UPSTREAM,
+) -> Flags:
+    """Return the flags of a kernel, from the best that there is of it.
 
-    Knows numbers, <<, |, +, -, parentheses, BIT() and BIT_ULL(), other definitions
-    of the same header, and options of the configuration.
+    roots: where its headers may be. types: how to get at its type information, which
+    may raise BtfMissing. release, machine: as uname has them. profile: is asked where
+    the kernel itself says nothing.
     """
-    return _Parser(expression, names, config, depth=0).value()
+    version = vmbits.release_of(release)
+    table = {**vmbits.names(version, machine), **profile.bits}
+    if masks := mmheader.read(roots, config):
+        source = f"{mmheader.MM_H} of the running kernel"
+    elif masks := _of_types(types):
+        source = "the type information of the running kernel"
+    else:
+        source = f"cdmtrace's table, {vmbits.limits(version, machine)}"
+        if profile.bits:
+            source += f", and the profile {profile.name}"
+        return Flags(
+            masks={name: 1 << number for number, name in table.items()},
+            names=table,
+            source=source,
+            sure=version == vmbits.nearest(version),
+        )
+    found: dict[int, list[str]] = {}
+    for name, mask in masks.items():
+        found.setdefault(mask.bit_length() - 1, []).append(name)
+    names = {bit: _telling(found[bit], table.get(bit)) for bit in sorted(found)}
+    return Flags(masks=masks, names=names, source=source)
 
 
-class _Parser:
-    """A recursive descent over one definition; gives up at what it does not know."""
-
-    def __init__(
-        self,
-        text: str,
-        names: Mapping[str, str],
-        config: Mapping[str, str],
-        *,
-        depth: int,
-    ) -> None:
-        self._names, self._config, self._depth = names, config, depth
-        self._tokens: list[tuple[str, str]] = []
-        position = 0
-        while position < len(text):
-            match = _ATOM.match(text, position)
-            if match is None or match.lastgroup is None:
-                self._tokens = [("unknown", text)]
-                return
-            if match.lastgroup != "space":
-                self._tokens.append((match.lastgroup, match[match.lastgroup]))
-            position = match.end()
-
-    def value(self) -> int | None:
-        if self._depth > 8 or not self._tokens:
-            return None
-        try:
-            result = self._sum()
-        except (IndexError, LookupError, ValueError):
-            return None
-        return None if self._tokens else result
-
-    def _sum(self) -> int:
-        left = self._term()
-        while self._tokens and self._tokens[0] in (
-            ("op", "|"),
-            ("op", "<<"),
-            ("op", "+"),
-            ("op", "-"),
-        ):
-            _, operator = self._tokens.pop(0)
-            right = self._term()
-            if operator == "<<":
-                if right > 63:
-                    raise ValueError(right)
-                left <<= right
-            else:
-                left = {"|": left | right, "+": left + right, "-": left - right}[
-                    operator
-                ]
-        return left
-
-    def _term(self) -> int:
-        kind, text = self._tokens.pop(0)
-        if kind == "hex":
-            return int(text, 16)
-        if kind == "dec":
-            return int(text, 8 if text.startswith("0") and text != "0" else 10)
-        if (kind, text) == ("op", "("):
-            inner = self._sum()
-            self._expect(")")
-            return inner
-        if kind == "name" and text in ("BIT", "BIT_ULL"):
-            self._expect("(")
-            bit = self._sum()
-            self._expect(")")
-            if not 0 <= bit <= 63:
-                raise ValueError(bit)
-            return 1 << bit
-        if kind == "name" and text in self._config:
-            return int(self._config[text], 0)
-        if kind == "name" and text in self._names:
-            value = _Parser(
-                self._names[text], self._names, self._config, depth=self._depth + 1
-            ).value()
-            if value is not None:
-                return value
-        raise LookupError(text)
-
-    def _expect(self, operator: str) -> None:
-        if self._tokens.pop(0) != ("op", operator):
-            raise ValueError(operator)
+def running(
+    directory: Path | None,
+    config: Mapping[str, str],
+    types: Callable[[], Btf],
+    profile: Profile,
+) -> Flags:
+    """Return the flags of the kernel we run on. directory: its headers, None: none."""
+    return of_kernel(
+        () if directory is None else headers.roots(directory),
+        config,
+        types,
+        release=platform.release(),
+        machine=platform.machine(),
+        profile=profile,
+    )
 
 
-def definitions(text: str, config: Mapping[str, str]) -> dict[str, int]:
-    """Return name -> mask of every one-bit VM_ flag that the header defines.
+def _of_types(types: Callable[[], Btf]) -> dict[str, int]:
+    """Return the flags of the enum that has their numbers since 6.19."""
+    try:
+        numbers = types().constants("VMA_READ_BIT")
+    except BtfMissing:
+        return {}
+    return {
+        f"VM_{name.removeprefix('VMA_').removesuffix('_BIT')}": 1 << number
+        for name, number in numbers.items()
+        if 0 <= number < vmbits.BITS
+    }
 
-    A name with several definitions (one for each configuration) has the first that
-    can be told and is not 0.
+
+def _telling(names: list[str], known: str | None) -> str:
+    """Return that of a bit's names which says most.
+
+    known: what it is called elsewhere. That comes before all others, as the enum of a
+    kernel for x86-64 has the flags of other architectures in it.
     """
-    raw: dict[str, list[str]] = {}
-    for match in _DEFINE.finditer(text):
-        raw.setdefault(match["name"], []).append(match["value"])
-    first = {name: values[0] for name, values in raw.items()}
-    flags = {}
-    for name, values in raw.items():
-        for expression in values:
-            value = evaluate(expression, first, config)
-            if value and not value & (value - 1) and not _NO_FLAG.search(name):
-                flags[name] = value
-                break
-    return flags
-
-
-def read(roots: tuple[Path, ...], config: Mapping[str, str]) -> dict[str, int]:
-    """Return definitions() of the first mm.h below roots; nothing if there is none."""
-    for root in roots:
-        path = root / MM_H
-        if path.is_file():
-            return definitions(path.read_text(errors="replace"), config)
-    return {}
+    return min(names, key=lambda name: (name != known, bool(_GENERIC.match(name))))
 
 
 def find_mask(
-    given: str | None, flags: Mapping[str, int], *, force: bool = False
+    given: str | None,
+    flags: Flags,
+    profile: Profile = UPSTREAM,
+    *,
+    force: bool = False,
 ) -> tuple[int, str, str | None]:
     """Return VM_CDM's mask, where it is from, and whose bit it is otherwise.
 
-    Raises MaskUnknown if it was not given and the headers do not define VM_CDM,
-    BitTaken if another flag has the same bit (unless forced; rule CDM020).
+    What was given comes first, then what the kernel says, then the profile. Raises
+    MaskUnknown if nobody says it, BitTaken if another flag has the same bit (unless
+    forced; rule CDM020).
     """
     if given is not None:
         mask, source = parse_mask(given), "--vm-cdm-mask"
-    elif "VM_CDM" in flags:
-        mask, source = flags["VM_CDM"], f"{MM_H} of the running kernel"
+    elif "VM_CDM" in flags.masks:
+        mask, source = flags.masks["VM_CDM"], flags.source
+    elif profile.vm_cdm is not None:
+        mask, source = profile.vm_cdm, f"the profile {profile.name}"
     else:
         raise MaskUnknown(
-            "the headers of this kernel do not define VM_CDM",
+            f"which bit is VM_CDM is not known: {flags.source} does not define it",
             hint="name its bit with --vm-cdm-mask, such as --vm-cdm-mask bit:38",
         )
-    others = sorted(
-        name for name, value in flags.items() if value == mask and name != "VM_CDM"
-    )
-    if others and not force:
+    owner = flags.owner(mask)
+    if owner and not force:
         raise BitTaken(
-            f"CDM020: {mask:#x} is {others[0]} on this kernel, not VM_CDM",
+            f"CDM020: {mask:#x} is {owner} on this kernel, not VM_CDM "
+            f"(from {flags.source})",
             hint="give another bit with --vm-cdm-mask, or record all the same "
             "with --force",
         )
-    return mask, source, others[0] if others else None
+    return mask, source, owner

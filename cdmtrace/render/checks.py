@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cdmtrace.doctor import Check
+    from cdmtrace.checks import Check
 
 _NAME_WIDTH = 11
 

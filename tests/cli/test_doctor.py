@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from cdmtrace import doctor
+from cdmtrace.checks import Check, State
 from cdmtrace.cli import main
-from cdmtrace.doctor import Check, State
 
 OK = Check(name="python", state=State.OK, text="Python 3")
 WARN = Check(name="VM_CDM", state=State.WARN, text="unknown", remedy="--vm-cdm-mask")
@@ -16,12 +16,17 @@ FAIL = Check(name="bcc", state=State.FAIL, text="missing", remedy="apt-get insta
 
 def found(monkeypatch: pytest.MonkeyPatch, *checks: Check) -> None:
     def examine(**options: str | None) -> Iterator[Check]:
-        assert options == {"cdm_nodes": "1", "vm_cdm_mask": "bit:38"}
+        assert options == {
+            "cdm_nodes": "1",
+            "vm_cdm_mask": "bit:38",
+            "kernel_profile": "openeuler",
+        }
         yield from checks
 
     monkeypatch.setattr(doctor, "examine", examine)
     monkeypatch.setenv("CDMTRACE_DOCTOR_CDM_NODES", "1")
     monkeypatch.setenv("CDMTRACE_DOCTOR_VM_CDM_MASK", "bit:38")
+    monkeypatch.setenv("CDMTRACE_DOCTOR_KERNEL_PROFILE", "openeuler")
 
 
 def test_a_machine_that_can_record(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import platform
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +16,9 @@ from cdmtrace import privileges, recorder
 from cdmtrace.cli import main
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
 from cdmtrace.privileges import Capability
+
+DISCOVER = nodes.discover
+"""As it is without the machine below."""
 
 
 class Reached(Exception):
@@ -367,13 +372,86 @@ def test_a_bit_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.args[0]["CDM_MASK"] == 1 << 31
 
 
+def openeuler(machine: Path, monkeypatch: pytest.MonkeyPatch, header: str) -> None:
+    """Make it one of openEuler's kernels, whose nodes are a boot parameter."""
+    options = {**OPTIONS, "CONFIG_COHERENT_DEVICE": "y"}
+    monkeypatch.setattr(config, "load", lambda: options)
+    monkeypatch.setattr(platform, "release", lambda: "5.10.0-60.18.0.50.oe2203.x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    (machine / "node/is_coherent_device").unlink(missing_ok=True)
+    boot = machine / "cmdline"
+    boot.write_text("quiet cdm-nodes=0x2\n")
+    discover = functools.partial(DISCOVER, root=machine / "node", cmdline=boot)
+    monkeypatch.setattr(nodes, "discover", discover)
+    (machine / "include/linux/mm.h").write_text(header)
+
+
+def rehearsed(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    assert main(["record", "--dry-run", *words, "--", "true"]) == 0
+    return [" ".join(line.split()) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_a_kernel_of_openeuler(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its release and configuration; what its headers have is as good."""
+    table = "cdmtrace's table, Linux 5.10, and the profile openeuler"
+    openeuler(machine, monkeypatch, header="")
+    lines = rehearsed(capsys)
+    assert f"CDM nodes 1 (from {machine / 'cmdline'})" in lines
+    assert f"VM_CDM 0x100000000, bit 32 (from {table})" in lines
+    assert f"vm_flags 38 bits named (from {table})" in lines
+    with pytest.raises(Reached) as caught:
+        main(["record", "--", "true"])
+    assert caught.value.args[0]["CDM_MASK"] == 1 << 32
+    assert caught.value.args[0]["CDM_NODES"] == 2
+
+    openeuler(machine, monkeypatch, "#define VM_READ 1\n#define VM_CHECKNODE BIT(33)\n")
+    assert "VM_CDM 0x100000000, bit 32 (from the profile openeuler)" in rehearsed(
+        capsys
+    )
+    openeuler(machine, monkeypatch, "#define VM_CDM 0x100000000\n")
+    source = "include/linux/mm.h of the running kernel"
+    assert f"VM_CDM 0x100000000, bit 32 (from {source})" in rehearsed(capsys)
+
+
+def test_another_profile_than_it_would_be(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openeuler(machine, monkeypatch, header="")
+    refused(
+        capsys,
+        *(125, "table, Linux 5.10 does not define it", "--vm-cdm-mask"),
+        words="--kernel-profile upstream -- true",
+    )
+    refused(
+        capsys,
+        *(125, "CDM020: 0x100000000 is VM_PKEY_BIT0", "--force"),
+        words="--kernel-profile upstream --vm-cdm-mask bit:32 -- true",
+    )
+    monkeypatch.setattr(platform, "release", lambda: "6.1.0-56-amd64")
+    monkeypatch.setenv("CDMTRACE_RECORD_KERNEL_PROFILE", "openeuler")
+    assert any("Linux 6.1, and the profile open" in line for line in rehearsed(capsys))
+    # The headers of a kernel that has keys there are right.
+    (machine / "include/linux/mm.h").write_text("#define VM_PKEY_BIT0 BIT(32)\n")
+    refused(
+        capsys,
+        *(125, "CDM020: 0x100000000 is VM_PKEY_BIT0", "--force"),
+        words="-- true",
+    )
+
+
 def test_a_bit_that_is_unknown(
     machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (machine / "include/linux/mm.h").write_text("#define VM_READ 1\n")
     refused(
         capsys,
-        *(125, "do not define VM_CDM", "hint: name its bit with --vm-cdm-mask"),
+        *(
+            125,
+            "mm.h of the running kernel does not define it",
+            "hint: name its bit with --vm-cdm-mask",
+        ),
         words="-- true",
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,9 @@ from fakemachine import NAMES, pretend
 
 from cdmtrace import watch
 from cdmtrace.cli import main
+from cdmtrace.format.schema import Header
 from cdmtrace.kernel import symbols, watchpoints
+from cdmtrace.options import Outcome
 from cdmtrace.probes import WATCHPOINT
 from cdmtrace.render import writes
 
@@ -65,6 +68,62 @@ def test_an_address_of_the_process(region: mmap.mmap, form: str) -> None:
         main(["watch", "--pid", PID, "--addr", form.format(at(region, 3) + 5)])
     (numbers,) = caught.value.args
     assert numbers["WATCHED_TGID"] == os.getpid()
+
+
+def test_a_kernel_of_another_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, region: mmap.mmap
+) -> None:
+    (tmp_path / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+    words = ["watch", "--pid", PID, "--addr", f"{at(region):x}"]
+    assert main(words) == 125
+    with pytest.raises(Reached) as caught:
+        main([*words, "--kernel-profile", "openeuler"])
+    assert caught.value.args[0]["CDM_MASK"] == 1 << 32
+
+
+def test_flags_have_the_names_of_their_kernel(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header = Header(
+        tool="",
+        kernel_release="6.12.1",
+        kernel_build="",
+        machine="x86_64",
+        boot_id="",
+        started=0,
+        utc_offset=0,
+        page_size=4096,
+        ring_size=4096,
+        cdm_nodes=(1,),
+        cdm_nodes_from="",
+        vm_cdm_mask=1 << 45,
+        vm_cdm_mask_from="",
+    )
+    write = watch.Write(
+        number=1,
+        since=0,
+        cpu=0,
+        tid=1,
+        comm="x",
+        lock=0,
+        before=1 << 40,
+        after=1 << 45,
+        start=0x1000,
+        end=0x2000,
+        at=("f+0x1",),
+        overlapped=False,
+        leaving=False,
+    )
+
+    def watched(*_: object, tell: Callable[..., None], **__: object) -> Outcome:
+        tell(write, header)
+        return Outcome(
+            events=1, lost=0, size=1, reason="it ended", status=0, missing=()
+        )
+
+    monkeypatch.setattr(watch, "watch", watched)
+    assert main(["watch", "--pid", PID, "--addr", "1000"]) == 0
+    assert "dp -> cd" in capsys.readouterr().out
 
 
 def test_more_addresses_than_debug_registers(

@@ -10,9 +10,9 @@ import pytest
 from signatures import ARGUMENTS, types_of
 
 from cdmtrace import doctor, privileges
-from cdmtrace.doctor import Check, State
+from cdmtrace.checks import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
-from cdmtrace.kernel import btf, config, headers, tracefs
+from cdmtrace.kernel import btf, config, headers, profiles, tracefs
 from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS, NEWER
 from cdmtrace.loader import bcc
 
@@ -246,17 +246,52 @@ def test_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said(doctor.check_headers(), State.FAIL, "tar and xz missing", "xz-utils")
 
 
-def test_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def types_are_missing() -> NoReturn:
+    raise btf.BtfMissing("no type information")
+
+
+def test_flags_and_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(headers.SOURCE_VARIABLE, str(tmp_path))
-    said(doctor.check_mask(None, {}), State.WARN, "--vm-cdm-mask bit:38")
-    said(doctor.check_mask("bit:40", {}), State.OK, "0x10000000000, bit 40")
+    monkeypatch.setattr(doctor.platform, "release", lambda: "6.1.0-56-amd64")
+    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+
+    def check(
+        given: str | None, profile: profiles.Profile = profiles.UPSTREAM
+    ) -> tuple[Check, Check]:
+        first, flags = doctor.check_flags({}, profile, types_are_missing)
+        return first, doctor.check_mask(given, flags, profile)
+
+    first, second = check(None)
+    said(first, State.OK, "37 bits named (from cdmtrace's table, Linux 6.1)")
+    said(second, State.WARN, "--vm-cdm-mask bit:38")
+    said(check("bit:40")[1], State.OK, "0x10000000000, bit 40")
+    said(check("bit:32")[1], State.FAIL, "CDM020", "VM_PKEY_BIT0", "table")
+    first, second = check(None, profiles.OPENEULER)
+    said(first, State.OK, "Linux 6.1, and the profile openeuler")
+    said(second, State.OK, "0x100000000, bit 32", "profile openeuler")
+    with pytest.raises(UsageTrouble):
+        check("3")
+
+    monkeypatch.setattr(doctor.platform, "release", lambda: "8.0.1")
+    said(check(None)[0], State.WARN, "as 8.0 is not in it", "headers-8.0.1")
+
     text = "#define VM_CDM BIT(38)\n#define VM_MERGEABLE 0x80000000\n"
     (tmp_path / "include/linux").mkdir(parents=True)
     (tmp_path / "include/linux/mm.h").write_text(text)
-    said(doctor.check_mask(None, {}), State.OK, "bit 38", "mm.h")
-    said(doctor.check_mask("bit:31", {}), State.FAIL, "CDM020", "VM_MERGEABLE")
-    with pytest.raises(UsageTrouble):
-        doctor.check_mask("3", {})
+    first, second = check(None)
+    said(
+        first, State.OK, "2 bits named (from include/linux/mm.h of the running kernel)"
+    )
+    said(second, State.OK, "bit 38", "mm.h")
+    said(check("bit:31")[1], State.FAIL, "CDM020", "VM_MERGEABLE")
+
+
+def test_flags_without_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(headers, "find", lambda release: None)
+    monkeypatch.setattr(doctor.platform, "release", lambda: "6.12.1")
+    check, flags = doctor.check_flags(None, profiles.UPSTREAM, types_are_missing)
+    said(check, State.OK, "(from cdmtrace's table, Linux 6.12)")
+    assert flags.owner(1 << 63) == "VM_SEALED"
 
 
 def test_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +306,22 @@ def test_verdict() -> None:
     ok, warn, fail = (Check(name="x", state=state, text="x") for state in State)
     assert doctor.can_record((ok, warn))
     assert not doctor.can_record((ok, warn, fail))
+
+
+def test_a_profile_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, str(tmp_path))
+    (tmp_path / "include/linux").mkdir(parents=True)
+    (tmp_path / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+    monkeypatch.setattr(privileges, "missing", lambda: {privileges.Capability.BPF: ""})
+
+    def found(profile: str) -> Check:
+        checks = doctor.examine(kernel_profile=profile)
+        return next(check for check in checks if check.name == "VM_CDM")
+
+    said(found("openeuler"), State.OK, "bit 32 (from the profile openeuler)")
+    said(found("upstream"), State.WARN, "mm.h of the running kernel does not define it")
 
 
 def test_all_of_it_on_this_machine_without_root(
@@ -288,6 +339,6 @@ def test_all_of_it_on_this_machine_without_root(
     checks = list(doctor.examine())
     assert checks[0].name == "privileges"
     assert checks[-1].name == "bcc"
-    assert len({check.name for check in checks}) == len(checks) == 15
+    assert len({check.name for check in checks}) == len(checks) == 16
     assert not doctor.can_record(checks)
     assert all(check.remedy for check in checks if check.state is State.FAIL)
