@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev kernel stock lint test check-host histories mutants fuzz demo \
+.PHONY: help deps dev bpf kernel stock lint test check-host histories mutants fuzz demo \
 	demo-foreign golden docs audit bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
 	@echo "make dev          $(VENV): editable install with all development tools"
+	@echo "make bpf          the probes, compiled for a recorder that has no compiler"
 	@echo "make lint         ruff and mypy"
 	@echo "make kernel       the laboratory's kernel, built once"
 	@echo "make stock        Debian's kernel, unpacked in the cache, once"
@@ -46,6 +47,10 @@ lint: dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Once for all kernels; instant until the probes change.
+bpf: dev
+	$(BIN)/python -m cdmtrace.loader.build
+
 # Eight minutes on two cores the first time; instant until patches or config change.
 kernel: dev
 	$(BIN)/cdmtrace lab build
@@ -57,11 +62,11 @@ stock: dev
 # No kernel test may skip: that would look like one that has passed. An emulated guest
 # keeps one core busy and takes 4 GiB, so a file of tests at a time goes to each of
 # four cores at most: in the order of tests/conftest.py, not of their number of tests.
-test: lint kernel stock
+test: lint bpf kernel stock
 	CDMTRACE_KERNEL_TESTS=1 $(BIN)/python -m pytest \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-check-host: dev
+check-host: bpf
 	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel' \
 		--numprocesses auto --maxprocesses 4
 
@@ -78,10 +83,10 @@ mutants: dev
 fuzz: dev
 	$(BIN)/python scripts/fuzz.py
 
-demo: dev
+demo: bpf
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh
 
-demo-foreign: dev
+demo-foreign: bpf
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/demo.sh foreign-6.1
 
 # Look at the difference before it is committed: it is what people will read.
@@ -95,13 +100,13 @@ docs: dev
 	mv man/cdmtrace.1.new man/cdmtrace.1
 
 # An hour where the guest is emulated. `make test` has a short form of it.
-audit: kernel
+audit: bpf kernel
 	$(BIN)/python scripts/audit.py
 	$(BIN)/python scripts/audit.py --all
 	$(BIN)/python scripts/audit.py --quirks rfc
 
 # The drain and the start-up are measured here, as root; the others in a guest.
-bench: kernel
+bench: bpf kernel
 	$(BIN)/python benchmarks/drain.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/fault_cost.py
@@ -117,6 +122,7 @@ install:
 		--force-reinstall --no-deps .
 	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
 	rm -rf build
+	$(PREFIX)/lib/cdmtrace/bin/python -I -m cdmtrace.loader.build
 	mkdir -p $(PREFIX)/bin
 	rm -f $(PREFIX)/bin/cdmtrace
 	printf '#!%s -I\nimport sys\n\nfrom cdmtrace.cli import main\n\nsys.exit(main())\n' \
@@ -129,5 +135,5 @@ uninstall:
 		$(PREFIX)/share/man/man1/cdmtrace.1
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \
+	rm -rf $(VENV) build *.egg-info bpf/*.o .mypy_cache .ruff_cache .pytest_cache .hypothesis \
 		mutants fuzz

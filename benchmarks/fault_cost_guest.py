@@ -26,14 +26,14 @@ from typing import Any
 
 from bareheader import bare
 from idiom import PROBES, TEXT, Idiom
-from program import RING_PAGES, detach, load
+from program import RING_PAGES, bpf_of, detach, load
 from worker import LOOP_PAGES, LOOPS, Worker
 
 from cdmtrace.drain import Drain
 from cdmtrace.filters import Filters
 from cdmtrace.format.writer import TraceWriter
 from cdmtrace.kernel import config, layout, symbols, tracefs
-from cdmtrace.loader import bcc
+from cdmtrace.loader.program import ProgramLoader
 from cdmtrace.planning import Plan, plan
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def empty_multi(bpf: Any) -> Iterator[Consumer]:
 
 @contextlib.contextmanager
 def cdmtrace(
-    name: str, loader: bcc.BccLoader, plans: tuple[Plan, ...]
+    name: str, loader: ProgramLoader, plans: tuple[Plan, ...]
 ) -> Iterator[Consumer]:
     loader.attach(plans)
     loader.enable(True)
@@ -227,7 +227,7 @@ def main(rounds: int) -> None:
     worker.do(b"l")
     one, everything = load(EMPTY + TEXT), load(all=True)
     stackless = load(filters=Filters(stacks="none"))
-    bpf: Any = one._bpf
+    bpf = bpf_of(one)
     # bcc attaches those as soon as it has compiled them.
     detach_fentry(bpf)
     btf = layout.Btf.load()

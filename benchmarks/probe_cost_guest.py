@@ -15,14 +15,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from program import RING_PAGES, load
+from program import RING_PAGES, bpf_of, load
 from worker import PAGE, Worker
 
 from cdmtrace import snapshot
 from cdmtrace.events import EVENT_DTYPE
 from cdmtrace.kernel import symbols, tracefs
 from cdmtrace.kernel.btf import Btf
-from cdmtrace.loader.bcc import MAXACTIVE
+from cdmtrace.loader.program import MAXACTIVE
 from cdmtrace.planning import plan
 from cdmtrace.ring import Ring
 
@@ -72,7 +72,7 @@ def main(rounds: int) -> None:
     """Measure, and leave cost.json."""
     worker = Worker()
     loader = load(EMPTY)
-    bpf: Any = loader._bpf
+    bpf = bpf_of(loader)
     tracepoints = tracefs.tracepoints(tracefs.mounted())
     loader.attach(plan(symbols.functions(), tracepoints, Btf.load()))
     bpf.attach_kretprobe(event=FAULTED, fn_name="empty_return", maxactive=MAXACTIVE)

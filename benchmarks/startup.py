@@ -3,6 +3,8 @@
 
     sudo benchmarks/startup.py [--rounds N]
 
+Once with bcc, which compiles, and once with libbpf, which loads what is compiled.
+
 The machine that this was made on has no kprobes. So what is measured ends with the
 verifier, and what it takes to attach is measured in the guest (fault_cost.py). The
 headers are the laboratory's kernel's where the running kernel's are not installed.
@@ -27,22 +29,24 @@ from cdmtrace.lab.paths import Layout
 
 # The tests compile the program as well, so what they compile it with is complete.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from bpfnumbers import NUMBERS
+from bpfnumbers import WHOLE
 
-STEPS = ("import", "numbers", "compile", "verify and load")
+STEPS = ("import", "numbers", "compile, or open", "verify and load")
 
 
-def once() -> None:
+def once(how: str) -> None:
     """Print the seconds of each step, as JSON."""
     begin = time.monotonic()
     times = [begin]
     import cdmtrace.session
     from cdmtrace.kernel import bpf, btf, config, layout, vmflags
-    from cdmtrace.loader.bcc import BccLoader, import_bcc
+    from cdmtrace.loader.bcc import import_bcc
+    from cdmtrace.loader.choice import make_program
     from cdmtrace.probes import PROBES, Kind
 
     del cdmtrace.session
-    module = import_bcc()
+    if how == "bcc":
+        import_bcc()
     times.append(time.monotonic())
     directory = headers.require()
     options = {"CONFIG_NODES_SHIFT": "10", "CONFIG_SPARSEMEM_VMEMMAP": "y"}
@@ -50,33 +54,35 @@ def once() -> None:
     kernel = btf.Btf.load()
     # Offsets make no difference to the time. The kernel of this machine need not be one
     # that can be recorded.
-    members = (*layout.MEMBERS, *layout.MAPLE_TREE)
+    members = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.NEWER)
     for struct in sorted({struct for struct, _ in members}):
         with contextlib.suppress(btf.TypeMissing):
             kernel.sizeof(struct)
-    offsets = {f"OFF_{struct}_{name}": 8 for struct, name in members}
     numbers = {
-        **NUMBERS,
-        **offsets,
-        **layout.heads(offsets),
+        **WHOLE,
         "RING_PAGES": 4096,
         "MAP_SIZE": 16384,
         "LOST_PLACES": 1024,
     }
     times.append(time.monotonic())
-    loader = BccLoader(numbers)
+    program = make_program(how, numbers)
     times.append(time.monotonic())
-    for handler, kind in {
-        (a.handler, a.kind) for p in PROBES for a in p.every_attachment
-    }:
-        program = bpf.PROG_TRACEPOINT if kind is Kind.TRACEPOINT else bpf.PROG_KPROBE
-        if bpf.has_program_type(program):
-            loader._bpf.load_func(
-                handler,
-                module.BPF.TRACEPOINT if kind is Kind.TRACEPOINT else module.BPF.KPROBE,
-            )
+    able = {
+        kind: bpf.has_program_type(
+            bpf.PROG_TRACEPOINT if kind is Kind.TRACEPOINT else bpf.PROG_KPROBE
+        )
+        for kind in Kind
+    }
+    program.load(
+        {
+            one.handler: one.kind
+            for probe in PROBES
+            for one in probe.every_attachment
+            if able[one.kind]
+        }
+    )
     times.append(time.monotonic())
-    loader.close()
+    program.close()
     print(json.dumps([b - a for a, b in itertools.pairwise(times)]))
 
 
@@ -84,11 +90,18 @@ def main() -> None:
     """Do as the module says."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--once", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
-        once()
+        once(options.once)
         return
+    for how in ("bcc", "libbpf"):
+        print(f"\n{how}:\n")
+        measure(how, options.rounds)
+
+
+def measure(how: str, count: int) -> None:
+    """Print the table of one loader."""
     with tempfile.TemporaryDirectory() as scratch:
         environment = dict(os.environ)
         if headers.find() in (None, headers.KHEADERS):
@@ -102,14 +115,14 @@ def main() -> None:
         rounds = [
             json.loads(
                 subprocess.run(
-                    [sys.executable, Path(__file__), "--once"],
+                    [sys.executable, Path(__file__), "--once", how],
                     env=environment,
                     check=True,
                     stdout=subprocess.PIPE,
                     text=True,
                 ).stdout
             )
-            for _ in range(options.rounds)
+            for _ in range(count)
         ]
     print("| step | least, s | median, s |")
     print("|---|---:|---:|")

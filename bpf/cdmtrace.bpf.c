@@ -207,10 +207,10 @@ static __always_inline void entry_vma(struct entry *entry, u64 vma)
 
 static __always_inline void event_stack(struct cdm_event *e, struct pt_regs *ctx)
 {
-#if STACKS
+#if MAYBE(STACKS)
 	int id;
 
-	if (STACKS == 1 && e->flags_before == e->flags_after)
+	if (!STACKS || (STACKS == 1 && e->flags_before == e->flags_after))
 		return;
 	id = stacks.get_stackid(ctx, 0);
 	e->stack = id < 0 ? 0 : id + 1;

@@ -10,6 +10,9 @@
 #ifndef CDMTRACE_COMPAT_H
 #define CDMTRACE_COMPAT_H
 
+/* Whether this kernel has a member: where not, its offset is none. */
+#define HAS(off)	((off) != ~0ULL)
+
 #define READ_FIELD(base, type, off)					\
 ({									\
 	type __val = 0;							\
@@ -103,11 +106,8 @@ static __always_inline int page_is_compound(u64 page)
 /* Whether a PMD maps all of it; _entire_mapcount counts from -1 on */
 static __always_inline int mapped_by_pmd(u64 page)
 {
-#ifdef OFF_folio__entire_mapcount
-	return (s32)READ_FIELD(page_head(page), u32, OFF_folio__entire_mapcount) >= 0;
-#else
-	return 0;
-#endif
+	return HAS(OFF_folio__entire_mapcount) &&
+	       (s32)READ_FIELD(page_head(page), u32, OFF_folio__entire_mapcount) >= 0;
 }
 
 /* The size of the folio that it is in */
@@ -115,12 +115,9 @@ static __always_inline u64 folio_bytes(u64 page)
 {
 	if (!page_is_compound(page))
 		return PAGE_SIZE;
-#ifdef OFF_folio__nr_pages
-	return READ_FIELD(page_head(page), u32, OFF_folio__nr_pages) *
-	       (u64)PAGE_SIZE;
-#else
-	return PMD_BYTES;
-#endif
+	if (!HAS(OFF_folio__nr_pages))
+		return PMD_BYTES;
+	return READ_FIELD(page_head(page), u32, OFF_folio__nr_pages) * (u64)PAGE_SIZE;
 }
 
 /*
@@ -129,11 +126,8 @@ static __always_inline u64 folio_bytes(u64 page)
  */
 static __always_inline u64 migrated_from(u64 arg)
 {
-#ifdef OFF_rmap_walk_arg_folio
-	return READ_FIELD(arg, u64, OFF_rmap_walk_arg_folio);
-#else
-	return arg;
-#endif
+	return HAS(OFF_rmap_walk_arg_folio) ?
+	       READ_FIELD(arg, u64, OFF_rmap_walk_arg_folio) : arg;
 }
 
 /*
@@ -191,10 +185,11 @@ static __always_inline u64 page_address_in(u64 page, u64 vma)
  */
 static __always_inline u64 looped_vma(u64 sp, u64 mm)
 {
-#ifdef OFF_mm_struct_mm_mt
 	u64 tree = mm + OFF_mm_struct_mm_mt, node, slot, vma;
 	int i;
 
+	if (!HAS(OFF_mm_struct_mm_mt))
+		return 0;
 	for (i = 0; i < 64; i++, sp += sizeof(u64)) {
 		if (READ_FIELD(sp, u64, OFF_ma_state_tree) != tree)
 			continue;
@@ -205,7 +200,6 @@ static __always_inline u64 looped_vma(u64 sp, u64 mm)
 		if (VMA_MM(vma) == mm)
 			return vma;
 	}
-#endif
 	return 0;
 }
 

@@ -11,12 +11,12 @@
 #ifndef CDMTRACE_FILTERS_H
 #define CDMTRACE_FILTERS_H
 
-#if FOLLOW_PIDS
+#if MAYBE(FOLLOW_PIDS)
 /* The processes that were named and, with FOLLOW_CHILDREN, what they have forked. */
 BPF_HASH(tgids, u32, u8, MAP_SIZE);
 #endif
 
-#if FOLLOW_CGROUP
+#if MAYBE(FOLLOW_CGROUP)
 BPF_CGROUP_ARRAY(cgroups, 1);
 #endif
 
@@ -37,7 +37,7 @@ static __always_inline u64 current_mm(void)
 	return READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm);
 }
 
-#if FOLLOWS
+#if MAYBE(FOLLOWS)
 /* Address spaces that are followed. */
 BPF_HASH(followed, u64, u8, MAP_SIZE);
 
@@ -46,38 +46,41 @@ static __always_inline void follow(u64 mm)
 	u8 one = 1;
 
 	/* One for which there is no room is told of where its own tasks act. */
-	if (mm && followed.update(&mm, &one))
+	if (FOLLOWS && mm && followed.update(&mm, &one))
 		count_lost_at(CDM_PROBE_WATCH, CDM_LOST_MAP, mm, 0, ~0ULL);
 }
 
 static __always_inline void unfollow(u64 mm)
 {
-	followed.delete(&mm);
+	if (FOLLOWS)
+		followed.delete(&mm);
 }
 
 /* Whether all filters name the task that acts. */
 static __always_inline int is_named(void)
 {
-#if FOLLOW_PIDS
+#if MAYBE(FOLLOW_PIDS)
 	u32 tgid = bpf_get_current_pid_tgid() >> 32;
 #endif
-#if FOLLOW_COMM
+#if MAYBE(FOLLOW_COMM)
 	u64 name[2] = {};
 #endif
 
 	if (is_recording_task())
 		return 0;
-#if FOLLOW_PIDS
-	if (!tgids.lookup(&tgid))
+#if MAYBE(FOLLOW_PIDS)
+	if (FOLLOW_PIDS && !tgids.lookup(&tgid))
 		return 0;
 #endif
-#if FOLLOW_COMM
-	bpf_get_current_comm(&name, sizeof(name));
-	if (name[0] != COMM0 || name[1] != COMM1)
-		return 0;
+#if MAYBE(FOLLOW_COMM)
+	if (FOLLOW_COMM) {
+		bpf_get_current_comm(&name, sizeof(name));
+		if (name[0] != COMM0 || name[1] != COMM1)
+			return 0;
+	}
 #endif
-#if FOLLOW_CGROUP
-	if (cgroups.check_current_task(0) != 1)
+#if MAYBE(FOLLOW_CGROUP)
+	if (FOLLOW_CGROUP && cgroups.check_current_task(0) != 1)
 		return 0;
 #endif
 	return 1;
@@ -96,6 +99,8 @@ static __always_inline int is_made_by_exec(u64 vma)
 /* @vma: in @mm, 0 where there is none at hand. */
 static __always_inline int is_followed_mm(u64 mm, u64 vma)
 {
+	if (!FOLLOWS)
+		return 1;
 	if (!mm)
 		return 0;
 	if (followed.lookup(&mm))

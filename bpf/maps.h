@@ -6,6 +6,13 @@
 #ifndef CDMTRACE_MAPS_H
 #define CDMTRACE_MAPS_H
 
+/* Whether there is code for an option: where it is chosen, or still may be. */
+#ifdef COMPILED_ONCE
+#define MAYBE(option)	1
+#else
+#define MAYBE(option)	(option)
+#endif
+
 /* Whether a filter of processes is in force: see filters.h */
 #define FOLLOWS	(FOLLOW_PIDS || FOLLOW_CGROUP || FOLLOW_COMM)
 
@@ -172,7 +179,7 @@ BPF_TABLE("lru_hash", u32, struct comm, comms, 8192);
 
 BPF_PERCPU_ARRAY(call_ids, u32, 1);
 
-#if STACKS
+#if MAYBE(STACKS)
 /* Each stack once. One for which there is no room is not told. */
 BPF_STACK_TRACE(stacks, CDM_STACKS);
 #endif

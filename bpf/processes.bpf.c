@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* --- the processes that a filter names --------------------------------- */
 
-#if FOLLOW_PIDS
+#if MAYBE(FOLLOW_PIDS)
 static __always_inline u32 task_tgid(u64 task)
 {
 	return READ_FIELD(task, u32, OFF_task_struct_tgid);

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ from cdmtrace.kernel import (
     config,
     headers,
     layout,
+    mmheader,
     nodes,
     profiles,
     symbols,
@@ -30,6 +32,7 @@ from cdmtrace.kernel import (
     vmflags,
 )
 from cdmtrace.kernel.btf import Btf, BtfMissing, TypeMissing
+from cdmtrace.loader import build
 
 LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
 KPROBES_ENABLED: Final = Path("/sys/kernel/debug/kprobes/enabled")
@@ -78,12 +81,14 @@ def examine(
     yield check_tracefs(directory, able=able)
     yield check_symbols(directory)
     yield check_nodes(cdm_nodes)
-    yield check_headers()
+    compiled = check_compiled()
+    yield _or_else(check_headers(), compiled)
     profile = profiles.choose(kernel_profile, platform.release(), options or {})
     check, flags = check_flags(options, profile)
     yield check
     yield check_mask(vm_cdm_mask, flags, profile)
-    yield check_bcc()
+    yield _or_else(check_bcc(), compiled)
+    yield compiled
 
 
 def check_privileges(lacking: Mapping[privileges.Capability, str]) -> Check:
@@ -341,7 +346,7 @@ def check_flags(
     with contextlib.ExitStack() as stack:
         directory = None
         with contextlib.suppress(headers.HeadersMissing):
-            directory = stack.enter_context(headers.available())
+            directory = stack.enter_context(headers.available(mmheader.MM_H))
         flags = vmflags.running(directory, options or {}, load, profile)
     text = f"{len(flags.names)} bits named (from {flags.source})"
     remedy = apt_hint(f"linux-headers-{platform.release()}")
@@ -373,6 +378,23 @@ def check_bcc() -> Check:
     except ImportError as error:
         return _fail("bcc", f"{error}: see the check of python above")
     return _ok("bcc", str(getattr(module, "__version__", "imported")))
+
+
+def check_compiled() -> Check:
+    """Check for the probes as libbpf loads them, where bcc cannot compile them."""
+    name = "compiled probes"
+    try:
+        build.find()
+    except build.ObjectMissing as error:
+        return _warn(name, error.message, error.hint)
+    return _ok(name, "what libbpf loads where bcc cannot compile")
+
+
+def _or_else(check: Check, other: Check) -> Check:
+    """Return a check that fails as no more than a warning, if the other one is well."""
+    if check.state is State.FAIL and other.state is State.OK:
+        return replace(check, state=State.WARN)
+    return check
 
 
 def _ok(name: str, text: str) -> Check:

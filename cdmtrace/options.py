@@ -16,6 +16,7 @@ class Options:
     missing_probes: what one means that the kernel has not got: "error", "warn" or
     "ignore". max_events: see cdmtrace.drain.COUNTED. delay: from the command's start,
     or the attaching, to the first look.
+    loader: one of cdmtrace.loader.choice.LOADERS.
     rotate: bytes that a part of the recording may have, None: it is one file.
     rotate_keep: how many parts are kept, None: all.
     """
@@ -42,6 +43,7 @@ class Options:
     rotate: int | None = None
     rotate_keep: int | None = None
     live: bool = False
+    loader: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,6 +22,7 @@ class Kind(enum.StrEnum):
     KPROBE = "kprobe"
     KRETPROBE = "kretprobe"
     TRACEPOINT = "tracepoint"
+    WATCHPOINT = "watchpoint"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

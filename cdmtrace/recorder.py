@@ -12,7 +12,6 @@ import errno
 import functools
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -27,12 +26,13 @@ from cdmtrace.errors import (
 from cdmtrace.format.parts import PartsWriter, Writer, refuse_parts
 from cdmtrace.format.schema import Header
 from cdmtrace.format.writer import TraceWriter
-from cdmtrace.kernel import cgroup, headers, symbols, tracefs
+from cdmtrace.kernel import cgroup, symbols, tracefs
 from cdmtrace.kernel.btf import Btf
 from cdmtrace.live import process
 from cdmtrace.live.process import Beside
 from cdmtrace.loader import Loader
-from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.loader.choice import headers_for, record_loader
+from cdmtrace.loader.output import signals_later
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
 from cdmtrace.planning import Plan, choose, macros, plan
@@ -60,9 +60,9 @@ def record(
     """Record until the command ends, time is up, or a signal comes.
 
     say: is called with one line at each stage. load: makes the program of its numbers,
-    BccLoader if None. drop: gives up all privileges but these, and is who called sudo
-    from then on (privileges.drop); it is called when the command has started. None:
-    this process has more to do and keeps them. Raises RecordError and its kin for
+    record_loader() if None. drop: gives up all privileges but these, and is who called
+    sudo from then on (privileges.drop); it is called when the command has started.
+    None: this process has more to do and keeps them. Raises RecordError and its kin for
     whatever keeps it from starting; nothing is left attached then.
     """
     privileges.require()
@@ -82,10 +82,15 @@ def _record(
     plans = prepare(options, tracefs.mounted())
     tracefs.sweep(tracefs.mounted())
 
-    with headers.available() as directory:
+    with headers_for(options.loader) as directory:
         target = find_target(options, directory)
-        say("compiling the probes")
-        loader = (load or BccLoader)(numbers(target, plans, options, beside.pid))
+        told = numbers(target, plans, options, beside.pid)
+        if load is not None:
+            loader = load(told)
+        else:
+            loader = record_loader(
+                options.loader, told, say, with_headers=directory is not None
+            )
     with closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)
@@ -124,12 +129,8 @@ def closed_in_peace(loader: Loader) -> Iterator[None]:
     try:
         yield
     finally:
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-        try:
+        with signals_later():
             loader.close()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _let_go(
@@ -183,7 +184,7 @@ def rehearse(options: Options) -> Header:
             hint=f"sudo mount -t tracefs tracefs {tracefs.TRACEFS[0]}",
         )
     plans = prepare(options, root)
-    with headers.available() as directory:
+    with headers_for(options.loader) as directory:
         target = find_target(options, directory)
     return target.header(
         plans,
@@ -242,8 +243,11 @@ def numbers(
     }
 
 
-def find_target(options: Options, directory: Path) -> Target:
-    """Return the kernel we run on, whose headers are given. Raises RecordError."""
+def find_target(options: Options, directory: Path | None) -> Target:
+    """Return the kernel we run on; directory: its headers, None without any.
+
+    Raises RecordError.
+    """
     target = Target.running(
         directory,
         options.cdm_nodes,

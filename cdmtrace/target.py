@@ -37,17 +37,18 @@ class Target:
     @classmethod
     def running(
         cls,
-        directory: Path,
+        directory: Path | None,
         cdm_nodes: str | None,
         vm_cdm_mask: str | None,
         *,
         kernel_profile: str | None = None,
         force: bool,
     ) -> Target:
-        """Return what is known of the kernel we run on, whose headers are given.
+        """Return what is known of the kernel we run on.
 
-        cdm_nodes, vm_cdm_mask, kernel_profile: as they were asked for; None: found out.
-        force: take a bit that has another meaning. Raises RecordError and its kin.
+        directory: its headers, None without any. cdm_nodes, vm_cdm_mask,
+        kernel_profile: as they were asked for; None: found out. force: take a bit that
+        has another meaning. Raises RecordError and its kin.
         """
         found_nodes, nodes_from = nodes.discover(cdm_nodes)
         kernel_config = config.load()

@@ -24,7 +24,8 @@ from cdmtrace.errors import UsageTrouble
 from cdmtrace.events import Bit, EventKind, Events, Probe, comm_bytes
 from cdmtrace.format.schema import Header, Shortfall
 from cdmtrace.format.writer import TraceWriter
-from cdmtrace.kernel import headers, tracefs, watchpoints
+from cdmtrace.kernel import tracefs, watchpoints
+from cdmtrace.loader.choice import headers_for, watch_loader
 from cdmtrace.loader.watch import Found, WatchLoader
 from cdmtrace.options import Options, Outcome
 from cdmtrace.probes import PROBES, WATCHPOINT
@@ -299,11 +300,12 @@ def watch(
     tracefs.sweep(tracefs.mounted())
     _check_addresses(pid, addresses)
     watchpoints.check_free(len(addresses))
-    with headers.available() as directory:
+    with headers_for(options.loader) as directory:
         target = recorder.find_target(options, directory)
-        say("compiling the probes")
-        numbers = recorder.numbers(target, plans, options)
-        loader = WatchLoader({**numbers, "WATCHED_TGID": pid})
+        numbers = {**recorder.numbers(target, plans, options), "WATCHED_TGID": pid}
+        loader = watch_loader(
+            options.loader, numbers, say, with_headers=directory is not None
+        )
     with recorder.closed_in_peace(loader):
         say("attaching")
         loader.attach(plans)

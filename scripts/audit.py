@@ -28,6 +28,7 @@ from cdmtrace.events import EventKind
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.specs import BUILT, DEFAULT_KERNEL
+from cdmtrace.loader.choice import LOADERS
 
 HERE = Path(__file__).parent
 
@@ -107,6 +108,7 @@ def record(options: argparse.Namespace, directory: Path) -> Path:
         *("sh", str(HERE.resolve() / "audit-guest.sh")),
         *(str(options.seconds), str(options.every), str(program)),
         *(*run, "record", "--ring-pages", "32768"),
+        *("--loader", options.loader),
         *(["--all"] if options.all else []),
         *([] if ours else ["--vm-cdm-mask", UNUSED]),
     ]
@@ -202,6 +204,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=600)
     parser.add_argument("--every", type=int, default=60)
     parser.add_argument("--keep", type=Path, metavar="DIR")
+    parser.add_argument("--loader", choices=LOADERS, default=LOADERS[0])
     parser.add_argument("--from", dest="recorded", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="cdmtrace-audit-") as scratch:

@@ -10,7 +10,7 @@ set -euo pipefail
 record=(python3 python3-venv python3-bpfcc libbpf1 libcap-ng0 xz-utils)
 lab=(qemu-system-x86 busybox-static kmod iproute2)
 build=(
-	gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd
+	clang gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd
 	pahole libelf-dev libssl-dev git
 )
 # The load of the audit, who counts beside us, and who reads the man page.

@@ -1,9 +1,10 @@
-"""What the BPF program is compiled with in tests, but for the offsets of members."""
+"""What the BPF program is told in tests."""
 
 from __future__ import annotations
 
 from signatures import ARGUMENTS, types_of
 
+from cdmtrace.kernel import layout
 from cdmtrace.planning import macros, plan
 from cdmtrace.probes import PROBES, WATCHPOINT, following
 
@@ -21,6 +22,7 @@ def arguments_of(kernel: str) -> dict[str, int]:
 
 NUMBERS = {
     **arguments_of(KERNEL),
+    **{f"OFF_{struct}_{name}": layout.NOWHERE for struct, name in layout.NEWER},
     "NODES_PGSHIFT": 58,
     "NODES_MASK": 63,
     "NODEMASK_MASK": (1 << 64) - 1,
@@ -50,3 +52,34 @@ NUMBERS = {
     "MAP_SIZE": 64,
     "LOST_PLACES": 64,
 }
+"""All but the offsets of members that every kernel has."""
+
+OFFSETS = {
+    f"OFF_{struct}_{name}": 8 for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
+}
+WHOLE = NUMBERS | OFFSETS | layout.heads(OFFSETS)
+"""Enough to compile it, and to have the verifier look at it."""
+NEWEST = {
+    **arguments_of("7.2"),
+    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.NEWER},
+    "HEAD_MASKS": 1,
+}
+FILTERED = {
+    "FOLLOW_PIDS": 1,
+    "FOLLOW_CGROUP": 1,
+    "FOLLOW_COMM": 1,
+    "COMM0": 0x746C7561666570,
+    "ADDR_START": 0x7F0000000000,
+    "ADDR_END": 0x7F0000200000,
+}
+"""All at once: each of them is code that the others have not got."""
+CHOICES = [
+    {"ALL": 0},
+    {"ALL": 1},
+    FILTERED | {"ALL": 1},
+    {"FOLLOW_PIDS": 1, "FOLLOW_CHILDREN": 0, "STACKS": 1},
+    {"FOLLOW_CGROUP": 1, "STACKS": 0},
+    {"FOLLOW_COMM": 1},
+    {"ADDR_END": 4096},
+]
+"""What makes programs differ."""

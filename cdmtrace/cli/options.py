@@ -50,3 +50,12 @@ kernel_profile = option(
     "given.",
 )
 """For every verb that looks at the kernel it runs on."""
+
+loader_option = option(
+    "--loader",
+    type=click.Choice(("auto", "bcc", "libbpf")),
+    default="auto",
+    show_default=True,
+    help="Who loads the probes: bcc, which compiles them with the kernel's headers; "
+    "libbpf, which has them compiled; bcc, and libbpf where bcc cannot.",
+)

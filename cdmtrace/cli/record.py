@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import kernel_profile, option
+from cdmtrace.cli.options import kernel_profile, loader_option, option
 from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
@@ -189,6 +189,7 @@ _LEAST_PART = 1 << 20
     help="Show rates, losses, tagged VMAs and findings in this terminal meanwhile. "
     "What COMMAND prints to it is drawn over.",
 )
+@loader_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,
@@ -219,6 +220,7 @@ def record(
     rotate: int | None,
     rotate_keep: int | None,
     live: bool,
+    loader: str,
     command: tuple[str, ...],
 ) -> int:
     """Trace the kernel into a file, until COMMAND ends, or Ctrl-C.
@@ -318,6 +320,7 @@ def record(
         rotate=rotate,
         rotate_keep=rotate_keep,
         live=live,
+        loader=loader,
     )
     if dry_run:
         # Not to stdout, which is the command's.

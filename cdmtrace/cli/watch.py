@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdmtrace.cli.options import kernel_profile, option
+from cdmtrace.cli.options import kernel_profile, loader_option, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
 
@@ -61,6 +61,7 @@ REGISTERS = 4
     help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
 )
 @kernel_profile
+@loader_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def watch(
     pid: int,
@@ -72,6 +73,7 @@ def watch(
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,
     kernel_profile: str | None,
+    loader: str,
     command: tuple[str, ...],
 ) -> int:
     """Print every write to vm_flags of a VMA, with the instruction that made it.
@@ -103,6 +105,7 @@ def watch(
         cdm_nodes=cdm_nodes,
         vm_cdm_mask=vm_cdm_mask,
         kernel_profile=kernel_profile,
+        loader=loader,
     )
     shown = 0
 

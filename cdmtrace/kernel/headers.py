@@ -76,16 +76,23 @@ def require(release: str | None = None) -> Path:
 
 
 @contextmanager
-def available() -> Iterator[Path]:
-    """Yield a directory with the headers; bcc is told of it. Raises HeadersMissing."""
+def available(*wanted: Path) -> Iterator[Path]:
+    """Yield a directory with the headers; bcc is told of it. Raises HeadersMissing.
+
+    wanted: those that will do, such as include/linux/mm.h; none: all. To unpack only
+    some of what the kernel carries takes less time.
+    """
     found = require()
     if found != KHEADERS:
         yield found
         return
     with tempfile.TemporaryDirectory(prefix="cdmtrace-headers-") as directory:
+        # With --occurrence, tar ends where it has them all.
+        some = ["--occurrence=1", *(f"./{path}" for path in wanted)] if wanted else []
+        words = ["tar", "--extract", "--xz", "--file", str(KHEADERS), "-C", directory]
         try:
             subprocess.run(
-                ["tar", "--extract", "--xz", "--file", KHEADERS, "-C", directory],
+                [*words, *some],
                 check=True,
                 capture_output=True,
                 text=True,

@@ -73,6 +73,20 @@ OTHER_NAMES: Final[Mapping[tuple[str, str], str]] = {
 """What members are called on some kernels."""
 
 
+NOWHERE: Final = (1 << 64) - 1
+"""The offset of what a kernel has not got: HAS() in bpf/compat.h."""
+
+_NUMBERS: Final = (
+    *("NODES_PGSHIFT", "NODES_MASK", "NODEMASK_MASK", "PG_HEAD", "PG_RESERVED"),
+    *("SIZEOF_page", "PMD_BYTES", "HEAD_MASKS", "VMA_HEAD", "SEM_HEAD"),
+)
+NAMES: Final = (
+    *_NUMBERS,
+    *(f"OFF_{one}_{member}" for one, member in (*MEMBERS, *MAPLE_TREE, *NEWER)),
+)
+"""All that defines() knows, but how many words it takes to have two members."""
+
+
 class LayoutUnknown(RecordError):
     """This kernel is laid out in a way that is not known here (exit status 125)."""
 
@@ -132,6 +146,8 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)
     numbers["HEAD_MASKS"] = _head_masks(btf, config)
     numbers |= heads(numbers)
+    for struct, member in (*MAPLE_TREE, *NEWER):
+        numbers[f"OFF_{struct}_{member}"] = NOWHERE
     with contextlib.suppress(TypeMissing):
         numbers |= {
             f"OFF_{struct}_{member}": btf.offset(struct, member)

@@ -1,8 +1,9 @@
 """Runs in a guest: a recording under each of several sets of quirks, one by one.
 
-In an emulated guest importing bcc takes 20 s, unpacking the kernel's headers as long,
-and compiling the probes minutes. So one process makes all recordings, with one program
-that stays attached; between two of them it is switched off and forgets what it knew.
+In an emulated guest it takes half a minute to import all that it takes; with bcc as
+long again, as long for the kernel's headers, and minutes to compile. So one process
+makes all recordings, with one program that stays attached, libbpf's where it is
+compiled; between two of them it is switched off and forgets what it knew.
 
 A row's trace and what record says are left in the working directory, and how it ended
 in ``statuses.json``, written anew after each row: the guest may die in the next.
@@ -23,29 +24,30 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cdmtrace import recorder
 from cdmtrace.errors import CdmtraceError, LabError
-from cdmtrace.kernel import headers
 from cdmtrace.lab import quirks
 from cdmtrace.lab.guestscript import STATUSES
-from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.loader import build
+from cdmtrace.loader.choice import headers_for, make_program
+from cdmtrace.loader.program import ProgramLoader
 from cdmtrace.options import Options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cdmtrace.loader import Loader
+    from cdmtrace.loader.program import Program
     from cdmtrace.planning import Plan
 
+LOADER: Final = "libbpf" if build.is_there() else "auto"
 _KEYS: Final = frozenset({"KEY0", "KEY1"})
-_MEMORY: Final = ("entries", "places", "watched", "comms", "stacks")
-"""Maps of what the program knows about processes: calls under way, VMAs, names."""
 
 
-class _Shared(BccLoader):
+class _Shared(ProgramLoader):
     """The program, as each recording gets it: to attach and close are for the first
     and the last one."""
 
-    def __init__(self, defines: Mapping[str, int]) -> None:
-        super().__init__(defines)
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
         self._attached = False
 
     def attach(self, plans: tuple[Plan, ...]) -> None:
@@ -55,8 +57,7 @@ class _Shared(BccLoader):
 
     def close(self) -> None:
         """Forget, and stay attached."""
-        for name in _MEMORY:
-            self._bpf[name].clear()
+        self.forget()
 
     def end(self) -> None:
         """Detach everything."""
@@ -75,7 +76,8 @@ class Kept:
         # The keys that addresses are hidden by are new each time; one is enough.
         numbers = {name: n for name, n in defines.items() if name not in _KEYS}
         if self._loader is None:
-            self._loader, self._numbers = _Shared(defines), numbers
+            program = make_program(LOADER, defines)
+            self._loader, self._numbers = _Shared(program), numbers
         if numbers != self._numbers:
             raise LabError("the machine has changed between two recordings")
         return self._loader
@@ -89,7 +91,9 @@ class Kept:
 def record(row: Mapping[str, Any], kept: Kept) -> int:
     """Make one recording; return its status. What is said goes to NAME.stderr."""
     options = Options(
-        output=Path(f"{row['name']}.arrows"), command=tuple(row["command"])
+        output=Path(f"{row['name']}.arrows"),
+        command=tuple(row["command"]),
+        loader=LOADER,
     )
     with Path(f"{row['name']}.stderr").open("w", buffering=1) as said:
 
@@ -108,7 +112,7 @@ def record(row: Mapping[str, Any], kept: Kept) -> int:
 def run(file: Path) -> None:
     """Make the recordings that a file asks for."""
     statuses: dict[str, int] = {}
-    with headers.available(), contextlib.closing(Kept()) as kept:
+    with headers_for(LOADER), contextlib.closing(Kept()) as kept:
         for row in json.loads(file.read_text()):
             Path(quirks.DEBUGFS_FILE).write_text(row["quirks"])
             sys.stdout.write(f"recording {row['name']}\n")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cdmtrace.events import Lost, Probe
-from cdmtrace.kernel.watchpoints import REGISTERS, Watchpoint
-from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.kernel.watchpoints import Watchpoint
+from cdmtrace.loader.program import Program, ProgramLoader
 from cdmtrace.losses import Losses, Missing, Where
+from cdmtrace.planning import Plan
+from cdmtrace.probes import Kind
 
-SOURCE: Final = "watch.bpf.c"
 HANDLER: Final = "watch_hit"
-OFFSET: Final = "OFF_vm_area_struct_vm_flags"
-
-_ONLY: Final = ctypes.c_int(0)
+"""What runs when a debug register sees a write."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,22 +27,22 @@ class Found:
     flags: int
 
 
-class WatchLoader(BccLoader):
+class WatchLoader(ProgramLoader):
     """The program of a watch. Its watchpoints are numbered from 0."""
 
-    def __init__(self, defines: Mapping[str, int]) -> None:
-        """Compile and load. Raises BccMissing, ProgramRejected."""
+    def __init__(self, program: Program, offset: int) -> None:
+        """Take a program that is not loaded yet. offset: of vm_flags in a VMA."""
+        super().__init__(program, {HANDLER: Kind.WATCHPOINT})
         self._points: dict[int, tuple[Watchpoint, int]] = {}
         self._missed = 0
-        super().__init__({**defines, "WATCHES": REGISTERS}, more=(SOURCE,))
-        self._offset = defines[OFFSET]
-        try:
-            self._program: int = self._load(HANDLER, self._module.BPF.PERF_EVENT)
-        except BaseException:
-            self.close()
-            raise
+        self._offset = offset
         self.strange: int = 0
         """Hits that were no writes to what is watched, once it is over."""
+
+    def attach(self, plans: tuple[Plan, ...]) -> None:
+        """As ProgramLoader; the handler of the watchpoints waits for set()."""
+        super().attach(plans)
+        self._handler = self.program.program_fd(HANDLER)
 
     def ask(self, number: int, addr: int, vma: int = 0) -> None:
         """Have the next look at numa_maps find the VMA that holds addr.
@@ -53,21 +50,19 @@ class WatchLoader(BccLoader):
         vma: where the watchpoint has been set; if the VMA is still the same one, the
         look arms it.
         """
-        asked = self._bpf["watch_asked"][_ONLY]
-        asked.w[number].addr, asked.w[number].vma = addr, vma
-        self._bpf["watch_asked"][_ONLY] = asked
-        found = self._bpf["watch_found"][_ONLY]
-        ctypes.memset(ctypes.byref(found.w[number]), 0, ctypes.sizeof(found.w[number]))
-        self._bpf["watch_found"][_ONLY] = found
+        asked = self.only("watch_asked")
+        asked["w"][number] = addr, vma
+        self.map("watch_asked").put(asked)
+        found = self.only("watch_found")
+        found["w"][number] = 0
+        self.map("watch_found").put(found)
 
     def found(self, number: int) -> Found | None:
         """Return what the last look has found, None if no VMA holds the address."""
-        one = self._bpf["watch_found"][_ONLY].w[number]
-        if not one.vma:
+        one = self.only("watch_found")["w"][number]
+        if not one["vma"]:
             return None
-        return Found(
-            vma=one.vma, mm=one.mm, start=one.start, end=one.end, flags=one.flags
-        )
+        return Found(**{name: int(one[name]) for name in one.dtype.names})
 
     def set(self, number: int, addr: int, vma: int) -> None:
         """Set the debug registers on vm_flags of a VMA, for the next look to arm.
@@ -77,7 +72,7 @@ class WatchLoader(BccLoader):
         self.unset(number)
         self.ask(number, addr, vma)
         before = self._hits(number)
-        point = Watchpoint(vma + self._offset, self._program)
+        point = Watchpoint(vma + self._offset, self._handler)
         self._points[number] = point, before
 
     def unset(self, number: int) -> None:
@@ -101,8 +96,7 @@ class WatchLoader(BccLoader):
         if not on:
             for number in list(self._points):
                 self.unset(number)
-            points: Any = self._bpf["watchpoints"][_ONLY]
-            self.strange = sum(point.strange for point in points.w)
+            self.strange = int(self.only("watchpoints")["w"]["strange"].sum())
         super().enable(on)
 
     def lost(self) -> Losses:
@@ -120,5 +114,4 @@ class WatchLoader(BccLoader):
         super().close()
 
     def _hits(self, number: int) -> int:
-        points: Any = self._bpf["watchpoints"][_ONLY]
-        return int(points.w[number].hits)
+        return int(self.only("watchpoints")["w"][number]["hits"])

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from nativemachine import NATIVE, NUMBERS, Machine
 
-from cdmtrace.loader import watch
-from cdmtrace.loader.bcc import program_text
+from cdmtrace.loader.sources import WATCH, program_text
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def compiled(**numbers: int) -> Path:
         folder = tmp_path_factory.mktemp("native")
         program, library = folder / "program.c", folder / "native.so"
-        more = (watch.SOURCE,) if "WATCHES" in numbers else ()
+        more = (WATCH,) if "WATCHES" in numbers else ()
         program.write_text(program_text(NUMBERS | numbers, more))
         compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
         assert compiler, "no C compiler: apt-get install gcc"

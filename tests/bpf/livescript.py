@@ -75,7 +75,7 @@ def run(directory: str, *words: str) -> int:
         for name, number in sudo.items():
             if number:
                 patch.setenv(name, number)
-        patch.setattr(recorder, "BccLoader", FakeLoader)
+        patch.setattr(recorder, "record_loader", FakeLoader.make)
         patch.setattr(drain, "Ring", Ring)
         patch.setattr(looking.snapshot, "processes", frozenset)
         return main(["record", "--ring-pages", "1", "-o", "x.arrows", *words])

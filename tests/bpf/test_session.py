@@ -41,7 +41,7 @@ pytestmark = pytest.mark.bpf
 
 
 class FakeLoader:
-    """Stands in for BccLoader. ``log`` has what was done, in order."""
+    """Stands in for ProgramLoader. ``log`` has what was done, in order."""
 
     log: ClassVar[list[str]] = []
     open: ClassVar[list[Waiting]] = []
@@ -55,6 +55,18 @@ class FakeLoader:
         self.ring_fd = create(bpf.MAP_RINGBUF, b"ring", 0, 0, size, None)
         assert self.ring_fd >= 0
         self.counts: dict[Where, Missing] = {}
+
+    @classmethod
+    def make(
+        cls,
+        how: str,
+        numbers: dict[str, int],
+        say: Callable[[str], None],
+        *,
+        with_headers: bool,
+    ) -> FakeLoader:
+        say("compiling the probes")
+        return cls(numbers)
 
     def attach(self, plans: tuple[Plan, ...]) -> None:
         self.log.append("attach")
@@ -110,7 +122,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeLoader, "losses", [])
     monkeypatch.setattr(FakeLoader, "open", [])
     monkeypatch.setattr(FakeLoader, "followed", set())
-    monkeypatch.setattr(recorder, "BccLoader", FakeLoader)
+    monkeypatch.setattr(recorder, "record_loader", FakeLoader.make)
 
 
 def record(*words: str) -> int:

@@ -15,6 +15,7 @@ from fakemachine import NAMES, OPTIONS, pretend
 from cdmtrace import privileges, recorder
 from cdmtrace.cli import main
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
+from cdmtrace.loader import build
 from cdmtrace.privileges import Capability
 
 DISCOVER = nodes.discover
@@ -29,11 +30,11 @@ class Reached(Exception):
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A machine that can record: each test takes one thing away."""
 
-    def reached(numbers: object) -> NoReturn:
-        raise Reached(numbers)
+    def reached(how: str, numbers: object, *_: object, **more: object) -> NoReturn:
+        raise Reached(numbers, how)
 
     pretend(tmp_path, monkeypatch)
-    monkeypatch.setattr(recorder, "BccLoader", reached)
+    monkeypatch.setattr(recorder, "record_loader", reached)
     return tmp_path
 
 
@@ -53,7 +54,7 @@ def refused(
 def test_a_machine_that_can_record_gets_as_far_as_compiling() -> None:
     with pytest.raises(Reached) as caught:
         main(["record", "--", "true"])
-    (numbers,) = caught.value.args
+    numbers, _ = caught.value.args
     assert numbers["CDM_NODES"] == 2
     assert numbers["CDM_MASK"] == 1 << 38
     assert numbers["RING_PAGES"] == 4096
@@ -68,7 +69,7 @@ def test_the_probes_are_told_whom_to_leave_out_and_what_to_follow(
     for words, everything in (([], 0), (["--all"], 1)):
         with pytest.raises(Reached) as caught:
             main(["record", *words, "--", "true"])
-        (numbers,) = caught.value.args
+        numbers, _ = caught.value.args
         assert numbers["ALL"] == everything
         assert numbers["MEMORY_NODES"] == 3
         assert numbers["RECORDER"] == os.getpid()
@@ -278,7 +279,7 @@ def test_what_the_program_is_told_of_filters() -> None:
     words = ["--comm", "abc", "--addr", "1000+1000", "--stacks", "changes"]
     with pytest.raises(Reached) as caught:
         main(["record", *words, "--cdm-nodes", "0,1", "--node", "1", "--", "true"])
-    (numbers,) = caught.value.args
+    numbers, _ = caught.value.args
     assert numbers["FOLLOW_COMM"] == 1
     assert numbers["COMM0"] == int.from_bytes(b"abc", "little")
     assert (numbers["ADDR_START"], numbers["ADDR_END"]) == (0x1000, 0x1000 + 1000)
@@ -502,19 +503,58 @@ def test_headers_that_are_missing(
     )
 
 
+def without_headers(monkeypatch: pytest.MonkeyPatch, *, compiled: bool) -> None:
+    monkeypatch.delenv(headers.SOURCE_VARIABLE)
+    monkeypatch.setattr(headers, "find", lambda release=None: None)
+    monkeypatch.setattr(build, "is_there", lambda: compiled)
+
+
+@pytest.mark.parametrize(("how", "compiled"), [("bcc", True), ("auto", False)])
+def test_no_headers_for_who_needs_them(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    compiled: bool,
+) -> None:
+    without_headers(monkeypatch, compiled=compiled)
+    refused(
+        capsys,
+        *(125, "the headers of kernel", "hint: sudo apt-get install -y linux-headers-"),
+        words=f"--loader {how} -- true",
+    )
+
+
+@pytest.mark.parametrize("how", ["auto", "libbpf"])
+def test_no_headers_for_who_needs_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    """But which bit is VM_CDM nobody says then."""
+    without_headers(monkeypatch, compiled=True)
+    refused(
+        capsys,
+        *(125, "VM_CDM", "--vm-cdm-mask bit:38"),
+        words=f"--loader {how} -- true",
+    )
+    words = ["record", "--loader", how, "--vm-cdm-mask", "bit:45", "--", "true"]
+    with pytest.raises(Reached) as caught:
+        main(words)
+    assert caught.value.args[1] == how
+    assert caught.value.args[0]["CDM_MASK"] == 1 << 45
+
+
 def test_bcc_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from cdmtrace.loader import bcc
+    from cdmtrace.loader import bcc, choice
 
-    monkeypatch.setattr(recorder, "BccLoader", bcc.BccLoader)
+    monkeypatch.setattr(recorder, "record_loader", choice.record_loader)
     monkeypatch.setitem(sys.modules, "bcc", None)
     default = bcc.import_bcc
     monkeypatch.setattr(bcc, "import_bcc", lambda: default(tmp_path))
     refused(
         capsys,
         *(125, "bcc cannot be imported", "hint: sudo apt-get install -y python3-bpfcc"),
-        words="-- true",
+        words="--loader bcc -- true",
     )
 
 

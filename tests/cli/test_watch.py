@@ -30,14 +30,14 @@ class Reached(Exception):
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def reached(numbers: object) -> NoReturn:
+    def reached(how: str, numbers: object, *_: object, **more: object) -> NoReturn:
         raise Reached(numbers)
 
     pretend(tmp_path, monkeypatch)
     known = NAMES["functions"] | FUNCTIONS
     monkeypatch.setattr(symbols, "functions", lambda: known)
     monkeypatch.setattr(watchpoints, "check_free", lambda number: None)
-    monkeypatch.setattr(watch, "WatchLoader", reached)
+    monkeypatch.setattr(watch, "watch_loader", reached)
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ Each recording is a child of it, as in recordings.py. Leaves NAMES.arrows, NAMES
 and NAMES.stderr of each set, and the exit statuses in ``statuses.json``.
 
 Usage: by_quirks.py FILE: {quirks: [argument of record...]}
+
+A name such as rfc+bcc has two parts: the quirks, and who loads the probes, libbpf if it
+is not said.
 """
 
 from __future__ import annotations
@@ -20,10 +23,11 @@ def main(file: str) -> None:
     from cdmtrace.lab.quirks import DEBUGFS_FILE
 
     statuses = {}
-    with prepared():
-        for names, words in json.loads(Path(file).read_text()).items():
-            Path(DEBUGFS_FILE).write_text(names)
-            statuses[names] = finish(start(names, *words))
+    for name, words in json.loads(Path(file).read_text()).items():
+        names, _, loader = name.partition("+")
+        Path(DEBUGFS_FILE).write_text(names)
+        with prepared(loader or "libbpf"):
+            statuses[name] = finish(start(name, *words))
     Path("statuses.json").write_text(json.dumps(statuses))
 
 

@@ -1,11 +1,12 @@
-"""Runs in the guest: several recordings, by one process that has imported bcc once.
+"""Runs in the guest: several recordings, by one process that has imported all once.
 
-Importing it takes 20 s in an emulated guest, and unpacking the kernel's headers as
-long, so each recording is made by a child of this process, which has both. What comes
-out is left in the working directory, for test_record.py to look at: for each recording
-its trace, its stdout and stderr, and its exit status in ``statuses.json``.
+That takes half a minute in an emulated guest, with bcc and the kernel's headers a whole
+one, so each recording is made by a child of this process, which has it all. The first
+two are bcc's, the others libbpf's, which has nothing to compile. What comes out is left
+in the working directory, for test_record.py to look at: for each recording its trace,
+its stdout and stderr, and its exit status in ``statuses.json``.
 
-The programs are compiled with -Werror here.
+bcc compiles with -Werror here.
 
 Usage: recordings.py GATES STORY [ARGUMENT...]
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import importlib
 import json
 import mmap
 import os
@@ -27,7 +29,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +151,18 @@ def fault(pages: int, pause: float = 0.0) -> None:
 
 
 @contextlib.contextmanager
-def prepared() -> Iterator[Any]:
-    """Import bcc and unpack the headers, for all recordings that start() begins."""
-    from cdmtrace.kernel import headers
+def prepared(loader: str = "libbpf") -> Iterator[None]:
+    """Import all that it takes, for the recordings that start() begins meanwhile."""
     from cdmtrace.loader.bcc import import_bcc
+    from cdmtrace.loader.choice import headers_for
 
-    bcc = import_bcc()
-    with headers.available():
-        yield bcc
+    importlib.import_module("cdmtrace.recorder")
+    if loader == "bcc":
+        import_bcc()
+    for verb in ("RECORD", "WATCH"):
+        os.environ[f"CDMTRACE_{verb}_LOADER"] = loader
+    with headers_for(loader):
+        yield
 
 
 def start(
@@ -175,14 +181,14 @@ def start(
     if None.
     """
     from cdmtrace.cli import main
-    from cdmtrace.loader import bcc
+    from cdmtrace.loader import program
 
     pid = os.fork()
     if pid:
         return pid
     status = 99
     try:
-        bcc.MAXACTIVE = maxactive
+        program.MAXACTIVE = maxactive
         for number, stream in ((1, "stdout"), (2, "stderr")):
             kept = os.open(f"{name}.{stream}", os.O_WRONLY | os.O_CREAT, 0o644)
             os.dup2(kept if number == 1 or stderr is None else stderr, number)
@@ -651,14 +657,17 @@ def watch_writes() -> int:
         quirks.write_text("rfc")
 
 
-def strict(base: Any) -> Any:
-    """Return bcc's class, with a compiler whose every warning is an error."""
+def be_strict() -> None:
+    """Let every warning of bcc's compiler be an error."""
+    from cdmtrace.loader.bcc import import_bcc
 
-    class Strict(base):
+    bcc = import_bcc()
+
+    class Strict(bcc.BPF):
         def __init__(self, **options: Any) -> None:
             super().__init__(cflags=STRICT, **options)
 
-    return Strict
+    bcc.BPF = Strict
 
 
 def ask(verb: str, *words: str) -> None:
@@ -675,9 +684,11 @@ def ask(verb: str, *words: str) -> None:
 
 def run(gates: str, story: list[str]) -> None:
     """Make all recordings."""
-    makers = {
+    compiled = {
         "story": lambda: record_the_story(story),
         "gates": lambda: record_the_gates(gates, story),
+    }
+    loaded = {
         "flood": record_a_flood,
         "changes": record_changes_in_a_flood,
         "killed": record_and_be_killed,
@@ -695,12 +706,18 @@ def run(gates: str, story: list[str]) -> None:
         "live": record_and_look_on,
     }
     statuses = {}
-    with prepared() as bcc:
-        bcc.BPF = strict(bcc.BPF)
+
+    def made(makers: Mapping[str, Callable[[], int]]) -> None:
         for name, make in makers.items():
             statuses[name] = make()
             Path("statuses.json").write_text(json.dumps(statuses))
             shutil.copy("/sys/kernel/tracing/kprobe_events", f"{name}.kprobe_events")
+
+    with prepared("bcc"):
+        be_strict()
+        made(compiled)
+    with prepared("libbpf"):
+        made(loaded)
     ask("doctor", "--format", "json")
     ask("probes", "--format", "json")
 

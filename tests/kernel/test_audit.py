@@ -27,6 +27,7 @@ pytestmark = pytest.mark.timeout(3600)
 )
 def test_the_model_equals_numa_maps(words: tuple[str, ...], statuses: set[int]) -> None:
     command = [sys.executable, "scripts/audit.py", "--seconds", "30", "--every", "8"]
+    command += ["--loader", "libbpf"]
     result = subprocess.run(
         [*command, *words], cwd=ROOT, text=True, capture_output=True, check=False
     )

@@ -25,7 +25,6 @@ from cdmtrace.analysis.replay import Mm
 from cdmtrace.events import EventKind
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.lab import quirks, scenarios
-from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
@@ -87,7 +86,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += [str(program), quirks.as_argument(quirks.resolve(quirks.RFC)), *NEEDED_BY]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *in_memory(*words)),
+        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *words),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return directory / "run"

@@ -37,14 +37,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import by_libbpf, lab_run
 from tap import failures
 
 from cdmtrace.analysis import Trace, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.lab import quirks, scenarios
-from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
@@ -192,7 +191,7 @@ def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
     words += [str(program), sys.executable, "-m", "cdmtrace", "record"]
     result = lab_run(
         directory,
-        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *in_memory(*words)),
+        *("--quirks", quirks.RFC, "--timeout", "3300", "--", *by_libbpf(*words)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     run = directory / "run"

@@ -24,7 +24,6 @@ from cdmtrace import analysis
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.format.reader import TraceInfo, TraceReader
 from cdmtrace.format.schema import column_values
-from cdmtrace.lab.guestscript import in_memory
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.timeout(7200)
@@ -68,7 +67,7 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", path)
-        words = in_memory(sys.executable, str(HERE / "endings.py"))
+        words = (sys.executable, str(HERE / "endings.py"))
         result = lab_run(directory, "--timeout", "6600", "--", *words)
     assert result.returncode == 134, result.stdout + result.stderr
     assert "sysrq triggered crash" in result.stderr

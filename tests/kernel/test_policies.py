@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from labrun import found_under, lab_run
+from labrun import by_libbpf, found_under, lab_run
 from tap import failures
 
 from cdmtrace.analysis import check, load
@@ -27,7 +27,6 @@ from cdmtrace.analysis.notes import Arrived, Note
 from cdmtrace.analysis.replay import Mm, Result
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, MpolFlag, Probe
 from cdmtrace.lab import quirks, scenarios
-from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 
 pytestmark = pytest.mark.timeout(3600)
@@ -138,7 +137,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     lied = "".join(run_script(program, name, quirks.NONE) for name in lies)
     words = [sys.executable, "-m", "cdmtrace", "record", "-o", "policies.arrows"]
     script = f"{shlex.join([*words, '--', 'sh', str(runs)])} || exit 1\n{lied}"
-    guest = in_memory("sh", "-c", script)
+    guest = by_libbpf("sh", "-c", script)
     result = lab_run(directory, "--timeout", "3300", "--", *guest)
     assert result.returncode == 0, result.stdout + result.stderr
     trace = load(directory / "run" / "policies.arrows")

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from labrun import lab_run
+from labrun import by_libbpf, lab_run
 from places import Place, places
 from tap import failures
 
@@ -22,7 +22,6 @@ from cdmtrace.analysis import check, describe, load
 from cdmtrace.analysis.replay import Result
 from cdmtrace.events import EventKind, Lock, Probe, mmap_lock
 from cdmtrace.lab import kernels
-from cdmtrace.lab.guestscript import in_memory
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.specs import find_spec
 
@@ -54,7 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = lab_run(
         tmp_path,
         *("--kernel", KERNEL, "--timeout", "3300", "--scenario", "flag_writer"),
-        *("--", *in_memory("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable)),
+        *("--", *by_libbpf("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable)),
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return tmp_path / "run"

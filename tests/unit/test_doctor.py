@@ -14,7 +14,7 @@ from cdmtrace.checks import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.kernel import btf, config, headers, profiles, tracefs
 from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS, NEWER
-from cdmtrace.loader import bcc
+from cdmtrace.loader import bcc, build
 
 WHOLE = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
 
@@ -302,6 +302,29 @@ def test_bcc(monkeypatch: pytest.MonkeyPatch) -> None:
     said(doctor.check_bcc(), State.FAIL, "cannot be imported -> apt-get")
 
 
+@pytest.mark.parametrize(
+    ("text", "state"), [("other sources", State.WARN), (None, State.OK)]
+)
+def test_who_has_compiled_probes_needs_neither_bcc_nor_headers(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, state: State
+) -> None:
+    def find() -> bytes:
+        if text:
+            raise build.ObjectMissing(text, hint="make bpf")
+        return b""
+
+    def fails() -> Check:
+        return Check(name="x", state=State.FAIL, text="is missing", remedy="get it")
+
+    monkeypatch.setattr(build, "find", find)
+    monkeypatch.setattr(doctor, "check_headers", fails)
+    monkeypatch.setattr(doctor, "check_bcc", fails)
+    checks = [*doctor.examine()]
+    said(checks[-1], state, f"{text} -> make bpf" if text else "libbpf loads")
+    instead = {State.WARN: State.FAIL, State.OK: State.WARN}[state]
+    assert [c.state for c in checks if c.name == "x"] == [instead, instead]
+
+
 def test_verdict() -> None:
     ok, warn, fail = (Check(name="x", state=state, text="x") for state in State)
     assert doctor.can_record((ok, warn))
@@ -338,7 +361,7 @@ def test_all_of_it_on_this_machine_without_root(
     monkeypatch.setattr(tracefs, "mounted", never)
     checks = list(doctor.examine())
     assert checks[0].name == "privileges"
-    assert checks[-1].name == "bcc"
-    assert len({check.name for check in checks}) == len(checks) == 16
+    assert checks[-1].name == "compiled probes"
+    assert len({check.name for check in checks}) == len(checks) == 17
     assert not doctor.can_record(checks)
     assert all(check.remedy for check in checks if check.state is State.FAIL)

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from cdmtrace.loader.bcc import SOURCES, BccMissing, import_bcc, program_text
+from cdmtrace.loader.bcc import BccMissing, import_bcc
+from cdmtrace.loader.sources import SOURCES, program_text
 
 
 @pytest.fixture

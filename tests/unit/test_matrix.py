@@ -26,7 +26,7 @@ from cdmtrace.lab import (
 from cdmtrace.lab.expectations import ROWS, Row
 from cdmtrace.lab.guestscript import STATUSES
 from cdmtrace.lab.matrix import Found, Outcome, Recording
-from cdmtrace.loader.bcc import BccLoader
+from cdmtrace.loader.program import ProgramLoader
 from cdmtrace.options import Outcome as Ended
 from cdmtrace.render import matrix as text
 from cdmtrace.render.tables import FORMATS
@@ -356,16 +356,16 @@ def test_scenarios_in_the_place_of_a_row_s_own() -> None:
 
 
 class Program:
-    """Stands in for bcc's program: its methods take the place of BccLoader's.
+    """Stands in for the program: its methods take the place of ProgramLoader's.
 
     ``log`` has what was done, in order.
     """
 
     log: ClassVar[list[str]] = []
 
-    def __init__(self, defines: Mapping[str, int]) -> None:
-        Program.log.append(f"compiled for {defines['RECORDER']}")
-        self._bpf = dict.fromkeys(recordings._MEMORY, Program)
+    @staticmethod
+    def make(how: str, numbers: Mapping[str, int]) -> None:
+        Program.log.append(f"compiled for {numbers['RECORDER']}")
 
     def attach(self, plans: tuple[Any, ...]) -> None:
         Program.log.append("attached")
@@ -373,9 +373,8 @@ class Program:
     def close(self) -> None:
         Program.log.append("detached")
 
-    @staticmethod
-    def clear() -> None:
-        Program.log.append("cleared")
+    def forget(self) -> None:
+        Program.log.append("forgotten")
 
 
 @pytest.fixture
@@ -396,10 +395,10 @@ def in_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Program.log.clear()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(recorder, "record", record)
-    monkeypatch.setattr(recordings.headers, "available", contextlib.nullcontext)
-    monkeypatch.setattr(BccLoader, "__init__", Program.__init__)
-    monkeypatch.setattr(BccLoader, "attach", Program.attach)
-    monkeypatch.setattr(BccLoader, "close", Program.close)
+    monkeypatch.setattr(recordings, "headers_for", lambda how: contextlib.nullcontext())
+    monkeypatch.setattr(recordings, "make_program", Program.make)
+    for name in ("attach", "forget", "close"):
+        monkeypatch.setattr(ProgramLoader, name, getattr(Program, name))
     monkeypatch.setattr(quirks, "DEBUGFS_FILE", "debugfs")
     return tmp_path
 
@@ -433,9 +432,8 @@ def test_each_recording_has_its_quirks_its_words_and_its_status(
 
 def test_one_program_serves_all_and_forgets_between_them(in_a_guest: Path) -> None:
     run(in_a_guest, order("one", "true"), order("two", "true"))
-    forgotten = ["cleared"] * len(recordings._MEMORY)
     assert Program.log == [
-        *("compiled for 7", "attached", *forgotten, *forgotten, "detached")
+        *("compiled for 7", "attached", "forgotten", "forgotten", "detached")
     ]
 
 
