@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 /* --- pages -------------------------------------------------------------- */
 
+static __always_inline void allocation_begin(u32 tid, struct allocation *begun)
+{
+	/* If it cannot be new, there is one whose return was missed, or no room. */
+	if (!allocations.insert(&tid, begun))
+		return;
+	allocation_missed(tid);
+	if (allocations.update(&tid, begun))
+		count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_MAP, begun->mm, 0, ~0ULL);
+}
+
 /* alloc_pages_vma() and its successors: (gfp, order, vma, addr, ...) */
 int alloc_entry(struct pt_regs *ctx)
 {
@@ -22,12 +32,27 @@ int alloc_entry(struct pt_regs *ctx)
 	begun.order = ARG(alloc_entry, order);
 	begun.lock = CDM_LOCK(mmap_lock_state(HEAD_MM(&head)), 0);
 	begun.policy = CDM_POLICY_UNREAD;
-	/* If it cannot be new, there is one whose return was missed, or no room. */
-	if (!allocations.insert(&tid, &begun))
+	allocation_begin(tid, &begun);
+	return 0;
+}
+
+/*
+ * shmem_alloc_folio(gfp, order, info, index): from 6.7 on by folio_alloc_mpol(), and for
+ * no VMA; before, by vma_alloc_folio() for one on the stack, that no mm has.
+ */
+int shmem_alloc_entry(struct pt_regs *ctx)
+{
+	struct allocation begun = {};
+	u32 tid = bpf_get_current_pid_tgid();
+
+	if (!wanted_scene()) {
+		allocation_missed(tid);
 		return 0;
-	allocation_missed(tid);
-	if (allocations.update(&tid, &begun))
-		count_lost_at(CDM_PROBE_ALLOC, CDM_LOST_MAP, HEAD_MM(&head), 0, ~0ULL);
+	}
+	begun.ts = bpf_ktime_get_ns();
+	begun.order = ARG(shmem_alloc_entry, order);
+	begun.policy = CDM_POLICY_UNREAD;
+	allocation_begin(tid, &begun);
 	return 0;
 }
 
@@ -108,7 +133,7 @@ static __always_inline int alloc_in_addr(struct allocation *begun, u64 size)
 	return in_addr(addr, addr + size);
 }
 
-int alloc_return(struct pt_regs *ctx)
+static __always_inline int allocated(struct pt_regs *ctx)
 {
 	u64 page = PT_REGS_RC(ctx), task, size;
 	u32 tid = bpf_get_current_pid_tgid();
@@ -154,6 +179,16 @@ int alloc_return(struct pt_regs *ctx)
 	}
 	event_submit(e);
 	return 0;
+}
+
+int alloc_return(struct pt_regs *ctx)
+{
+	return allocated(ctx);
+}
+
+int shmem_alloc_return(struct pt_regs *ctx)
+{
+	return allocated(ctx);
 }
 
 /*

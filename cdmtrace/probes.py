@@ -77,6 +77,24 @@ class LogicalProbe:
         return tuple(dict.fromkeys(item.kind for item in self.attachments))
 
 
+def _around(
+    handler: str, *candidates: str, reads: tuple[str, ...]
+) -> tuple[Attachment, Attachment]:
+    """Return the two at entry and return of a function."""
+    # The return first: an entry without a return would count as lost.
+    return (
+        Attachment(
+            handler=f"{handler}_return", kind=Kind.KRETPROBE, candidates=candidates
+        ),
+        Attachment(
+            handler=f"{handler}_entry",
+            kind=Kind.KPROBE,
+            candidates=candidates,
+            reads=reads,
+        ),
+    )
+
+
 def _pair(
     probe: Probe,
     summary: str,
@@ -88,20 +106,7 @@ def _pair(
     return LogicalProbe(
         probe=probe,
         summary=summary,
-        # The return first: an entry without a return would count as lost.
-        attachments=(
-            Attachment(
-                handler=f"{handler}_return",
-                kind=Kind.KRETPROBE,
-                candidates=candidates,
-            ),
-            Attachment(
-                handler=f"{handler}_entry",
-                kind=Kind.KPROBE,
-                candidates=candidates,
-                reads=reads,
-            ),
-        ),
+        attachments=_around(handler, *candidates, reads=reads),
         required=required,
     )
 
@@ -144,6 +149,7 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
     )
 
 
+_ALLOCATED: Final = ("order", "vma", "addr")
 _NEW_ANON: Final = "page|folio vma address"
 _UNMAPPED: Final = (
     "vma|unmap->unmap_desc.first start_addr|unmap->unmap_desc.vma_start "
@@ -151,14 +157,22 @@ _UNMAPPED: Final = (
 )
 
 PROBES: Final[tuple[LogicalProbe, ...]] = (
-    _pair(
-        Probe.ALLOC,
-        "a page is allocated for a VMA; vm_flags before and after",
-        "alloc",
-        "vma_alloc_folio_noprof",
-        "vma_alloc_folio",
-        "alloc_pages_vma",
-        reads=("order", "vma", "addr"),
+    LogicalProbe(
+        probe=Probe.ALLOC,
+        summary="a page is allocated for a VMA; vm_flags before and after",
+        attachments=tuple(
+            one
+            for two in zip(
+                _around("alloc", "vma_alloc_folio_noprof", reads=_ALLOCATED),
+                # From 6.7 on that is not for shmem.
+                _around("shmem_alloc", "shmem_alloc_folio", reads=("order",)),
+                strict=True,
+            )
+            for one in two
+        ),
+        older=(
+            _around("alloc", "vma_alloc_folio", "alloc_pages_vma", reads=_ALLOCATED),
+        ),
         required=True,
     ),
     _pair(

@@ -184,13 +184,39 @@ def allocate_for_file(machine: Machine) -> Any:
     return machine.rows[-1]
 
 
-@pytest.fixture
-def faulting(machine: Machine) -> int:
-    """Return the VMA in which there is a fault on a shmem file."""
+def fault_on_file(machine: Machine) -> int:
+    """A fault on a shmem file begins; return its VMA."""
     vma = machine.vma(machine.mm())
     fault = machine.struct("vm_fault", vma=vma, address=START)
     machine.enter("shmem_begin", fault)
     return vma
+
+
+@pytest.fixture
+def faulting(machine: Machine) -> int:
+    """Return the VMA in which there is a fault on a shmem file."""
+    return fault_on_file(machine)
+
+
+@pytest.mark.parametrize("kernel", ["6.12", "7.2"])
+def test_a_page_of_a_file_for_which_there_is_no_vma(
+    boot: Callable[..., Machine], kernel: str
+) -> None:
+    """Since folio_alloc_mpol() is told of a policy, and of no VMA."""
+    machine = boot(**bpfnumbers.arguments_of(kernel))
+
+    def allocate() -> Any:
+        machine.enter("shmem_alloc_entry", 0, 2, 0, 0)
+        machine.leave("shmem_alloc_return", machine.page(1))
+        return machine.rows[-1]
+
+    vma = fault_on_file(machine)
+    row = allocate()
+    assert (row["kind"], row["node"]) == (EventKind.ALLOC, 1)
+    assert (row["mm"], row["vma"]) == (machine.id(machine.vma_mm(vma)), 0)
+    assert (row["addr"], row["size"]) == (START, 4 * PAGE)
+    machine.leave("shmem_end")
+    assert allocate()["mm"] == 0
 
 
 def test_a_page_of_a_file_is_for_the_fault_that_it_is_allocated_in(
