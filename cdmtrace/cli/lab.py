@@ -33,7 +33,7 @@ from cdmtrace.lab import (
 )
 from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
 from cdmtrace.lab.kernel import Kernel
-from cdmtrace.lab.machine import Machine, find_tools, parse_mib
+from cdmtrace.lab.machine import Machine, check_device, find_tools, parse_mib
 from cdmtrace.lab.paths import Layout, new_run_dir
 from cdmtrace.lab.watchdog import Limits
 from cdmtrace.render import matrix as matrix_text
@@ -184,6 +184,13 @@ def _image_and_modules(
 )
 @option("--cpus", type=click.IntRange(min=1), default=2, show_default=True)
 @option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="NAME",
+    help="A device for QEMU to emulate, as its -device; may be given again.",
+)
+@option(
     "--accel",
     "accelerator",
     type=click.Choice(["auto", "kvm", "tcg"]),
@@ -211,6 +218,7 @@ def run_command(
     memory: str,
     cdm_memory: str,
     cpus: int,
+    devices: tuple[str, ...],
     accelerator: str,
     append: tuple[str, ...],
     run_dir: Path | None,
@@ -229,7 +237,10 @@ def run_command(
     layout = Layout.default()
     chosen = quirks.resolve(quirk_list)
     machine = Machine(
-        ram_mib=parse_mib(memory), cdm_mib=parse_mib(cdm_memory), cpus=host_cpus(cpus)
+        ram_mib=parse_mib(memory),
+        cdm_mib=parse_mib(cdm_memory),
+        cpus=host_cpus(cpus),
+        devices=tuple(map(check_device, devices)),
     )
     words = resolve_command(command) if command else ()
     found = scenarios.find_scenario(scenario) if scenario is not None else None

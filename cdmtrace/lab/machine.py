@@ -18,16 +18,21 @@ CDM_NODE = 1
 _SIZE = re.compile(r"(\d+)([MG])")
 # virtme-ng passes it through a shell, QEMU's option parser and the kernel's command
 # line, each with its own special characters.
+_DEVICE = re.compile(r"[A-Za-z0-9_.,=-]+")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """The guest's size: RAM of node 0, memory of the CDM node (MiB), CPUs."""
+    """The guest's size: RAM of node 0, memory of the CDM node (MiB), CPUs.
+
+    ``devices`` are those that QEMU emulates besides, as its -device has them.
+    """
 
     ram_mib: int = 3072
     cdm_mib: int = 1024
     cpus: int = 2
+    devices: tuple[str, ...] = ()
 
 
 def parse_mib(text: str) -> int:
@@ -36,6 +41,13 @@ def parse_mib(text: str) -> int:
     if match is None or int(match[1]) == 0:
         raise LabError(f"{text!r} is no memory size; write it like 3G or 512M")
     return int(match[1]) * (1024 if match[2] == "G" else 1)
+
+
+def check_device(text: str) -> str:
+    """Return ``text``, or raise :class:`LabError` if QEMU cannot be handed it."""
+    if not _DEVICE.fullmatch(text):
+        raise LabError(f"{text!r} is no device of QEMU's; write it like edu")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +117,7 @@ def vng_arguments(
         *("--cpus", str(machine.cpus)),
         *("--numa", f"{machine.ram_mib}M,cpus=0-{machine.cpus - 1}"),
         *("--numa", f"{machine.cdm_mib}M"),
+        *(f"--qemu-opts=-device {device}" for device in machine.devices),
         *("--user", "root"),
         f"--rwdir={run_dir}",
         f"--append=cdm-nodes={1 << CDM_NODE:#x}",

@@ -9,7 +9,13 @@ from cdmtrace.errors import LabError
 from cdmtrace.lab.accel import Accelerator
 from cdmtrace.lab.guest import resolve_command
 from cdmtrace.lab.guestscript import guest_script
-from cdmtrace.lab.machine import Machine, find_tools, parse_mib, vng_arguments
+from cdmtrace.lab.machine import (
+    Machine,
+    check_device,
+    find_tools,
+    parse_mib,
+    vng_arguments,
+)
 
 
 def arguments(
@@ -47,6 +53,22 @@ def test_memory_is_the_sum_of_the_nodes() -> None:
     words = arguments(machine=Machine(ram_mib=512, cdm_mib=256, cpus=1))
     assert words[words.index("--memory") + 1] == "768M"
     assert "512M,cpus=0-0" in words
+
+
+def test_devices_are_handed_to_qemu() -> None:
+    words = arguments(machine=Machine(devices=("intel-iommu", "edu,addr=0x1f.0")))
+    added = [word for word in words if word.startswith("--qemu-opts")]
+    assert added == [
+        "--qemu-opts=-device intel-iommu",
+        "--qemu-opts=-device edu,addr=0x1f.0",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "edu -S", "edu;ls", "$(ls)", "'edu'", "a/b"])
+def test_a_device_that_is_more_than_one_is_refused(text: str) -> None:
+    assert check_device("edu,addr=0x1f.0") == "edu,addr=0x1f.0"
+    with pytest.raises(LabError, match="no device of QEMU's"):
+        check_device(text)
 
 
 def test_kvm_is_not_disabled_where_it_works() -> None:
