@@ -310,6 +310,7 @@ static void usage(int fd)
 	    "  --slow              also the steps that fill a whole node, or take memory away\n"
 	    "  --hold              print READY and the pid, and wait for a line on stdin\n"
 	    "                      or SIGUSR1, before the first step and after the last\n"
+	    "  --hold-before NAME  the same before this step\n"
 	    "  --numa-maps FILE    at the end, copy the numa_maps lines of the regions\n"
 	    "exit status: 0 all passed, 1 a check failed, 2 trouble\n",
 	    program);
@@ -358,8 +359,8 @@ static void check_step_names(const char *list, const struct step *steps,
 static int scenario_main(int argc, char **argv, const struct step *steps,
 			 unsigned int nr)
 {
-	enum { QUIRKS = 256, CDM_NODE, STEP, LIST, SLOW, HOLD, NUMA_MAPS,
-	       SELF_TEST, HELP };
+	enum { QUIRKS = 256, CDM_NODE, STEP, LIST, SLOW, HOLD,
+	       HOLD_BEFORE, NUMA_MAPS, SELF_TEST, HELP };
 	static const struct option options[] = {
 		{ "quirks", required_argument, NULL, QUIRKS },
 		{ "cdm-node", required_argument, NULL, CDM_NODE },
@@ -367,13 +368,14 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 		{ "list", no_argument, NULL, LIST },
 		{ "slow", no_argument, NULL, SLOW },
 		{ "hold", no_argument, NULL, HOLD },
+		{ "hold-before", required_argument, NULL, HOLD_BEFORE },
 		{ "numa-maps", required_argument, NULL, NUMA_MAPS },
 		{ "self-test", no_argument, NULL, SELF_TEST },
 		{ "help", no_argument, NULL, HELP },
 		{ NULL, 0, NULL, 0 }
 	};
 	bool list = false, slow = false, held = false, self = false;
-	const char *only = NULL, *numa_maps = NULL;
+	const char *only = NULL, *hold_before = NULL, *numa_maps = NULL;
 	struct sigaction act = { .sa_handler = on_release };
 	char text[512], *end;
 	long wanted = -1, balancing;
@@ -405,6 +407,9 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 		case HOLD:
 			held = true;
 			break;
+		case HOLD_BEFORE:
+			hold_before = optarg;
+			break;
 		case NUMA_MAPS:
 			numa_maps = optarg;
 			break;
@@ -431,10 +436,12 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 	}
 	if (only)
 		check_step_names(only, steps, nr);
+	if (hold_before)
+		check_step_names(hold_before, steps, nr);
 	if (!self && SCENARIO_NEEDS_NODES)
 		find_nodes(wanted);
 
-	if (held) {
+	if (held || hold_before) {
 		sigset_t block;
 
 		sigemptyset(&block);
@@ -464,6 +471,8 @@ static int scenario_main(int argc, char **argv, const struct step *steps,
 			continue;
 		current_step = steps[i].name;
 		diag("%s: %s", steps[i].name, steps[i].what);
+		if (hold_before && chosen(hold_before, steps[i].name))
+			hold("before");
 		/* A kernel that spins in a fault ends the run, not the guest. */
 		alarm(STEP_SECONDS);
 		steps[i].run();
