@@ -1,9 +1,11 @@
 """Runs in the guest: watch a process whose writes to vm_flags are known and counted.
 
 The process that is watched is this file again, told what to do. Leaves watch.arrows,
-watch.stdout, watch.stderr, and taken.stderr of a watch that got no debug registers.
+watch.stdout, watch.stderr, and taken.stderr of a watch that got no debug registers. Of
+the scenario vfio, whose BAR is watched from before its first access on, it leaves
+vfio.tap, and vfio.arrows, vfio.stdout and vfio.stderr of the watch.
 
-Usage: watching.py writer
+Usage: watching.py [writer] [vfio SCENARIO...]
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import ctypes
 import fcntl
 import mmap
 import os
+import signal
 import struct
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +31,8 @@ PLACES = [0x2000_0000_0000 + (n << 30) for n in range(3)]
 PLACES += [PLACES[1] + PAGES * PAGE]
 """Each is a VMA; the last is beside the second, and differs from it in a flag."""
 OTHERS = PLACES[0] + (1 << 40)
+BAR = 0x1000_4000_0000
+"""Where the scenario vfio maps it."""
 READ, WRITE = mmap.PROT_READ, mmap.PROT_WRITE
 FIXED_NOREPLACE = 0x100000
 MBIND, BIND, CDM_MASK = 237, 2, 1 << 1
@@ -77,9 +83,9 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def said(text: str, times: int = 1) -> Callable[[], bool]:
-    """Return whether the watch has said something so often."""
-    path = Path("watch.stderr")
+def said(text: str, times: int = 1, file: str = "watch.stderr") -> Callable[[], bool]:
+    """Return whether the watch, or who writes the file, has said it so often."""
+    path = Path(file)
     return lambda: path.exists() and path.read_text().count(text) >= times
 
 
@@ -225,17 +231,68 @@ def watch_acts() -> int:
 
 def watch_writer() -> int:
     """Until a command ends, which begins when all is armed."""
-    script = f"touch go; while test ! -e done; do sleep 0.2; done; exit {STATUS}"
+    # Nobody else may be busy while it does what is a matter of milliseconds.
+    script = (
+        "while test -e vfio.runs; do sleep 0.2; done; "
+        f"touch go; while test ! -e done; do sleep 0.2; done; exit {STATUS}"
+    )
     command = ("--", "sh", "-c", script)
     return watched("writer", 3, "--vm-cdm-mask", "bit:38", command=command)
+
+
+def watch_vfio(scenario: list[str]) -> int:
+    """Until the scenario ends, whose first access to the BAR waits for the watch."""
+    from recordings import finish, start
+
+    words = [*scenario, "--hold-before", "touch"]
+    with (
+        Path("vfio.tap").open("w") as tap,
+        subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=tap) as program,
+    ):
+        try:
+            wait_for(said("\nREADY ", file="vfio.tap"))
+            pid = start(
+                *("vfio", "--pid", str(program.pid), "--addr", f"{BAR:x}"),
+                *("--vm-cdm-mask", "bit:38", "--stack"),
+                verb="watch",
+            )
+            wait_for(said("recording", file="vfio.stderr"))
+            program.send_signal(signal.SIGUSR1)
+            return finish(pid)
+        finally:
+            program.kill()
+
+
+def beside(watch: Callable[[], int]) -> int:
+    """Begin another watch in a child, whose compiler has a cpu of its own; return its
+    pid. While it is under way, there is a file vfio.runs."""
+    runs = Path("vfio.runs")
+    runs.touch()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 99
+    try:
+        status = watch()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        runs.unlink()
+        os._exit(status)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "work":
         work(sys.argv[2], int(sys.argv[3]))
     else:
-        from recordings import prepared
+        from recordings import finish, prepared
 
         with prepared():
-            run = {"acts": watch_acts, "writer": watch_writer}[sys.argv[1]]
-            Path("watch.status").write_text(str(run()))
+            other = None
+            if "vfio" in sys.argv:
+                scenario = sys.argv[sys.argv.index("vfio") + 1 :]
+                other = beside(lambda: watch_vfio(scenario))
+            if sys.argv[1] == "writer":
+                Path("watch.status").write_text(str(watch_writer()))
+            if other is not None:
+                sys.exit(finish(other))
