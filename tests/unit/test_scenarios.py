@@ -87,6 +87,7 @@ def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> 
         ("vmas", "| step | what changes |"),
         ("defects", "| step | rule |"),
         ("flag_writer", "| step | rule |"),
+        ("vfio", "| step | what it does |"),
     ],
 )
 def test_the_table_of_a_scenario_has_every_step(
