@@ -21,7 +21,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -231,11 +230,7 @@ def watch_acts() -> int:
 
 def watch_writer() -> int:
     """Until a command ends, which begins when all is armed."""
-    # Nobody else may be busy while it does what is a matter of milliseconds.
-    script = (
-        "while test -e vfio.runs; do sleep 0.2; done; "
-        f"touch go; while test ! -e done; do sleep 0.2; done; exit {STATUS}"
-    )
+    script = f"touch go; while test ! -e done; do sleep 0.2; done; exit {STATUS}"
     command = ("--", "sh", "-c", script)
     return watched("writer", 3, "--vm-cdm-mask", "bit:38", command=command)
 
@@ -263,36 +258,19 @@ def watch_vfio(scenario: list[str]) -> int:
             program.kill()
 
 
-def beside(watch: Callable[[], int]) -> int:
-    """Begin another watch in a child, whose compiler has a cpu of its own; return its
-    pid. While it is under way, there is a file vfio.runs."""
-    runs = Path("vfio.runs")
-    runs.touch()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 99
-    try:
-        status = watch()
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        runs.unlink()
-        os._exit(status)
+def main(words: list[str]) -> int:
+    """Do what the words say, one after the other."""
+    from recordings import prepared
+
+    with prepared():
+        if words[:1] == ["writer"]:
+            Path("watch.status").write_text(str(watch_writer()))
+            words = words[1:]
+        return watch_vfio(words[1:]) if words[:1] == ["vfio"] else 0
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "work":
         work(sys.argv[2], int(sys.argv[3]))
     else:
-        from recordings import finish, prepared
-
-        with prepared():
-            other = None
-            if "vfio" in sys.argv:
-                scenario = sys.argv[sys.argv.index("vfio") + 1 :]
-                other = beside(lambda: watch_vfio(scenario))
-            if sys.argv[1] == "writer":
-                Path("watch.status").write_text(str(watch_writer()))
-            if other is not None:
-                sys.exit(finish(other))
+        sys.exit(main(sys.argv[1:]))
