@@ -113,11 +113,12 @@ class Gap:
 class Terms:
     """What a recording says its events are about.
 
-    cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags. page: bytes of a
-    base page. flags: bit -> name, of vm_flags on the kernel of the recording. probes:
-    logical name -> symbol it was attached to, None where it was not; so is a name that
-    is absent. all: pages of every node were told of, not only those of CDM nodes.
-    taken_by: the flag that has VM_CDM's bit on that kernel, None if no other has.
+    cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags, 0 if the kernel has
+    none (shadow mode). page: bytes of a base page. flags: bit -> name, of vm_flags on
+    the kernel of the recording. probes: logical name -> symbol it was attached to, None
+    where it was not; so is a name that is absent. all: pages of every node were told
+    of, not only those of CDM nodes. taken_by: the flag that has VM_CDM's bit on that
+    kernel, None if no other has.
 
     What was left out because it was asked for: filters, as the header has them. told:
     mask of the nodes whose pages were told of. addr: the addresses whose pages were,

@@ -7,7 +7,7 @@
  * traced kernel (see compat.h), and what is asked for:
  *
  *	CDM_NODES	mask of the CDM nodes among nodes 0 to 63
- *	CDM_MASK	the bit of vm_flags that is VM_CDM
+ *	CDM_MASK	the bit of vm_flags that is VM_CDM, 0 if there is none
  *	KEY0, KEY1	random numbers of this recording
  *	ALL		1: every node and address space, not only what is about CDM
  *	FOLLOW_PIDS	1: only the processes in the map tgids

@@ -86,7 +86,8 @@ def examine(
     profile = profiles.choose(kernel_profile, platform.release(), options or {})
     check, flags = check_flags(options, profile)
     yield check
-    yield check_mask(vm_cdm_mask, flags, profile)
+    shadow = cdm_nodes is not None and not nodes.has_cdm()
+    yield check_mask(vm_cdm_mask, flags, profile, shadow=shadow)
     yield _or_else(check_bcc(), compiled)
     yield compiled
 
@@ -354,16 +355,25 @@ def check_flags(
 
 
 def check_mask(
-    given: str | None, flags: vmflags.Flags, profile: profiles.Profile
+    given: str | None,
+    flags: vmflags.Flags,
+    profile: profiles.Profile,
+    *,
+    shadow: bool = False,
 ) -> Check:
-    """Check which bit of vm_flags is VM_CDM. Raises UsageTrouble."""
+    """Check which bit of vm_flags is VM_CDM, if any has to be (not in shadow mode).
+
+    Raises UsageTrouble.
+    """
     name = "VM_CDM"
     try:
-        mask, source, _ = vmflags.find_mask(given, flags, profile)
+        mask, source, _ = vmflags.find_mask(given, flags, profile, shadow=shadow)
     except vmflags.MaskUnknown as error:
         return _warn(name, error.message, error.hint)
     except vmflags.BitTaken as error:
         return _of_error(name, error)
+    if not mask:
+        return _ok(name, f"{source}: rules about the tag will not be checked")
     return _ok(name, f"{mask:#x}, bit {mask.bit_length() - 1} (from {source})")
 
 

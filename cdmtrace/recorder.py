@@ -84,6 +84,8 @@ def _record(
 
     with headers_for(options.loader) as directory:
         target = find_target(options, directory)
+        if target.shadow:
+            say(target.shadow)
         told = numbers(target, plans, options, beside.pid)
         if load is not None:
             loader = load(told)

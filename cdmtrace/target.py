@@ -23,7 +23,8 @@ from cdmtrace.planning import Plan
 class Target:
     """One kernel. ``numbers``: macros for the BPF program, see bpf/cdmtrace.bpf.c.
 
-    The two keys among them are drawn for one recording.
+    vm_cdm_mask: 0 where it has no VM_CDM (shadow mode). The two keys among the
+    numbers are drawn for one recording.
     """
 
     cdm_nodes: tuple[int, ...]
@@ -58,7 +59,11 @@ class Target:
         profile = profiles.choose(kernel_profile, platform.release(), kernel_config)
         flags = vmflags.running(directory, kernel_config, lambda: types, profile)
         mask, mask_from, taken = vmflags.find_mask(
-            vm_cdm_mask, flags, profile, force=force
+            vm_cdm_mask,
+            flags,
+            profile,
+            force=force,
+            shadow=cdm_nodes is not None and not nodes.has_cdm(),
         )
         return cls(
             cdm_nodes=found_nodes,
@@ -75,6 +80,16 @@ class Target:
                 "KEY1": secrets.randbits(64),
                 "MEMORY_NODES": sum(1 << nid for nid in nodes.online() if nid < 64),
             },
+        )
+
+    @property
+    def shadow(self) -> str | None:
+        """What to say where it has no VM_CDM; None where it has."""
+        if self.vm_cdm_mask:
+            return None
+        return (
+            f"shadow mode: {self.flags.source} does not define VM_CDM, so told is what "
+            "would have to be tagged, and rules about the tag are not checked"
         )
 
     def header(

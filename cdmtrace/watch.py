@@ -302,6 +302,8 @@ def watch(
     watchpoints.check_free(len(addresses))
     with headers_for(options.loader) as directory:
         target = recorder.find_target(options, directory)
+        if target.shadow:
+            say(target.shadow)
         numbers = {**recorder.numbers(target, plans, options), "WATCHED_TGID": pid}
         loader = watch_loader(
             options.loader, numbers, say, with_headers=directory is not None

@@ -36,7 +36,7 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sysfs.mkdir()
     (sysfs / "online").write_text("0-1\n")
     (sysfs / "is_coherent_device").write_text("1\n")
-    discover = nodes.discover
+    discover, has_cdm = nodes.discover, nodes.has_cdm
 
     monkeypatch.chdir(root)
     # The privileges are the tests' own too, and they need them still.
@@ -57,3 +57,4 @@ def pretend(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "discover",
         lambda given: discover(given, root=sysfs, cmdline=sysfs / "online"),
     )
+    monkeypatch.setattr(nodes, "has_cdm", lambda: has_cdm(sysfs))

@@ -507,9 +507,12 @@ def _nodes(values: list[Any]) -> tuple[int, ...]:
 
 
 def _mask(text: str) -> int:
-    """Return the number in VM_CDM's mask. Raises ValueError if it is no flag word."""
+    """Return the number in VM_CDM's mask, 0 if there is none (shadow mode).
+
+    Raises ValueError if it is no flag word.
+    """
     mask = int(text[:_HEX], 16)
-    if len(text) > _HEX or not 0 < mask < ANYWHERE:
+    if len(text) > _HEX or not 0 <= mask < ANYWHERE:
         raise ValueError(f"vm_cdm's mask is {text[:_HEX]!r}")
     return mask
 

@@ -51,6 +51,14 @@ def online(root: Path = NODES) -> tuple[int, ...]:
     return parse_list(path.read_text()) if path.exists() else (0,)
 
 
+def has_cdm(root: Path = NODES) -> bool:
+    """Return whether the kernel itself knows of CDM nodes, whichever these are.
+
+    Such a kernel has a VM_CDM, too, be it that nobody says which bit that is.
+    """
+    return any((root / name).exists() for name in _SYSFS)
+
+
 def discover(
     given: str | None = None, *, root: Path = NODES, cmdline: Path = CMDLINE
 ) -> tuple[tuple[int, ...], str]:

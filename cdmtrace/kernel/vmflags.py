@@ -19,6 +19,9 @@ from cdmtrace.kernel import headers, mmheader
 from cdmtrace.kernel.btf import Btf, BtfMissing
 from cdmtrace.kernel.profiles import UPSTREAM, Profile
 
+SHADOW: Final = "none: shadow mode"
+"""How a header's account of VM_CDM begins where the kernel has no such flag."""
+
 _GENERIC: Final = re.compile(r"VM_(HIGH_)?ARCH_\d$")
 """Names of bits that each architecture gives a meaning of its own."""
 
@@ -152,11 +155,13 @@ def find_mask(
     profile: Profile = UPSTREAM,
     *,
     force: bool = False,
+    shadow: bool = False,
 ) -> tuple[int, str, str | None]:
     """Return VM_CDM's mask, where it is from, and whose bit it is otherwise.
 
-    What was given comes first, then what the kernel says, then the profile. Raises
-    MaskUnknown if nobody says it, BitTaken if another flag has the same bit (unless
+    What was given comes first, then what the kernel says, then the profile. Where
+    nobody says it the mask is 0 if the recording may be made without one (shadow).
+    Raises MaskUnknown if it may not, BitTaken if another flag has the same bit (unless
     forced; rule CDM020).
     """
     if given is not None:
@@ -165,10 +170,14 @@ def find_mask(
         mask, source = flags.masks["VM_CDM"], flags.source
     elif profile.vm_cdm is not None:
         mask, source = profile.vm_cdm, f"the profile {profile.name}"
+    elif shadow:
+        return 0, f"{SHADOW}; {flags.source} does not define it", None
     else:
         raise MaskUnknown(
             f"which bit is VM_CDM is not known: {flags.source} does not define it",
-            hint="name its bit with --vm-cdm-mask, such as --vm-cdm-mask bit:38",
+            hint="name its bit with --vm-cdm-mask, such as --vm-cdm-mask bit:38; on a "
+            "kernel that has none, name the nodes with --cdm-nodes: then it is "
+            "recorded in shadow mode",
         )
     owner = flags.owner(mask)
     if owner and not force:

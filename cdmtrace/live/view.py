@@ -175,7 +175,7 @@ class View:
 
 
 def _about(terms: Terms) -> str:
-    tag = f"bit {terms.tag.bit_length() - 1}" if terms.tag else "unknown"
+    tag = f"bit {terms.tag.bit_length() - 1}" if terms.tag else "none (shadow mode)"
     return f"Linux {terms.kernel}, CDM node {names.nodes(terms.cdm)}, VM_CDM {tag}"
 
 

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 _SHOWN_LOSSES: Final = 20
 _WIDE: Final = 120
 
+WITHOUT_TAG: Final = (
+    "told is what would have to be tagged; rules about the tag are not checked"
+)
+"""What a recording in shadow mode is good for."""
+
 
 def info_json(info: TraceInfo, kinds: Mapping[str, int]) -> dict[str, Any]:
     """Return everything as plain data, schema ``cdmtrace.info/1``. Times in ns."""
@@ -95,11 +100,9 @@ def _made_of(header: Header) -> Iterator[tuple[str, str]]:
         yield "command", words if len(words) <= _WIDE else f"{words[:_WIDE]} …"
     nodes = ", ".join(map(str, header.cdm_nodes))
     yield "CDM nodes", f"{nodes} (from {header.cdm_nodes_from})"
-    bit = header.vm_cdm_mask.bit_length() - 1
-    yield (
-        "VM_CDM",
-        f"{header.vm_cdm_mask:#x}, bit {bit} (from {header.vm_cdm_mask_from})",
-    )
+    yield "VM_CDM", vm_cdm(header.vm_cdm_mask, header.vm_cdm_mask_from)
+    if not header.vm_cdm_mask:
+        yield "", WITHOUT_TAG
     if taken := header.extra.get("vm_cdm_taken_by"):
         yield "", f"CDM020: this kernel uses the bit as {taken}"
     if header.vm_flags:
@@ -115,6 +118,11 @@ def _made_of(header: Header) -> Iterator[tuple[str, str]]:
     probes = f"{len(header.probes) - len(missing)} attached"
     yield "probes", probes + (f"; missing: {', '.join(missing)}" if missing else "")
     yield "ring", size(header.ring_size)
+
+
+def vm_cdm(mask: int, source: str) -> str:
+    """Return which bit is VM_CDM and how that is known; source alone if none is."""
+    return f"{mask:#x}, bit {mask.bit_length() - 1} (from {source})" if mask else source
 
 
 def _facts(info: TraceInfo) -> Iterator[tuple[str, str]]:

@@ -72,6 +72,24 @@ def lines(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     return [" ".join(line.split()) for line in out.splitlines()]
 
 
+def test_a_file_in_shadow_mode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = "none: shadow mode; cdmtrace's table, Linux 6.1 does not define it"
+    path = tmp_path / "x.arrows"
+    head = dataclasses.replace(header(), vm_cdm_mask=0, vm_cdm_mask_from=none)
+    with TraceWriter(path, head) as writer:
+        writer.end("test")
+    found = lines(capsys, str(path))
+    at = found.index(f"VM_CDM {none}")
+    assert found[at + 1] == (
+        "told is what would have to be tagged; rules about the tag are not checked"
+    )
+    assert main(["info", "--format", "json", str(path)]) == 0
+    told = json.loads(capsys.readouterr().out)["header"]["vm_cdm"]
+    assert told == {"mask": "0x0", "from": none}
+
+
 def test_what_is_in_a_file(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = lines(capsys, str(trace))
     for line in (

@@ -457,6 +457,67 @@ def test_a_bit_that_is_unknown(
     )
 
 
+def stock(machine: Path) -> None:
+    """Make it a kernel that knows of no CDM nodes, and has no VM_CDM."""
+    (machine / "node/is_coherent_device").unlink()
+    (machine / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+
+
+def test_a_kernel_without_vm_cdm_is_recorded_in_shadow_mode(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stock(machine)
+    monkeypatch.setattr(tracefs, "find", Path.cwd)
+    lines = rehearsed(capsys, "--cdm-nodes", "1")
+    silent = "include/linux/mm.h of the running kernel does not define it"
+    assert f"VM_CDM none: shadow mode; {silent}" in lines
+    assert (
+        "told is what would have to be tagged; rules about the tag are not checked"
+        in lines
+    )
+    with pytest.raises(Reached) as caught:
+        main(["record", "--cdm-nodes", "1", "--", "true"])
+    assert caught.value.args[0]["CDM_MASK"] == 0
+    assert caught.value.args[0]["CDM_NODES"] == 2
+    said = capsys.readouterr().err
+    assert "cdmtrace: shadow mode: include/linux/mm.h of the running kernel" in said
+    # A bit that was named, or is known, comes before that.
+    lines = rehearsed(capsys, "--cdm-nodes", "1", "--vm-cdm-mask", "bit:45")
+    assert "VM_CDM 0x200000000000, bit 45 (from --vm-cdm-mask)" in lines
+    assert not any("shadow" in line for line in lines)
+    (machine / "include/linux/mm.h").write_text("#define VM_CDM BIT(38)\n")
+    lines = rehearsed(capsys, "--cdm-nodes", "1")
+    assert not any("shadow" in line for line in lines)
+
+
+def test_shadow_mode_has_to_be_asked_for(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The nodes may be known by the kernel's command line, as the lab gives it."""
+    stock(machine)
+    boot = machine / "cmdline"
+    boot.write_text("quiet cdm-nodes=0x2\n")
+    discover = functools.partial(DISCOVER, root=machine / "node", cmdline=boot)
+    monkeypatch.setattr(nodes, "discover", discover)
+    refused(
+        capsys,
+        *(125, "which bit is VM_CDM is not known", "--vm-cdm-mask", "--cdm-nodes"),
+        words="-- true",
+    )
+
+
+def test_a_kernel_that_has_cdm_nodes_has_vm_cdm(
+    machine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is not known which bit that is, and that is another thing than none."""
+    (machine / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+    refused(
+        capsys,
+        *(125, "which bit is VM_CDM is not known", "--vm-cdm-mask"),
+        words="--cdm-nodes 1 -- true",
+    )
+
+
 def test_nodes_that_are_unknown(
     machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -264,7 +264,7 @@ def with_header(change: dict[str, object]) -> bytes:
         ({"cdm_nodes": {"nodes": [-1], "from": ""}}, "no list of nodes"),
         ({"cdm_nodes": {"nodes": [1, 1], "from": ""}}, "no list of nodes"),
         ({"cdm_nodes": {"nodes": [10**9], "from": ""}}, "no list of nodes"),
-        ({"vm_cdm": {"mask": "0x0", "from": ""}}, "vm_cdm's mask is '0x0'"),
+        ({"vm_cdm": {"mask": f"{1 << 64:x}", "from": ""}}, "vm_cdm's mask is '1000"),
         ({"vm_cdm": {"mask": "f" * 99, "from": ""}}, "vm_cdm's mask is"),
         ({"vm_cdm": {"mask": "-1", "from": ""}}, "vm_cdm's mask is '-1'"),
         ({"vm_cdm_taken_by": []}, "vm_cdm_taken_by is a list"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cdmtrace.errors import UsageTrouble
-from cdmtrace.kernel.nodes import NodesUnknown, discover, online, parse_list
+from cdmtrace.kernel.nodes import NodesUnknown, discover, has_cdm, online, parse_list
 
 
 @pytest.fixture
@@ -48,6 +48,14 @@ def test_what_is_no_node_list(text: str) -> None:
 def test_a_node_beyond_the_mask_of_an_event(text: str) -> None:
     with pytest.raises(UsageTrouble, match="only nodes 0 to 63"):
         parse_list(text)
+
+
+@pytest.mark.parametrize("name", ["is_coherent_device", "is_cdm_node"])
+def test_a_kernel_that_knows_of_cdm_nodes(sysfs: Path, name: str) -> None:
+    """Though none of its nodes be one."""
+    assert not has_cdm(sysfs)
+    (sysfs / name).write_text("\n")
+    assert has_cdm(sysfs)
 
 
 def test_without_numa_there_is_node_0(tmp_path: Path) -> None:

@@ -175,7 +175,22 @@ def test_nobody_says_it(tmp_path: Path) -> None:
     with pytest.raises(MaskUnknown, match="which bit is VM_CDM is not") as caught:
         find_mask(None, flags_of(tmp_path))
     assert "--vm-cdm-mask bit:38" in (caught.value.hint or "")
+    assert "--cdm-nodes" in (caught.value.hint or "")
     assert caught.value.exit_status == 125
+
+
+def test_where_nobody_says_it_there_may_be_none(tmp_path: Path) -> None:
+    """Only where nobody does: a bit that is given, or taken, is what it was."""
+    flags = flags_of(tmp_path)
+    source = f"none: shadow mode; {flags.source} does not define it"
+    assert find_mask(None, flags, shadow=True) == (0, source, None)
+    assert find_mask("bit:38", flags, shadow=True)[:2] == (1 << 38, "--vm-cdm-mask")
+    with pytest.raises(BitTaken):
+        find_mask("bit:32", flags, shadow=True)
+    openeuler = flags_of(tmp_path, release="5.10.0-60.oe2203", profile=OPENEULER)
+    assert find_mask(None, openeuler, OPENEULER, shadow=True)[0] == 1 << 32
+    known = flags_of(tmp_path, header=HEADER)
+    assert find_mask(None, known, shadow=True) == find_mask(None, known)
 
 
 @pytest.mark.parametrize("header", [HEADER, ""])
