@@ -128,6 +128,7 @@ def rule(one: Rule) -> Document:
         "needs": sorted(one.needs),
         "leans": sorted(one.leans),
         "stacks": one.stacks,
+        "tagless": one.tagless,
         "threats": list(one.threats),
         "limits": list(one.limits),
         "profiles": sorted(one.profiles),

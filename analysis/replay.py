@@ -56,6 +56,9 @@ _ACCOUNT: Final = frozenset(
 
 _EVER: Final = (0, 1 << 64)
 
+WITHOUT_TAG: Final = "this kernel has no VM_CDM (shadow mode)"
+"""Why a rule about the tag is unchecked."""
+
 
 class Verdict(Enum):
     """What a run says of a rule, or of everything."""
@@ -280,7 +283,7 @@ class Replay:
         self._tallies = [
             _Tally(
                 rule=rule,
-                applies=self._profile.name in rule.profiles,
+                applies=_applies(rule, self._profile, self._terms),
                 book=Book(once=rule.once, bounds=bounds),
             )
             for rule in RULES
@@ -589,6 +592,8 @@ class Replay:
 
     def _verdict(self, tally: _Tally) -> tuple[Verdict, str | None]:
         rule = tally.rule
+        if not (self._terms.tag or rule.tagless):
+            return Verdict.UNCHECKED, WITHOUT_TAG
         if not tally.applies:
             return Verdict.UNCHECKED, f"{self._profile.name} promises nothing like it"
         absent = _missing(rule.needs, self._terms)
@@ -617,6 +622,10 @@ class Replay:
         if not tally.checked:
             return Verdict.VACUOUS, f"not once was there {rule.premise}"
         return Verdict.CLEAN, None
+
+
+def _applies(rule: Rule, profile: Profile, terms: Terms) -> bool:
+    return profile.name in rule.profiles and bool(terms.tag or rule.tagless)
 
 
 def _told(gaps: Collection[Gap], mms: int) -> str:

@@ -51,7 +51,9 @@ NEEDS = {
     "fault-tag": {"bind-only"},
     "interleave-untagged": {"fault-tag", "bind-only"},
     "thp-untagged": {"fault-tag", "bind-only"},
+    "stock": {"migration-ungated", "task-policy", "driver-untagged"},
 }
+"""stock: a kernel without VM_CDM, whose recordings are in shadow mode."""
 PROBES = {
     name: name
     for name in [
@@ -274,7 +276,7 @@ class SimKernel:
             path="story.arrows",
             terms=Terms(
                 cdm=CDM,
-                tag=TAG,
+                tag=0 if self.quirk("stock") else TAG,
                 page=PAGE,
                 kernel="6.1.0-sim",
                 probes=self.probes,
@@ -440,6 +442,8 @@ class Task:
         )
 
     def cdm_flags(self, flags: int, policy: tuple[int, int]) -> int:
+        if self.kernel.quirk("stock"):
+            return flags
         if self.tags(policy) or self.kernel.quirk("any-mbind-tags"):
             flags |= TAG
             if not self.kernel.quirk("ksm-left-on"):

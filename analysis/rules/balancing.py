@@ -153,6 +153,7 @@ LYING_REASON: Final = Rule(
     threats=("a stack of which the end was cut off does not tell who called",),
     limits=("there is no reason that says driver: whatever one gives is wrong",),
     judge=_lying,
+    tagless=True,
     stacks="all",
     once=True,
 )

@@ -25,7 +25,8 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
         return None
     event = note.event
     exact = event.kind == EventKind.WRITE
-    tag_only = event.flags_before ^ event.flags_after == terms.tag
+    changed = event.flags_before ^ event.flags_after
+    tag_only = bool(terms.tag) and changed == terms.tag
     in_fault = event.kind == EventKind.ALLOC or (exact and event.cause == Cause.FAULT)
     if profile == "rfc-v2" and in_fault and tag_only:
         # 11/12 writes VM_CDM in the fault: so the patches say.
@@ -105,6 +106,7 @@ UNLOCKED_WRITE: Final = Rule(
         ),
     ),
     judge=_unlocked,
+    tagless=True,
     profiles=frozenset({"intended", "rfc-v2"}),
 )
 
@@ -171,6 +173,7 @@ LOST_UPDATE: Final = Rule(
         ),
     ),
     judge=_lost_update,
+    tagless=True,
 )
 
 # --- CDM018 -------------------------------------------------------------------
@@ -227,5 +230,6 @@ RACING_WRITERS: Final = Rule(
         "one that saw the other's bit set, and wrote nothing itself, is told as well",
     ),
     judge=_racing,
+    tagless=True,
     once=True,
 )

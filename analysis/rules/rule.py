@@ -62,7 +62,9 @@ class Rule:
     needs: probes without which the premise cannot be seen. leans: probes without
     which the answer may be wrong. stacks: so are stacks, of "all" that has one, or of
     "changes" of vm_flags; "": none. once: one finding for a VMA and a cause, and not
-    one for each event. sentence: the one of the review that a violation breaks.
+    one for each event. tagless: it asks nothing of the tag, so that it is checked where
+    the kernel has no VM_CDM, too. sentence: the one of the review that a violation
+    breaks.
     """
 
     id: str
@@ -81,6 +83,7 @@ class Rule:
     profiles: frozenset[str] = frozenset({"intended"})
     once: bool = False
     stacks: str = ""
+    tagless: bool = False
 
     @property
     def probes(self) -> frozenset[str]:

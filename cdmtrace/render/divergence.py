@@ -22,6 +22,9 @@ _STACKS: Final = {
 }
 
 
+_TAGLESS: Final = "checked where the kernel has no VM_CDM, too (shadow mode)"
+
+
 def check(document: Mapping[str, Any]) -> str:
     """Return a check document as text: findings first, then what was checked."""
     trace, findings = document["trace"], document["findings"]
@@ -113,12 +116,19 @@ def rules(results: Sequence[Mapping[str, Any]]) -> str:
         tablefmt="simple",
     )
     lines = [table]
+    for ids, why in _reasons(results):
+        lines += textwrap.wrap(f"{ids}: {why}", WIDTH, subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def _reasons(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return why rules are not clean; those unchecked for the same reason are one."""
+    told: dict[str, list[str]] = {}
     for one in results:
         if one["why"]:
-            lines += textwrap.wrap(
-                f"{one['rule']}: {one['why']}", WIDTH, subsequent_indent="  "
-            )
-    return "\n".join(lines)
+            alone = "" if one["verdict"] == "unchecked" else one["rule"]
+            told.setdefault(f"{alone}\n{one['why']}", []).append(one["rule"])
+    return [(", ".join(ids), key.split("\n", 1)[1]) for key, ids in told.items()]
 
 
 SHOWN: Final = 5
@@ -214,6 +224,7 @@ def sections(one: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("leans on", [", ".join(one["leans"])]),
         ("stacks", [_STACKS[one["stacks"]]] if one["stacks"] else []),
         ("profiles", [", ".join(one["profiles"])]),
+        ("shadow", [_TAGLESS] if one["tagless"] else []),
         ("threats", one["threats"]),
         ("limits", one["limits"]),
     ]

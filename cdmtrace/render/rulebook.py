@@ -26,7 +26,8 @@ Without a probe that a rule *needs* its premise cannot be seen: it is unchecked.
 Without one that it *leans on* an answer may be wrong: it is inconclusive, and keeps its
 findings back. Without *stacks* that it leans on it is, too; what `--node` and `--addr`
 leave out makes it inconclusive where that would decide. Events that were lost are
-judged the same way, by the time and the address space in which they were lost.
+judged the same way, by the time and the address space in which they were lost. Where
+the kernel has no VM_CDM (*shadow* mode), all rules but those that say so are unchecked.
 *Threats* are what could make a finding wrong, and what becomes of that. *Limits* are
 what the rule does not tell.
 
