@@ -2,103 +2,48 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from cdmtrace.cli.guests import (
+    accelerator_for,
+    built,
+    image_and_modules,
+    prepared,
+    say,
+)
+from cdmtrace.cli.labmatrix import matrix_command
 from cdmtrace.cli.options import option
 from cdmtrace.errors import (
     CdmtraceError,
-    Interrupted,
-    LabError,
-    Terminated,
-    UnreadableFile,
     UsageTrouble,
 )
 from cdmtrace.lab import (
-    accel,
     kernels,
-    matrix,
-    matrixrun,
-    modules,
     quirks,
     scenarios,
     specs,
 )
 from cdmtrace.lab.guest import GuestRun, host_cpus, resolve_command, run_guest
-from cdmtrace.lab.kernel import Kernel
 from cdmtrace.lab.machine import Machine, check_device, find_tools, parse_mib
-from cdmtrace.lab.paths import Layout, new_run_dir
+from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.watchdog import Limits
-from cdmtrace.render import matrix as matrix_text
 from cdmtrace.render.listing import lab_listing
-from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cdmtrace.lab.expectations import Row
+    pass
 
 _DEFAULT_TIMEOUT_SECONDS = 900.0
-
-
-def _say(message: str) -> None:
-    click.echo(f"cdmtrace: {message}", err=True)
-
-
-class TerminalProgress:
-    """Stage lines on stderr; on a terminal a moving count below them."""
-
-    def __init__(self) -> None:
-        self._moving = sys.stderr.isatty()
-        self._shown = False
-        self._next = 0.0
-
-    def stage(self, what: str) -> None:
-        """Begin a new stage."""
-        self.close()
-        _say(what)
-
-    def step(self, done: int, expected: int) -> None:
-        """Show about how far a stage is, five times a second at most."""
-        now = time.monotonic()
-        if not self._moving or now < self._next:
-            return
-        self._next = now + 0.2
-        percent = min(99, 100 * done // expected)
-        click.echo(f"\r  about {percent} % ({done} steps)\x1b[K", err=True, nl=False)
-        self._shown = True
-
-    def close(self) -> None:
-        """Remove the moving line."""
-        if self._shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
-            self._shown = False
 
 
 @click.group()
 def lab() -> None:
     """The QEMU laboratory: kernels, quirks, scenarios."""
-
-
-def _build(name: str, *, jobs: int | None = None, update: bool = False) -> Kernel:
-    progress = TerminalProgress()
-    try:
-        return kernels.provide(
-            specs.find_spec(name),
-            Layout.default(),
-            jobs=jobs,
-            update=update,
-            progress=progress,
-        )
-    finally:
-        progress.close()
 
 
 @lab.command("build")
@@ -116,37 +61,7 @@ def build_command(name: str, jobs: int | None, update: bool) -> None:
 
     Prints the path of the kernel image.
     """
-    click.echo(_build(name, jobs=jobs, update=update).image)
-
-
-def _kernel_image(kernel: str) -> Path:
-    """Return the image for a kernel's name, or for a path to one."""
-    if "/" in kernel:
-        path = Path(kernel).resolve()
-        if not path.is_file():
-            raise UsageTrouble(f"no kernel image {kernel}")
-        return path
-    return _build(kernel).image
-
-
-def _image_and_modules(
-    kernel: str, scenario: scenarios.Scenario | None
-) -> tuple[Path, tuple[Path, ...]]:
-    """Return the kernel's image, and the modules for it that a scenario needs."""
-    module = modules.needed_by(scenario) if scenario is not None else None
-    if scenario is None or module is None:
-        return _kernel_image(kernel), ()
-    if kernel in specs.BUILT:
-        # Not after minutes of building it.
-        raise LabError(
-            f"the scenario {scenario.name} needs a module, and {kernel} takes none",
-            hint=modules.HINT,
-        )
-    image = _kernel_image(kernel)
-    built = modules.build(
-        module, scenario, Kernel(directory=image.parent), Layout.default()
-    )
-    return image, (built,)
+    click.echo(built(name, jobs=jobs, update=update).image)
 
 
 @lab.command("run")
@@ -253,12 +168,12 @@ def run_command(
             hint="cdmtrace lab run --scenario NAME, or cdmtrace lab run -- COMMAND",
         )
     tools = find_tools()
-    image, loaded = _image_and_modules(kernel, found)
+    image, loaded = image_and_modules(kernel, found)
     run = GuestRun(
         kernel=image,
         command=words,
-        run_dir=_prepare(run_dir, layout),
-        accelerator=_accelerator(accelerator, image, layout),
+        run_dir=prepared(run_dir, layout),
+        accelerator=accelerator_for(accelerator, image, layout),
         limits=Limits(total=timeout),
         quirks=chosen,
         machine=machine,
@@ -271,34 +186,15 @@ def run_command(
             stdout=sys.stdout.buffer,
             stderr=sys.stderr.buffer,
             tools=tools,
-            note=_say,
+            note=say,
         )
     finally:
         _say_where(run.run_dir)
 
 
-def _prepare(run_dir: Path | None, layout: Layout) -> Path:
-    if run_dir is None:
-        return new_run_dir(layout)
-    run_dir = run_dir.resolve()
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(run_dir.iterdir()):
-        raise UsageTrouble(f"the run directory {run_dir} is not empty")
-    return run_dir
-
-
-def _accelerator(asked: str, image: Path, layout: Layout) -> accel.Accelerator:
-    if asked != "auto":
-        return accel.Accelerator(asked)
-    chosen, why = accel.choose(image, layout)
-    if chosen is accel.Accelerator.TCG:
-        _say(f"emulating the guest, 10 to 20 times slower than KVM: {why}")
-    return chosen
-
-
 def _say_where(run_dir: Path) -> None:
     traces = sorted(path.name for path in run_dir.glob("*.arrows"))
-    _say(
+    say(
         f"kept in {run_dir}: "
         + ", ".join([*traces, "console.log", "run.json", "stdout", "stderr"])
     )
@@ -379,134 +275,4 @@ def list_command(form: str) -> None:
     )
 
 
-@lab.command("matrix")
-@option(
-    "--quirks",
-    "names",
-    metavar="LIST",
-    help="These rows only, separated by commas [default: all].",
-)
-@option(
-    "--scenarios",
-    "programs",
-    metavar="LIST",
-    help="Record these scenarios and not a row's own, as in story,gates:swap/collapse.",
-)
-@option(
-    "--from",
-    "source",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Judge the recordings that are there, and boot nothing.",
-)
-@option(
-    "--keep",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="Where the recordings go [default: a new directory in the cache].",
-)
-@option(
-    "--kernel",
-    default=specs.DEFAULT_KERNEL,
-    show_default=True,
-    metavar="NAME|PATH",
-    help="As for lab run.",
-)
-@option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="End a guest after that long [default: by the number of rows].",
-)
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-)
-def matrix_command(
-    names: str | None,
-    programs: str | None,
-    source: Path | None,
-    keep: Path | None,
-    kernel: str,
-    timeout: float | None,
-    form: str,
-) -> int:
-    """Prove the checker: record each set of quirks, and compare what is found.
-
-    A row for each quirk, for none, for all of the RFC and for some pairs; a column for
-    each rule. What a quirk does must be found, and nothing else may be.
-
-    Exit status: 0 if all is as expected, 1 if not, 2 for trouble.
-    """
-    rows = matrix.choose(names)
-    if source is not None:
-        for given, option_name in ((keep, "--keep"), (programs, "--scenarios")):
-            if given is not None:
-                raise UsageTrouble(
-                    f"--from boots no guest, so {option_name} has no meaning with it"
-                )
-        directory = source
-    else:
-        if programs is not None:
-            rows = tuple(
-                dataclasses.replace(
-                    row, scenarios=matrixrun.with_scenarios(row, programs)
-                )
-                for row in rows
-            )
-        directory = _prepare(keep, Layout.default())
-        try:
-            _record_rows(rows, directory, kernel, timeout)
-        except (Interrupted, Terminated):
-            raise
-        except CdmtraceError as error:
-            # What has been recorded by then is judged all the same.
-            _say(str(error))
-        _say(f"recordings kept in {directory}")
-    recordings, found = matrixrun.find(rows, directory), {}
-    for name, one in list(recordings.items()):
-        try:
-            found[name] = matrix.judge(one.trace)
-        except UnreadableFile as error:
-            _say(str(error))
-            del recordings[name]
-    result = matrix.compare(rows, recordings, found)
-    click.echo(matrix_text.render(result, form), nl=False)
-    return result.status
-
-
-def _record_rows(
-    rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
-) -> None:
-    layout, tools = Layout.default(), find_tools()
-    image = _kernel_image(kernel)
-    accelerator = _accelerator("auto", image, layout)
-
-    def boot(run_dir: Path, command: tuple[str, ...], seconds: float) -> int:
-        run = GuestRun(
-            kernel=image,
-            command=command,
-            run_dir=run_dir,
-            accelerator=accelerator,
-            limits=Limits(total=seconds),
-            machine=Machine(cpus=host_cpus(2)),
-            # What an oops leaves behind may go on, or hang: nothing to wait for.
-            append=("oops=panic",),
-        )
-        # stdout is for the matrix.
-        streams = sys.stderr.buffer
-        return run_guest(run, stdout=streams, stderr=streams, tools=tools, note=_say)
-
-    matrixrun.record(
-        rows,
-        directory,
-        boot=boot,
-        compiled=lambda name: scenarios.compile_scenario(
-            scenarios.find_scenario(name), layout
-        ),
-        timeout=timeout,
-        say=_say,
-    )
+lab.add_command(matrix_command)

@@ -25,6 +25,7 @@ class Expect(enum.Enum):
     MAY = "may"
     NOT = "must not"
     VACUOUS = "vacuous"
+    UNCHECKED = "unchecked"
 
 
 Reasons = Mapping[str, str]
@@ -33,11 +34,13 @@ Reasons = Mapping[str, str]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What must be found under one set of quirks.
+    """What must be found under one set of quirks, or on one kernel.
 
     name: the quirks as they are asked for, joined by ``+``, or what the row is called.
     scenarios: ``NAME`` or ``NAME:STEP,STEP``, run one after the other. vacuous: rules
-    that can have no occasion there. judged: rules that must have had one.
+    that can have no occasion there. unchecked: rules that cannot be judged there.
+    judged: rules that must have had an occasion. stock: the kernel has no quirks, and
+    no CDM node but the one that it is told. refused: it cannot be recorded at all.
     """
 
     name: str
@@ -46,8 +49,11 @@ class Row:
     must: Reasons = field(default_factory=dict)
     may: Reasons = field(default_factory=dict)
     vacuous: Reasons = field(default_factory=dict)
+    unchecked: Reasons = field(default_factory=dict)
     judged: frozenset[str] = frozenset()
     remark: str | None = None
+    stock: bool = False
+    refused: bool = False
 
     @property
     def quirks(self) -> tuple[str, ...]:
@@ -65,11 +71,13 @@ class Row:
             return Expect.MUST
         if rule in self.may:
             return Expect.MAY
+        if self.refused or rule in self.unchecked:
+            return Expect.UNCHECKED
         return Expect.VACUOUS if rule in self.vacuous else Expect.NOT
 
     def because(self, rule: str) -> str | None:
         """Return why it is expected, None for what must not be violated."""
-        for reasons in (self.must, self.may, self.vacuous):
+        for reasons in (self.must, self.may, self.vacuous, self.unchecked):
             if rule in reasons:
                 return reasons[rule]
         return None

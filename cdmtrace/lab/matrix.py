@@ -22,29 +22,35 @@ DIED: Final = int(ExitStatus.GUEST_DIED)
 
 
 class Outcome(enum.Enum):
-    """What becomes of one cell. All but the first three are not as expected."""
+    """What becomes of one cell. All but the first four are not as expected."""
 
     FOUND = "found"
     POSSIBLE = "possible"
     CLEAR = "clear"
+    UNCHECKED = "unchecked"
     MISSING = "missing"
     SURPLUS = "surplus"
     OPEN = "open"
     IDLE = "idle"
     OCCASION = "occasion"
+    JUDGED = "judged"
 
 
-GOOD: Final = frozenset({Outcome.FOUND, Outcome.POSSIBLE, Outcome.CLEAR})
+GOOD: Final = frozenset(
+    {Outcome.FOUND, Outcome.POSSIBLE, Outcome.CLEAR, Outcome.UNCHECKED}
+)
 
 IN_WORDS: Final = {
     Outcome.FOUND: "must be found, and is",
     Outcome.POSSIBLE: "may be found, and is",
     Outcome.CLEAR: "need not or must not be found, and is not",
+    Outcome.UNCHECKED: "cannot be judged there, and is not",
     Outcome.MISSING: "must be found, and is not",
     Outcome.SURPLUS: "must not be found, and is",
     Outcome.OPEN: "must not be found, and could not be judged",
     Outcome.IDLE: "must be judged, and never had the occasion",
     Outcome.OCCASION: "should have no occasion here, and had one",
+    Outcome.JUDGED: "cannot be judged there, and was",
 }
 
 
@@ -144,6 +150,8 @@ def outcome(row: Row, rule: str, found: Found) -> Outcome:
         case expected:
             if violated:
                 return Outcome.SURPLUS
+            if expected is Expect.UNCHECKED:
+                return Outcome.UNCHECKED if undecided else Outcome.JUDGED
             if undecided:
                 return Outcome.OPEN
             vacuous = found.verdict == "vacuous"
@@ -173,6 +181,8 @@ def judge_row(row: Row, recording: Recording, found: Mapping[str, Found]) -> Lin
 
 
 def _problem(row: Row, status: int | None) -> str | None:
+    if row.refused:
+        return None if status == ExitStatus.NOT_STARTED else "record does not refuse it"
     if row.crashes:
         return None if status in (DIED, None) else "the guest did not die of it"
     if status in (0, None):

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from cdmtrace.errors import GuestDied, LabError, UnreadableFile
 from cdmtrace.lab import modules, quirks, scenarios
 from cdmtrace.lab.guestscript import STATUSES, in_memory
-from cdmtrace.lab.matrix import DIED, Recording
+from cdmtrace.lab.machine import CDM_NODE
+from cdmtrace.lab.matrix import DIED, Found, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,10 +51,11 @@ def script(row: Row, programs: Mapping[str, Path]) -> str:
     """
     lines = ["s=0"]
     told = quirks.as_argument(row.quirks)
+    node = ["--cdm-node", str(CDM_NODE)] if row.stock else []
     for scenario in row.scenarios:
         name, steps = split(scenario)
         words = ["timeout", str(SCENARIO_SECONDS), str(programs[name])]
-        words += ["--quirks", told, *(["--step", steps] if steps else [])]
+        words += ["--quirks", told, *node, *(["--step", steps] if steps else [])]
         output = shlex.quote(f"{row.name}.{name}.tap")
         lines.append(f"{shlex.join(words)} >{output} 2>&1 || s=$?")
     return "\n".join([*lines, "exit $s"])
@@ -64,7 +66,8 @@ def orders(rows: Iterable[Row], programs: Mapping[str, Path]) -> list[dict[str, 
     return [
         {
             "name": row.name,
-            "quirks": quirks.as_argument(row.quirks),
+            "quirks": None if row.stock else quirks.as_argument(row.quirks),
+            "cdm_nodes": str(CDM_NODE) if row.stock else None,
             "command": ["timeout", str(ROW_SECONDS), "sh", "-c", script(row, programs)],
         }
         for row in rows
@@ -152,7 +155,19 @@ def find(rows: Iterable[Row], directory: Path) -> dict[str, Recording]:
             if trace.is_file():
                 there[row.name] = Recording(trace=trace, status=statuses.get(row.name))
                 break
+        else:
+            if row.refused and row.name in statuses:
+                said = directory / f"{row.name}.stderr"
+                there[row.name] = Recording(trace=said, status=statuses[row.name])
     return there
+
+
+def refusal(row: Row, directory: Path) -> Found:
+    """Return what is said of every rule where ``record`` has refused a kernel."""
+    path = directory / f"{row.name}.stderr"
+    said = path.read_text().splitlines() if path.is_file() else []
+    why = next((line for line in said if not line.startswith("hint:")), "not recorded")
+    return Found(verdict="unchecked", why=why)
 
 
 def _noted(directory: Path) -> dict[str, int]:

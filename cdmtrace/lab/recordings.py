@@ -10,8 +10,9 @@ in ``statuses.json``, written anew after each row: the guest may die in the next
 
 Usage: python -m cdmtrace.lab.recordings FILE
 
-FILE is ``[{"name", "quirks", "command"}...]``: what is written to debugfs, and what is
-recorded.
+FILE is ``[{"name", "quirks", "cdm_nodes", "command"}...]``: what is written to debugfs,
+null on a kernel that has no quirks; the CDM nodes, null where the kernel knows them;
+and what is recorded.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def record(row: Mapping[str, Any], kept: Kept) -> int:
     options = Options(
         output=Path(f"{row['name']}.arrows"),
         command=tuple(row["command"]),
+        cdm_nodes=row["cdm_nodes"],
         loader=LOADER,
     )
     with Path(f"{row['name']}.stderr").open("w", buffering=1) as said:
@@ -114,7 +116,8 @@ def run(file: Path) -> None:
     statuses: dict[str, int] = {}
     with headers_for(LOADER), contextlib.closing(Kept()) as kept:
         for row in json.loads(file.read_text()):
-            Path(quirks.DEBUGFS_FILE).write_text(row["quirks"])
+            if row["quirks"] is not None:
+                Path(quirks.DEBUGFS_FILE).write_text(row["quirks"])
             sys.stdout.write(f"recording {row['name']}\n")
             sys.stdout.flush()
             statuses[row["name"]] = record(row, kept)

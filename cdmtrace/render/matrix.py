@@ -27,6 +27,8 @@ _SIGNS: Final = {
     Outcome.OPEN: "?",
     Outcome.IDLE: "0",
     Outcome.OCCASION: "1",
+    Outcome.UNCHECKED: "u",
+    Outcome.JUDGED: "j",
 }
 
 
@@ -97,9 +99,10 @@ def _text(matrix: Matrix) -> str:
     if matrix.lines:
         parts.append(_grid(matrix.lines))
     parts.append("\n".join(_legend(matrix)))
-    told = [text for line in matrix.lines for text in _complaints(line)]
-    if told:
-        parts.append("\n".join(told))
+    for tell in (_complaints, _reasons):
+        told = [text for line in matrix.lines for text in tell(line)]
+        if told:
+            parts.append("\n".join(told))
     parts.append(_summary(matrix))
     return "\n\n".join(parts) + "\n"
 
@@ -133,6 +136,7 @@ def _legend(matrix: Matrix) -> list[str]:
         "X": "must be found, and is",
         "x": "may be found, and is",
         ".": "may be found, and is not",
+        "u": IN_WORDS[Outcome.UNCHECKED],
         **{sign: IN_WORDS[one] for one, sign in _SIGNS.items() if one not in GOOD},
     }
     return [f"{sign}  {text}" for sign, text in told.items() if sign in used] + [
@@ -169,6 +173,29 @@ def _complaints(line: Line) -> list[str]:
     return told
 
 
+def _reasons(line: Line) -> list[str]:
+    """Return why rules cannot be judged in a line: a sentence for each reason."""
+    rules: dict[str, list[str]] = {}
+    for cell in line.cells:
+        if cell.outcome is Outcome.UNCHECKED:
+            rules.setdefault(cell.found.why or "", []).append(cell.rule)
+    return [
+        text
+        for why, those in rules.items()
+        for text in textwrap.wrap(
+            f"{line.row.name}: {_in_short(those, line)}: {why}",
+            WIDTH,
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    ]
+
+
+def _in_short(rules: Sequence[str], line: Line) -> str:
+    return "all rules" if len(rules) == len(line.cells) else ", ".join(rules)
+
+
 def _summary(matrix: Matrix) -> str:
     cells = [cell for line in matrix.lines for cell in line.cells]
     counts = {
@@ -203,6 +230,9 @@ def _markdown(matrix: Matrix) -> str:
     grid = "".join(f"| {' | '.join(row)} |\n" for row in table)
     legend = "".join(f"- {text.strip()}\n" for text in _legend(matrix))
     told = "".join(
-        f"- {text}\n" for line in matrix.lines for text in _complaints(line)
+        f"- {text}\n"
+        for tell in (_complaints, _reasons)
+        for line in matrix.lines
+        for text in tell(line)
     ).replace("-   ", "  ")
     return "\n".join(filter(None, [grid, legend, told, _summary(matrix) + "\n"]))

@@ -167,7 +167,7 @@ def test_the_recordings_are_made_and_kept_where_they_are_asked_for(
         raise LabError("the guest went away")
 
     recorded_scenarios: list[Any] = []
-    monkeypatch.setattr("cdmtrace.cli.lab._record_rows", record)
+    monkeypatch.setattr("cdmtrace.cli.labmatrix._record_rows", record)
     kept = recorded / "kept"
     words = ["lab", "matrix", "--keep", str(kept), "--timeout", "30"]
     assert main([*words, "--scenarios", "story,gates:swap/collapse"]) == 2

@@ -404,7 +404,12 @@ def in_a_guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def order(name: str, *command: str) -> dict[str, Any]:
-    return {"name": name, "quirks": f"<{name}>", "command": command}
+    return {
+        "name": name,
+        "quirks": f"<{name}>",
+        "cdm_nodes": None,
+        "command": command,
+    }
 
 
 def run(directory: Path, *orders: dict[str, Any]) -> dict[str, int]:

@@ -1,0 +1,93 @@
+"""Which rules must, may and must not be violated on each kernel, as data.
+
+Those that are built here have two rows of the table of quirks. Debian's have no
+VM_CDM: they are recorded in shadow mode, where what is about the tag cannot be judged.
+What they lack besides (docs/kernels.md) costs more rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.lab import quirks, specs
+from cdmtrace.lab.expectations import ROWS, RULES, Reasons, Row
+
+TAGLESS: Final = frozenset({"CDM003", "CDM004", "CDM014", "CDM018", "CDM019"})
+"""Rules that ask nothing of the tag."""
+
+ALL: Final = "all"
+
+_NO_TAG: Final = "the kernel has no VM_CDM"
+_NO_MERGE: Final = "vma_merge() is not there, and may have written the flags"
+_BY_TASK: Final = "pages come by set_mempolicy() to a VMA that has no policy"
+
+
+def _stock(
+    name: str,
+    *more: str,
+    must: Reasons | None = None,
+    may: Reasons | None = None,
+    unchecked: Reasons | None = None,
+) -> Row:
+    about_tag = dict.fromkeys(sorted({*RULES} - TAGLESS), _NO_TAG)
+    return Row(
+        name=name,
+        asked=(),
+        scenarios=("leaks", *more),
+        must={"CDM014": _BY_TASK, **(must or {})},
+        may=may or {},
+        unchecked={**about_tag, **(unchecked or {})},
+        judged=TAGLESS - {"CDM019"},
+        stock=True,
+    )
+
+
+STOCK: Final[Mapping[str, Row]] = {
+    row.name: row
+    for row in (
+        Row(name="debian-5.10", asked=(), scenarios=(), stock=True, refused=True),
+        _stock(
+            "debian-6.1",
+            "flag_writer",
+            must={
+                "CDM003": "a module writes without the lock, and under it for read",
+                "CDM018": "two of its writes at a time, both under the lock for read",
+            },
+            may={"CDM004": "whether madvise() comes into such a write is chance"},
+        ),
+        _stock("debian-6.12", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
+        _stock("debian-7", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
+    )
+}
+"""Debian's kernels by name."""
+
+
+def rows(kernel: str) -> tuple[Row, ...]:
+    """Return the rows of a kernel of the laboratory, by its name."""
+    if kernel in STOCK:
+        return (STOCK[kernel],)
+    return tuple(
+        replace(row, name=f"{kernel}-{row.name}")
+        for row in ROWS
+        if row.name in (quirks.NONE, quirks.RFC)
+    )
+
+
+def choose(names: str) -> tuple[str, ...]:
+    """Return the kernels of a list, separated by commas, in the laboratory's order.
+
+    ``all``: all of them. Raises UsageTrouble for a name that it does not know.
+    """
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    for name in asked:
+        if name != ALL and name not in specs.KERNELS:
+            raise UsageTrouble(
+                f"--kernels {name}: the laboratory has no such kernel",
+                hint=f"{ALL}, or some of " + ", ".join(specs.KERNELS),
+            )
+    if not asked:
+        raise UsageTrouble("--kernels names no kernel", hint=f"--kernels {ALL}")
+    return tuple(name for name in specs.KERNELS if ALL in asked or name in asked)

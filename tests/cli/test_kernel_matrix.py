@@ -1,0 +1,207 @@
+"""Kernels downwards, rules across: what is recorded, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import simstory
+from simfile import save
+from simkernel import SimKernel
+
+from cdmtrace.cli import main
+from cdmtrace.errors import ExitStatus, LabError
+from cdmtrace.lab import kernelrows, matrixrun, modules, scenarios, specs
+from cdmtrace.lab.expectations import RULES, Expect, Row
+from cdmtrace.lab.matrix import Found, Outcome, outcome
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+REFUSED = "this kernel has no mbind_range, which mbind_range needs: x\nhint: y\n"
+
+
+# --- the table ------------------------------------------------------------------
+
+
+def test_every_kernel_of_the_laboratory_has_rows_with_names_of_their_own() -> None:
+    names = [row.name for kernel in specs.KERNELS for row in kernelrows.rows(kernel)]
+    assert len(set(names)) == len(names)
+    assert {"cdm-6.1-none", "cdm-6.1-rfc", "debian-6.12"} < {*names}
+    assert set(kernelrows.STOCK) == set(specs.PACKAGED)
+
+
+def test_what_is_about_the_tag_is_expected_of_no_stock_kernel() -> None:
+    for row in kernelrows.STOCK.values():
+        told = {rule: row.expects(rule) for rule in RULES}
+        about_tag = {*RULES} - kernelrows.TAGLESS
+        assert {told[rule] for rule in about_tag} == {Expect.UNCHECKED}
+        if not row.refused:
+            assert told["CDM014"] is Expect.MUST
+            assert told["CDM019"] is Expect.NOT
+
+
+def test_modules_are_asked_for_only_where_they_can_be_built() -> None:
+    known = scenarios.scenarios()
+    for kernel, row in kernelrows.STOCK.items():
+        needing = [one for one in row.scenarios if modules.needed_by(known[one])]
+        assert needing == (["flag_writer"] if kernel == "debian-6.1" else [])
+
+
+@pytest.mark.parametrize(
+    ("verdict", "expected"),
+    [
+        ("unchecked", Outcome.UNCHECKED),
+        ("inconclusive", Outcome.UNCHECKED),
+        ("clean", Outcome.JUDGED),
+        ("vacuous", Outcome.JUDGED),
+        ("violated", Outcome.SURPLUS),
+    ],
+)
+def test_what_cannot_be_judged(verdict: str, expected: Outcome) -> None:
+    row = kernelrows.STOCK["debian-6.12"]
+    assert outcome(row, "CDM001", Found(verdict=verdict)) is expected
+
+
+# --- the command ----------------------------------------------------------------
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """A directory for each kernel, as the laboratory leaves them."""
+    directory = tmp_path / "kept"
+    stock = SimKernel("stock")
+    simstory.tell(stock)
+    for name in ("debian-5.10", "debian-7", "cdm-6.1"):
+        (directory / name).mkdir(parents=True)
+    for name in ("none", "rfc"):
+        trace = directory / "cdm-6.1" / f"cdm-6.1-{name}.arrows"
+        shutil.copy(GOLDEN / f"cdm-6.1-{name}.arrows", trace)
+    save(stock.trace(), directory / "debian-7" / "debian-7.arrows")
+    old = directory / "debian-5.10"
+    (old / "debian-5.10.stderr").write_text(REFUSED)
+    (old / "statuses.json").write_text(json.dumps({"debian-5.10": 125}))
+    return directory
+
+
+def test_a_kernel_that_cannot_be_recorded_has_its_reason(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["lab", "matrix", "--kernels", "debian-5.10", "--from", str(recorded)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "debian-5.10  " + " ".join("u" * len(RULES)) in out
+    assert "debian-5.10: all rules: this kernel has no mbind_range" in out
+    assert "1 row, 1 as expected; 0 found, 0 missing, 0 surplus" in out
+
+
+@pytest.mark.parametrize("status", [0, int(ExitStatus.TIMED_OUT)])
+def test_one_that_is_not_refused_is_not_as_expected(
+    recorded: Path, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    statuses = recorded / "debian-5.10" / "statuses.json"
+    statuses.write_text(json.dumps({"debian-5.10": status}))
+    words = ["lab", "matrix", "--kernels", "debian-5.10", "--from", str(recorded)]
+    assert main(words) == 1
+    assert "record does not refuse it" in capsys.readouterr().out
+
+
+def test_what_a_stock_kernel_s_recording_shows(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The story has no write of flags, and a kernel with all probes no CDM004 that is
+    open: both are not as the row for debian-7 has it."""
+    words = ["lab", "matrix", "--kernels", "debian-7", "--from", str(recorded)]
+    assert main([*words, "--format", "json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    outcomes = {cell["rule"]: cell["outcome"] for cell in row["cells"]}
+    assert outcomes["CDM014"] == "found"
+    assert outcomes["CDM001"] == "unchecked"
+    assert outcomes["CDM003"] == "idle"
+    assert outcomes["CDM004"] == "judged"
+    assert main(words) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "debian-7: CDM001, CDM002, CDM005" in out
+    assert "CDM020: this kernel has no VM_CDM (shadow mode)" in out
+
+
+def test_kernels_that_are_built_have_two_rows_each(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The golden recordings are of the story alone, so much is missing."""
+    words = ["lab", "matrix", "--kernels", "cdm-6.1", "--from", str(recorded)]
+    assert main([*words, "--format", "json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [row["row"] for row in rows] == ["cdm-6.1-none", "cdm-6.1-rfc"]
+    assert rows[1]["quirks"]
+
+
+def test_a_kernel_of_which_nothing_is_there(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "debian-5.10,debian-6.12"
+    words = ["lab", "matrix", "--kernels", names, "--from", str(recorded)]
+    assert main(words) == 2
+    assert "not recorded: debian-6.12" in capsys.readouterr().out
+
+
+def test_each_kernel_is_recorded_in_a_guest_of_its_own(
+    recorded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def record(
+        rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
+    ) -> None:
+        booted.append((kernel, [row.name for row in rows]))
+        if kernel == "cdm-6.1":
+            raise LabError("the guest went away")
+        shutil.copytree(recorded / kernel, directory, dirs_exist_ok=True)
+
+    booted: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("cdmtrace.cli.labmatrix._record_rows", record)
+    kept = tmp_path / "new"
+    names = "debian-5.10,cdm-6.1"
+    assert main(["lab", "matrix", "--kernels", names, "--keep", str(kept)]) == 2
+    assert booted == [
+        ("cdm-6.1", ["cdm-6.1-none", "cdm-6.1-rfc"]),
+        ("debian-5.10", ["debian-5.10"]),
+    ]
+    out, err = capsys.readouterr()
+    assert "the guest went away" in err
+    assert "1 row, 1 as expected" in out
+    assert "not recorded: cdm-6.1-none, cdm-6.1-rfc" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--kernels", "debian-4"), "no such kernel"),
+        (("--kernels", ","), "names no kernel"),
+        (("--kernels", "all", "--quirks", "rfc"), "rows and scenarios of its own"),
+        (("--kernels", "all", "--from", "a", "--keep", "b"), "--keep has no meaning"),
+    ],
+)
+def test_what_makes_no_sense(
+    words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["lab", "matrix", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+# --- the orders -----------------------------------------------------------------
+
+
+def test_a_stock_kernel_is_told_which_node_is_meant(tmp_path: Path) -> None:
+    (order,) = matrixrun.orders(
+        kernelrows.rows("debian-6.12"), {"leaks": Path("/programs/leaks")}
+    )
+    assert (order["quirks"], order["cdm_nodes"]) == (None, "1")
+    assert "/programs/leaks --quirks none --cdm-node 1 >" in order["command"][-1]
+    orders = matrixrun.orders(
+        kernelrows.rows("cdm-6.1")[1:], dict.fromkeys(scenarios.scenarios(), Path("x"))
+    )
+    assert orders[0]["cdm_nodes"] is None
+    assert "--cdm-node" not in orders[0]["command"][-1]
