@@ -225,6 +225,7 @@ def on_copy(
         cleared=event if model.tagged(terms) and not tag else model.cleared,
         excused=False,
         patched=tag if model.patched is None else model.patched,
+        due=None,
     )
     end = event.addr + event.size
     copies = [

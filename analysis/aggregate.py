@@ -10,12 +10,18 @@ from typing import Any, Final
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
-from cdmtrace.analysis.replay import Life, Mm, check
+from cdmtrace.analysis.replay import Life, Mm, Shadowed, check
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
-from cdmtrace.events import EventKind
+from cdmtrace.events import EventKind, Probe
 
 Rows = list[dict[str, Any]]
+
+WOULD_BE: Final = "VMAs that would have to be tagged"
+"""The table that only a recording in shadow mode has."""
+
+_WHY: Final = {"P": "P: policy", "G": "G: request"}
+"""Clause of the intended profile -> what it is about."""
 
 _STOPS: Final = 5
 """So many nodes of a route are named; the number of moves tells the rest."""
@@ -66,13 +72,15 @@ def report(trace: Trace) -> dict[str, Rows]:
                 return
             counts.changed[_change(note.event, terms)] += 1
 
-    lives = check(trace, rules=(), observer=watch).lives
+    result = check(trace, rules=(), observer=watch)
+    lives = result.lives
     mms = {_space(life.mm): life.mm for life in lives}
     held = {_space(life.mm): _held(life, terms) for life in lives}
     vmas = _vmas(lives, terms)
     migrated = traffic.read(trace.events, trace.breaks)
     return {
         "Processes": _processes(lives, held, counts, terms),
+        **({WOULD_BE: _would_be(result.shadow, terms)} if result.shadow else {}),
         "VMAs": [_vma(vma, terms) for vma in vmas],
         "VMAs by cause": _contents(vmas),
         "Nodes": _nodes(lives, held, counts, terms),
@@ -148,6 +156,35 @@ def _vmas(lives: Iterable[Life], terms: Terms) -> list[_Vma]:
             if pages or area.tagged(terms) or area.cleared or area.policy_by:
                 vmas.append(_Vma(mm=life.mm, area=area, pages=pages, asked=asked))
     return sorted(vmas, key=lambda vma: -vma.pages.total())
+
+
+def _would_be(found: Shadowed, terms: Terms) -> Rows:
+    """Return the VMAs that would have to be tagged; times in seconds, as text."""
+    rows = []
+    for mm, due in found.vmas:
+        before = due.since.probe == Probe.SNAPSHOT
+        gone = "gone" if due.ended else "-"
+        rows.append(
+            {
+                "pid": mm.pid or None,
+                "comm": mm.comm or None,
+                "VMA": _range(due.start, due.end),
+                "why": _WHY.get(due.clause, due.clause),
+                **{
+                    f"node {node}": due.pages.get(node, 0) // terms.page
+                    for node in terms.nodes
+                },
+                "since": "before" if before else _seconds(due.since, terms),
+                "until": _seconds(due.until, terms) if due.until else gone,
+            }
+        )
+    return sorted(
+        rows, key=lambda row: -sum(row[f"node {node}"] for node in terms.nodes)
+    )
+
+
+def _seconds(event: Event, terms: Terms) -> str:
+    return f"{(event.ts - terms.started) / 1e9:.6f}"
 
 
 def _vma(vma: _Vma, terms: Terms) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cdmtrace.analysis.audit import Audit
+from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.invariants import Invariant
-from cdmtrace.analysis.replay import Finding, Result, Step
+from cdmtrace.analysis.replay import Finding, Result, Shadowed, Step
 from cdmtrace.analysis.rules import Rule
+from cdmtrace.events import Probe
 
 SCHEMA: Final = "cdmtrace.check/1"
 
@@ -52,6 +54,42 @@ def check(result: Result) -> Document:
         ],
         "findings": [_finding(finding) for finding in result.findings],
         "audit": _audit(result.audit) if result.audit else None,
+        "shadow": shadow(result.shadow, terms) if result.shadow else None,
+    }
+
+
+def shadow(found: Shadowed, terms: Terms) -> Document:
+    """Return which VMAs would have to be tagged, where there is no VM_CDM."""
+    return {
+        "why": found.why,
+        "vmas": [
+            {
+                "pid": mm.pid,
+                "comm": mm.comm,
+                "mm": mm.label,
+                "vma": {"start": hex(due.start), "end": hex(due.end)},
+                "clause": due.clause,
+                "because": due.why,
+                "pages": {
+                    f"N{node}": size // terms.page for node, size in due.pages.items()
+                },
+                "since": {
+                    "seq": due.since.seq,
+                    "ts": due.since.ts,
+                    "since_start": due.since.ts - terms.started,
+                    "before": due.since.probe == Probe.SNAPSHOT,
+                },
+                "until": {
+                    "seq": due.until.seq,
+                    "ts": due.until.ts,
+                    "since_start": due.until.ts - terms.started,
+                }
+                if due.until
+                else None,
+                "holds": not due.until and not due.ended,
+            }
+            for mm, due in found.vmas
+        ],
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdmtrace.analysis.frames import Event
-from cdmtrace.analysis.pages import Page
+from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.profiles import Demand, Facts
 from cdmtrace.analysis.state import Area
 
@@ -60,8 +60,10 @@ class Settled:
 
     area: as it was found, its rise and standing those before the judgement.
     standing: the new one. page: the page that the demand leans on, or the one
-    that is there without a tag. event: the row at which it settled.
+    that is there without a tag, where that is new. event: the row at which it settled.
     beside: its neighbours of the same policy, where both are anonymous memory.
+    due: the row since which it has to be tagged, None if it has not to be. held: the
+    pages of its mm.
     """
 
     event: Event
@@ -72,6 +74,8 @@ class Settled:
     page: Page | None
     since: int
     beside: tuple[Area, ...] = ()
+    due: Event | None = None
+    held: PageMap = field(default_factory=PageMap)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
-from cdmtrace.analysis.notes import Began, Note, Notes
+from cdmtrace.analysis.notes import Began, Note, Notes, Settled
 from cdmtrace.analysis.profiles import PROFILES, Profile
 from cdmtrace.analysis.rules import (
     PART_OF,
@@ -23,6 +23,8 @@ from cdmtrace.analysis.rules import (
     Severity,
     Violation,
 )
+from cdmtrace.analysis.rules.tag import MISSING_TAG
+from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.analysis.state import State
 from cdmtrace.events import Bit, EventKind, Probe
 from cdmtrace.format.schema import printable
@@ -154,8 +156,23 @@ class Life:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Shadowed:
+    """What would have to be tagged where there is no VM_CDM.
+
+    vmas: each with the mm that it is of. why: what may make it wrong or incomplete,
+    None if nothing does.
+    """
+
+    vmas: tuple[tuple[Mm, Due], ...]
+    why: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """Everything a replay found out."""
+    """Everything a replay found out.
+
+    shadow: None where the kernel has a VM_CDM.
+    """
 
     trace: Trace
     profile: Profile
@@ -163,6 +180,7 @@ class Result:
     findings: tuple[Finding, ...]
     lives: tuple[Life, ...]
     audit: Audit | None
+    shadow: Shadowed | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -297,6 +315,9 @@ class Replay:
         self._busy: dict[int, tuple[int, set[int]]] = {}
         self._ended: set[int] = set()
         self._auditor = Auditor(trace.events, trace.terms) if bounds.audit else None
+        shadow = not trace.terms.tag and bounds.audit
+        self._shadow = Shadow() if shadow else None
+        self._shadowless = Gaps()
         self._before = [trace.before] if trace.before else []
         self._unseen, self._blind, self._missing = Gaps(), Gaps(), Gaps()
         for gap in self._before:
@@ -315,6 +336,8 @@ class Replay:
             self._blind.add(gap)
         if gap.probe == ROWS:
             self._missing.add(gap)
+        if _concerns(gap, MISSING_TAG):
+            self._shadowless.add(gap)
         for tally in self._tallies:
             if _concerns(gap, tally.rule):
                 self._gaps[tally.rule.id].add(gap)
@@ -467,6 +490,8 @@ class Replay:
 
     def _judge(self, mm: int, event: Event, notes: Iterable[Note]) -> None:
         for note in notes:
+            if self._shadow is not None and isinstance(note, Settled):
+                self._shadow.take((mm, self._lives[mm].generation), note)
             if self._observer:
                 self._observer(self._mm(self._lives[mm]), event, note)
             for tally in self._tallies:
@@ -578,6 +603,27 @@ class Replay:
             ),
             lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
             audit=self._auditor.result() if self._auditor else None,
+            shadow=self._shadowed(lives),
+        )
+
+    def _shadowed(self, lives: Iterable[_Life]) -> Shadowed | None:
+        if self._shadow is None:
+            return None
+        by_space = {(life.id, life.generation): life for life in lives}
+        found = self._shadow.result(lambda space: by_space[space].state.areas)
+        absent = _missing(MISSING_TAG.probes, self._terms)
+        reasons = [f"probe not attached: {', '.join(absent)}"] if absent else []
+        if _stackless(MISSING_TAG, self._terms):
+            reasons.append(f"recorded with --stacks {self._terms.stacks}")
+        if gaps := self._shadowless.all:
+            reasons.append(_told(gaps, len(by_space)))
+        if self._before:
+            reasons.append(
+                f"{self._before[0].count:,} rows came before, and are missing"
+            )
+        return Shadowed(
+            vmas=tuple((self._mm(by_space[due.space]), due) for due in found),
+            why="; ".join(reasons) or None,
         )
 
     def _sum(self, tally: _Tally) -> RuleResult:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Note, Notes, Settled
 from cdmtrace.analysis.pages import Page
-from cdmtrace.analysis.profiles import Facts, Profile, Want
+from cdmtrace.analysis.profiles import Demand, Facts, Profile, Want
 from cdmtrace.analysis.state import Area, State, put
 from cdmtrace.events import Bit
 
@@ -67,10 +67,12 @@ def settle(
         elif facts.tag and area.rise:
             wrong = facts.policy_names is False
         page = None
-        if standing == "missing" or facts.asked:
+        newly = standing == "missing" and area.standing != "missing"
+        if newly or facts.asked:
             page = _evidence(state, area, facts)
             if facts.asked and not facts.policy_names and page:
                 justified = page.event
+        due = _due(area, event, demand, facts, page)
         notes.append(
             Settled(
                 event=event,
@@ -81,6 +83,8 @@ def settle(
                 page=page,
                 since=area.since,
                 beside=_beside(state, area),
+                due=due,
+                held=state.pages,
             )
         )
         state = replace(
@@ -97,11 +101,25 @@ def settle(
                         born_wrong=wrong,
                         justified=justified,
                         standing=standing,
+                        due=due,
                     )
                 ],
             ),
         )
     return replace(state, dirty=tuple(later)), tuple(notes)
+
+
+def _due(
+    area: Area, event: Event, demand: Demand, facts: Facts, page: Page | None
+) -> Event | None:
+    """Return the row since which it has to be tagged, None if it has not to be."""
+    if demand.want is not Want.MUST:
+        return None
+    row = area.policy_by if facts.policy_names else page.event if page else None
+    # What fork copies has the policy from its parent, and since the fork.
+    if row and area.seen and row.mm != area.seen.mm:
+        row = None
+    return area.due or row or area.seen or event
 
 
 def _beside(state: State, area: Area) -> tuple[Area, ...]:

@@ -73,7 +73,8 @@ class Area:
     rise: a 0 -> 1 that has not settled. inherited: the tag came by split, fork or
     mremap and has not settled. over: mbind() tagged it from beside its range.
     born_wrong: the tag never had a reason. standing: "stale", "missing" or "".
-    by_driver: its driver's mmap() tagged it. patched: see Facts.
+    by_driver: its driver's mmap() tagged it. patched: see Facts. due: the row since
+    which it has to be tagged, as it has settled; None if it has not to be.
     """
 
     start: int
@@ -97,6 +98,7 @@ class Area:
     standing: str = ""
     by_driver: bool = False
     patched: bool | None = None
+    due: Event | None = None
 
     def tagged(self, terms: Terms) -> bool | None:
         """Return whether it has the tag, None if not known."""

@@ -112,6 +112,11 @@ def _observe(
             and driver_tagged(event, bool(tag), policy)
         ),
         patched=_patched(old, tag),
+        due=min(
+            (area.due for area in old if area.due),
+            key=lambda row: row.seq,
+            default=None,
+        ),
     )
     fresh = (
         len(old) != 1

@@ -373,7 +373,7 @@ def check_mask(
     except vmflags.BitTaken as error:
         return _of_error(name, error)
     if not mask:
-        return _ok(name, f"{source}: rules about the tag will not be checked")
+        return _ok(name, f"{source}, so rules about the tag are not checked")
     return _ok(name, f"{mask:#x}, bit {mask.bit_length() - 1} (from {source})")
 
 

@@ -30,6 +30,8 @@ def check(document: Mapping[str, Any]) -> str:
     trace, findings = document["trace"], document["findings"]
     parts = [finding(one, page=trace["page_size"]) for one in findings]
     parts.append(rules(document["rules"]))
+    if document["shadow"]:
+        parts.append(shadow(document["shadow"]))
     if document["audit"]:
         parts.append(audit(document["audit"]))
     parts.append(summary(document))
@@ -131,6 +133,47 @@ def _reasons(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(", ".join(ids), key.split("\n", 1)[1]) for key, ids in told.items()]
 
 
+WOULD_BE: Final = 20
+"""VMAs that would have to be tagged that the text form shows."""
+
+
+def shadow(found: Mapping[str, Any]) -> str:
+    """Return the VMAs that would have to be tagged, those with the most pages first."""
+    vmas = sorted(found["vmas"], key=lambda one: -sum(one["pages"].values()))
+    lines = [f"VMAs that would have to be tagged: {len(vmas):,}"]
+    if vmas:
+        lines.append(
+            tabulate(
+                [_due(one) for one in vmas[:WOULD_BE]],
+                headers=("pid", "VMA", "why", "pages", "since (s)", "until (s)"),
+                tablefmt="simple",
+                disable_numparse=True,
+                colalign=("right", "left", "left", "left", "right", "right"),
+            )
+        )
+    if len(vmas) > WOULD_BE:
+        lines.append(f"and {len(vmas) - WOULD_BE:,} more: --format json")
+    for clause, because in dict.fromkeys((v["clause"], v["because"]) for v in vmas):
+        lines += textwrap.wrap(f"{clause}: {because}", WIDTH, subsequent_indent="  ")
+    if found["why"]:
+        lines += _plain(f"not certain: {found['why']}")
+    return "\n".join(lines)
+
+
+def _due(one: Mapping[str, Any]) -> tuple[str, ...]:
+    start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)
+    since, until = one["since"], one["until"]
+    gone = "-" if one["holds"] else "gone"
+    return (
+        str(one["pid"] or "?"),
+        f"{start:x}-{end:x}",
+        one["clause"],
+        " ".join(f"{node}={n}" for node, n in one["pages"].items()) or "none",
+        "before" if since["before"] else f"{since['since_start'] / 1e9:.6f}",
+        f"{until['since_start'] / 1e9:.6f}" if until else gone,
+    )
+
+
 SHOWN: Final = 5
 """Differences of an audit that the text form shows."""
 
@@ -183,6 +226,10 @@ def summary(document: Mapping[str, Any]) -> str:
         f"{trace['path']}{parts}: {trace['events']} events{lost}, "
         f"Linux {trace['kernel']}, profile {document['profile']}"
     )
+    if document["shadow"]:
+        lines += _plain(
+            "shadow mode: this kernel has no VM_CDM, and rules about it are unchecked"
+        )
     if trace["rows_before"]:
         lines += _plain(
             f"{trace['rows_before']:,} rows of this recording came before, and are "

@@ -320,6 +320,87 @@ def test_cdm_pages_counts_base_pages_by_vma(ops) -> None:
         assert mm.id
 
 
+# --- without VM_CDM --------------------------------------------------------------
+
+
+def read_with(trace: Trace, tag: int) -> Trace:
+    """The trace, read as one of a kernel whose VM_CDM is this mask."""
+    return replace(trace, terms=replace(trace.terms, tag=tag))
+
+
+def holding(result: Result) -> dict[int, dict[int, int]]:
+    """Return mm -> pages that would have to be tagged at the end -> those on node 1."""
+    assert result.shadow
+    assert result.shadow.why is None
+    found: dict[int, dict[int, int]] = {}
+    for mm, due in result.shadow.vmas:
+        if due.ended or due.until:
+            continue
+        there = found.setdefault(mm.id, {})
+        new = dict.fromkeys(range(due.start, due.end, PAGE), due.pages.get(1, 0))
+        assert not there.keys() & new.keys(), "two at one address"
+        there |= new
+    return found
+
+
+@relaxed
+@given(HISTORY)
+def test_what_would_have_to_be_tagged_is_what_a_right_kernel_tags(ops) -> None:
+    """Its recording, read by one who does not know the bit, gives the same VMAs."""
+    world = history(ops)
+    result = check(read_with(world.kernel.trace(), 0))
+    found = holding(result)
+    # A child that has done nothing yet is not judged yet.
+    unsettled = {life.mm.id for life in result.lives if life.state.dirty}
+    for task, _ in world.tasks:
+        mm, there = task.mm, found.get(task.mm.id, {})
+        if mm.id in unsettled:
+            continue
+        tagged = [vma for vma in mm.vmas if vma.tag]
+        event("some tagged" if tagged else "none tagged")
+        assert there.keys() == {
+            addr for vma in tagged for addr in range(vma.start, vma.end, PAGE)
+        }
+
+
+@relaxed
+@given(HISTORY)
+def test_in_shadow_the_rest_is_as_with_a_bit_that_means_nothing(ops) -> None:
+    """And what lacks such a bit is in the table; it is judged at the same rows."""
+    trace = history(ops, "stock").kernel.trace()
+    result, unused = check(trace), check(read_with(trace, 1 << 45))
+    assert result.shadow
+    assert unused.shadow is None
+    told = [(f.rule.id, f.fingerprint, f.seq) for f in result.findings]
+    assert told == [
+        (f.rule.id, f.fingerprint, f.seq) for f in unused.findings if f.rule.tagless
+    ]
+    lacking = [f for f in unused.findings if f.rule.id == "CDM002"]
+    event("some lack it" if lacking else "none lacks it")
+    for one in lacking:
+        assert any(
+            mm == one.mm
+            and due.start < one.end
+            and one.start < due.end
+            and due.since.seq <= one.seq
+            and (due.until is None or one.seq <= due.until.seq)
+            for mm, due in result.shadow.vmas
+        ), one
+
+
+@relaxed
+@given(HISTORY)
+def test_their_pages_are_those_that_the_model_holds(ops) -> None:
+    result = check(history(ops, "stock").kernel.trace())
+    assert result.shadow
+    lives = {life.mm: life.state for life in result.lives}
+    for mm, due in result.shadow.vmas:
+        state = lives[mm]
+        if state.ended or due.ended or due.until or state.dirty or state.open:
+            continue
+        assert due.pages == state.pages.on_nodes(due.start, due.end)
+
+
 # --- fed in parts, as a file that grows ----------------------------------------
 
 EXACT = Bounds(pending=1 << 30, audit=False)

@@ -274,7 +274,7 @@ def test_flags_and_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     _, flags = doctor.check_flags({}, profiles.UPSTREAM, types_are_missing)
     in_shadow = doctor.check_mask(None, flags, profiles.UPSTREAM, shadow=True)
     said(in_shadow, State.OK, "none: shadow mode; cdmtrace's table, Linux 6.1 does not")
-    said(in_shadow, State.OK, "rules about the tag will not be checked")
+    said(in_shadow, State.OK, "define it, so rules about the tag are not checked")
 
     monkeypatch.setattr(doctor.platform, "release", lambda: "8.0.1")
     said(check(None)[0], State.WARN, "as 8.0 is not in it", "headers-8.0.1")
