@@ -82,7 +82,12 @@ _LEAST_PART = 1 << 20
     metavar="SECONDS",
     help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
 )
-@click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
+@click.option(
+    "--cdm-nodes",
+    metavar="LIST",
+    help="The CDM nodes, such as 1 or 1,3-5. A kernel without VM_CDM is recorded in "
+    "shadow mode then.",
+)
 @click.option(
     "--vm-cdm-mask",
     metavar="MASK",

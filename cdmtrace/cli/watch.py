@@ -54,7 +54,12 @@ REGISTERS = 4
     help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
 )
 @click.option("--stack", is_flag=True, help="Print the callers, too.")
-@click.option("--cdm-nodes", metavar="LIST", help="The CDM nodes, such as 1 or 1,3-5.")
+@click.option(
+    "--cdm-nodes",
+    metavar="LIST",
+    help="The CDM nodes, such as 1 or 1,3-5. A kernel without VM_CDM is recorded in "
+    "shadow mode then.",
+)
 @click.option(
     "--vm-cdm-mask",
     metavar="MASK",
