@@ -1,5 +1,7 @@
 """CDM003, CDM004 and CDM018 on a kernel of Debian's that nobody has patched.
 
+And shadow mode: it has no VM_CDM, and a program that gets pages of node 1 says which.
+
 The control is a module of ours, which writes vm_flags of chosen VMAs without the lock,
 with it held for read, and for write; its scenario says which VMAs these are. All other
 programs of the recording change flags thousands of times as this kernel does: of them
@@ -9,6 +11,7 @@ writes them under the lock for read: docs/read-locked-remap.md.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -20,7 +23,7 @@ from places import Place, places
 from tap import failures
 
 from cdmtrace.analysis import check, describe, load
-from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.events import EventKind, Lock, Probe, mmap_lock
 from cdmtrace.lab import kernels
 from cdmtrace.lab.paths import Layout
@@ -42,9 +45,12 @@ SCRIPT = """
 here=$1 python=$2 vfio=$3
 shift 3
 sh "$here/ordinary.sh" "$python" "$@" &&
-	"$python" "$here/watching.py" writer vfio "$vfio"
+	"$python" "$here/watching.py" writer vfio "$vfio" &&
+	"$python" -m cdmtrace record --cdm-nodes 1 -o shadow.arrows -- \\
+		"$python" "$here/leaking.py" >shadow.stdout 2>shadow.stderr
 """
-"""What is recorded; then the same writes again, watched, and those of vfio."""
+"""What is recorded; then the same writes again, watched, and those of vfio; then shadow
+mode."""
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +255,60 @@ def test_both_writes_of_the_handler_are_found_and_no_other(
     assert second.startswith("remap_pfn_range")
     checked = {one.rule.id: one.checked for one in vfio.rules}
     assert checked["CDM003"] == 3
+
+
+# --- shadow mode ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shadow(run: Path) -> Result:
+    return check(load(run / "shadow.arrows"))
+
+
+@pytest.fixture(scope="module")
+def leaks(run: Path) -> dict[str, tuple[int, int, int]]:
+    """What the program says: range and pages on node 1, by numa_maps."""
+    said = json.loads((run / "shadow.stdout").read_text())
+    told = {name: (start, end, pages) for name, (start, end, pages) in said.items()}
+    assert [pages for _, _, pages in told.values()] == [23, 7, 31]
+    return told
+
+
+def test_it_says_that_it_is_in_shadow_mode(run: Path, shadow: Result) -> None:
+    said = (run / "shadow.stderr").read_text()
+    assert "cdmtrace: shadow mode: " in said
+    assert ", 0 lost, " in said
+    assert shadow.trace.terms.tag == 0
+
+
+def test_what_would_have_to_be_tagged_there(
+    shadow: Result, leaks: dict[str, tuple[int, int, int]]
+) -> None:
+    """By its own policy, or by request; and nothing that nobody has asked for."""
+    assert shadow.shadow
+    assert shadow.shadow.why is None
+    pages = shadow.trace.terms.page
+    assert [
+        (due.clause, (due.start, due.end, due.pages.get(1, 0) // pages), due.ended)
+        for _, due in shadow.shadow.vmas
+    ] == [("P", leaks["asked"], False), ("G", leaks["moved"], False)]
+
+
+def test_what_nobody_has_asked_for_is_a_leak(
+    shadow: Result, leaks: dict[str, tuple[int, int, int]]
+) -> None:
+    # Python itself may fault while the task has its policy, and leaks then, too.
+    assert {(one.rule.id, one.cause) for one in shadow.findings} == {
+        ("CDM014", "fault")
+    }
+    found = [(one.start, one.end, one.count) for one in shadow.findings]
+    assert leaks["leaked"] in found
+    assert not any(
+        start < end_of and start_of < end
+        for start, end, _ in found
+        for start_of, end_of, _ in (leaks["asked"], leaks["moved"])
+    )
+    unchecked = {
+        one.rule.id for one in shadow.rules if one.verdict is Verdict.UNCHECKED
+    }
+    assert unchecked == {one.rule.id for one in shadow.rules if not one.rule.tagless}
