@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Which processes and which addresses are told of. What nobody has asked to be left
- * out costs nothing: the code of such a filter is not there.
+ * out costs nothing: the code of such a filter is not there, or (COMPILED_ONCE) the verifier
+ * takes it out.
  *
  * A filter of processes names tasks, and follows address spaces: one in which a task
  * acts that the filter names is followed to its end, whoever changes it. Otherwise

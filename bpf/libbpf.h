@@ -121,6 +121,7 @@ static const struct {							\
 #define BPF_PERCPU_ARRAY(name, value, size)				\
 	TABLE(name, BPF_MAP_TYPE_PERCPU_ARRAY, u32, value, size)
 #define BPF_TABLE(kind, key, value, name, size)				\
+	_Static_assert(!__builtin_strcmp(kind, "lru_hash"), "this kind only"); \
 	TABLE(name, BPF_MAP_TYPE_LRU_HASH, key, value, size)
 
 #define BPF_RINGBUF_OUTPUT(name, pages)					\

@@ -37,15 +37,31 @@ int alloc_entry(struct pt_regs *ctx)
 }
 
 /*
- * shmem_alloc_folio(gfp, order, info, index): from 6.7 on by folio_alloc_mpol(), and for
- * no VMA; before, by vma_alloc_folio() for one on the stack, that no mm has.
+ * The fault for which a page is allocated for a VMA that no mm has; 0: none. Its
+ * return may have been missed, and what was its VMA then may be another one by now.
+ */
+static __always_inline struct place *open_fault(void)
+{
+	u64 key = place_key(PLACE_SHMEM);
+	struct place *fault = places.lookup(&key);
+
+	if (!fault || VMA_MM(fault->vma) != fault->page ||
+	    fault->addr < VMA_START(fault->vma) || fault->addr >= VMA_END(fault->vma))
+		return 0;
+	return fault;
+}
+
+/*
+ * shmem_alloc_folio(gfp, order, info, index): by folio_alloc_mpol() (since 6.7), and for
+ * no VMA; before, by vma_alloc_folio() for one on the stack, that no mm has. Told of
+ * what is allocated in a fault that is told of, and of what a task does otherwise.
  */
 int shmem_alloc_entry(struct pt_regs *ctx)
 {
 	struct allocation begun = {};
 	u32 tid = bpf_get_current_pid_tgid();
 
-	if (!wanted_scene()) {
+	if (!wanted() && !open_fault()) {
 		allocation_missed(tid);
 		return 0;
 	}
@@ -82,21 +98,6 @@ int shared_policy_return(struct pt_regs *ctx)
 	if (begun)
 		begun->policy = read_policy(PT_REGS_RC(ctx), &begun->nodes);
 	return 0;
-}
-
-/*
- * The fault for which a page is allocated for a VMA that no mm has; 0: none. Its
- * return may have been missed, and what was its VMA then may be another one by now.
- */
-static __always_inline struct place *open_fault(void)
-{
-	u64 key = place_key(PLACE_SHMEM);
-	struct place *fault = places.lookup(&key);
-
-	if (!fault || VMA_MM(fault->vma) != fault->page ||
-	    fault->addr < VMA_START(fault->vma) || fault->addr >= VMA_END(fault->vma))
-		return 0;
-	return fault;
 }
 
 static __always_inline void event_fault(struct cdm_event *e)

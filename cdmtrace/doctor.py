@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -82,11 +83,14 @@ def examine(
     yield check_symbols(directory)
     yield check_nodes(cdm_nodes)
     compiled = check_compiled()
-    yield _or_else(check_headers(), compiled)
+    # What somebody has named is meant, and has to be there.
+    named = headers.SOURCE_VARIABLE in os.environ
+    yield check_headers() if named else _or_else(check_headers(), compiled)
     profile = profiles.choose(kernel_profile, platform.release(), options or {})
     check, flags = check_flags(options, profile)
     yield check
-    shadow = cdm_nodes is not None and not nodes.has_cdm()
+    tags = nodes.has_cdm() or config.tags(options or {})
+    shadow = cdm_nodes is not None and not tags
     yield check_mask(vm_cdm_mask, flags, profile, shadow=shadow)
     yield _or_else(check_bcc(), compiled)
     yield compiled

@@ -164,14 +164,19 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
             one
             for two in zip(
                 _around("alloc", "vma_alloc_folio_noprof", reads=_ALLOCATED),
-                # From 6.7 on that is not for shmem.
+                # Since folio_alloc_mpol() (6.7) that is not for shmem. Before it had
+                # an order (6.11), shmem's has two functions, and none is attached.
                 _around("shmem_alloc", "shmem_alloc_folio", reads=("order",)),
                 strict=True,
             )
             for one in two
         ),
         older=(
-            _around("alloc", "vma_alloc_folio", "alloc_pages_vma", reads=_ALLOCATED),
+            _around(
+                *("alloc", "vma_alloc_folio_noprof", "vma_alloc_folio"),
+                "alloc_pages_vma",
+                reads=_ALLOCATED,
+            ),
         ),
         required=True,
     ),

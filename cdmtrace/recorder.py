@@ -31,8 +31,7 @@ from cdmtrace.kernel.btf import Btf
 from cdmtrace.live import process
 from cdmtrace.live.process import Beside
 from cdmtrace.loader import Loader
-from cdmtrace.loader.choice import headers_for, record_loader
-from cdmtrace.loader.output import signals_later
+from cdmtrace.loader.choice import headers_for, record_loader, require_compiled
 from cdmtrace.looking import cannot_look
 from cdmtrace.options import Options, Outcome
 from cdmtrace.planning import Plan, choose, macros, plan
@@ -40,6 +39,7 @@ from cdmtrace.privileges import Capability
 from cdmtrace.probes import PROBES, LogicalProbe, following
 from cdmtrace.ready import require_absent
 from cdmtrace.session import Session
+from cdmtrace.signals import signals_later
 from cdmtrace.target import Target
 
 LOST_PLACES: Final = 1024
@@ -188,6 +188,7 @@ def rehearse(options: Options) -> Header:
     plans = prepare(options, root)
     with headers_for(options.loader) as directory:
         target = find_target(options, directory)
+    require_compiled(options.loader)
     return target.header(
         plans,
         ring_pages=options.ring_pages,

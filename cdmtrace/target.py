@@ -63,7 +63,8 @@ class Target:
             flags,
             profile,
             force=force,
-            shadow=cdm_nodes is not None and not nodes.has_cdm(),
+            shadow=cdm_nodes is not None
+            and not (nodes.has_cdm() or config.tags(kernel_config)),
         )
         return cls(
             cdm_nodes=found_nodes,

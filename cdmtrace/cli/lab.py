@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -34,9 +33,6 @@ from cdmtrace.lab.machine import Machine, check_device, find_tools, parse_mib
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.watchdog import Limits
 from cdmtrace.render.listing import lab_listing
-
-if TYPE_CHECKING:
-    pass
 
 _DEFAULT_TIMEOUT_SECONDS = 900.0
 

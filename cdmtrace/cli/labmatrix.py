@@ -73,10 +73,8 @@ if TYPE_CHECKING:
 )
 @option(
     "--kernel",
-    default=specs.DEFAULT_KERNEL,
-    show_default=True,
     metavar="NAME|PATH",
-    help="As for lab run.",
+    help=f"As for lab run. [default: {specs.DEFAULT_KERNEL}]",
 )
 @option(
     "--timeout",
@@ -97,7 +95,7 @@ def matrix_command(
     programs: str | None,
     source: Path | None,
     keep: Path | None,
-    kernel: str,
+    kernel: str | None,
     timeout: float | None,
     form: str,
 ) -> int:
@@ -110,9 +108,13 @@ def matrix_command(
     Exit status: 0 if all is as expected, 1 if not, 2 for trouble.
     """
     if kernel_names is not None:
-        if names is not None or programs is not None:
-            raise UsageTrouble("--kernels has rows and scenarios of its own")
-        return _kernel_matrix(kernelrows.choose(kernel_names), source, keep, form)
+        if names is not None or programs is not None or kernel is not None:
+            raise UsageTrouble(
+                "--kernels has rows, scenarios and kernels of its own",
+                hint="leave --quirks, --scenarios and --kernel out",
+            )
+        chosen = kernelrows.choose(kernel_names)
+        return _kernel_matrix(chosen, source, keep, timeout, form)
     rows = matrix.choose(names)
     if source is not None:
         for given, option_name in ((keep, "--keep"), (programs, "--scenarios")):
@@ -131,7 +133,7 @@ def matrix_command(
             )
         directory = prepared(keep, Layout.default())
         try:
-            _record_rows(rows, directory, kernel, timeout)
+            _record_rows(rows, directory, kernel or specs.DEFAULT_KERNEL, timeout)
         except (Interrupted, Terminated):
             raise
         except CdmtraceError as error:
@@ -144,7 +146,11 @@ def matrix_command(
 
 
 def _kernel_matrix(
-    names: Sequence[str], source: Path | None, keep: Path | None, form: str
+    names: Sequence[str],
+    source: Path | None,
+    keep: Path | None,
+    timeout: float | None,
+    form: str,
 ) -> int:
     """Print a row, or two, for each kernel; each has a directory of its own."""
     if source is not None and keep is not None:
@@ -159,7 +165,7 @@ def _kernel_matrix(
         if source is None:
             own.mkdir(mode=0o700)
             try:
-                _record_rows(ours, own, name, None)
+                _record_rows(ours, own, name, timeout)
             except (Interrupted, Terminated):
                 raise
             except CdmtraceError as error:

@@ -57,5 +57,6 @@ loader_option = option(
     default="auto",
     show_default=True,
     help="Who loads the probes: bcc, which compiles them with the kernel's headers; "
-    "libbpf, which has them compiled; bcc, and libbpf where bcc cannot.",
+    "libbpf, which loads what was compiled before; auto: bcc, or libbpf where bcc "
+    "cannot.",
 )

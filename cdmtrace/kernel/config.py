@@ -42,6 +42,11 @@ def lacking(options: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
+def tags(options: Mapping[str, str]) -> bool:
+    """Return whether the kernel was built to tag: then it has a VM_CDM."""
+    return options.get("CONFIG_COHERENT_DEVICE") == "y"
+
+
 def load(release: str | None = None) -> Mapping[str, str]:
     """Return the running kernel's configuration.
 

@@ -40,7 +40,8 @@ class Row:
     scenarios: ``NAME`` or ``NAME:STEP,STEP``, run one after the other. vacuous: rules
     that can have no occasion there. unchecked: rules that cannot be judged there.
     judged: rules that must have had an occasion. stock: the kernel has no quirks, and
-    no CDM node but the one that it is told. refused: it cannot be recorded at all.
+    no CDM node but the one that it is told. refused: it cannot be recorded at all, and
+    what is said of that.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Row:
     judged: frozenset[str] = frozenset()
     remark: str | None = None
     stock: bool = False
-    refused: bool = False
+    refused: str = ""
 
     @property
     def quirks(self) -> tuple[str, ...]:

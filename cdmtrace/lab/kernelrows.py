@@ -48,7 +48,13 @@ def _stock(
 STOCK: Final[Mapping[str, Row]] = {
     row.name: row
     for row in (
-        Row(name="debian-5.10", asked=(), scenarios=(), stock=True, refused=True),
+        Row(
+            name="debian-5.10",
+            asked=(),
+            scenarios=(),
+            stock=True,
+            refused="this kernel has no mbind_range",
+        ),
         _stock(
             "debian-6.1",
             "flag_writer",

@@ -166,7 +166,9 @@ def refusal(row: Row, directory: Path) -> Found:
     """Return what is said of every rule where ``record`` has refused a kernel."""
     path = directory / f"{row.name}.stderr"
     said = path.read_text().splitlines() if path.is_file() else []
-    why = next((line for line in said if not line.startswith("hint:")), "not recorded")
+    why = next((line for line in said if row.refused in line), None)
+    if why is None:
+        return Found(verdict="", why=f"not for: {row.refused}")
     return Found(verdict="unchecked", why=why)
 
 

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import cdmtrace
 from cdmtrace.caller import caller
+from cdmtrace.signals import signals_later
 
 PATIENCE: Final = 2.0
 """Seconds that the viewer gets to leave the terminal as it was when all has ended."""
@@ -137,7 +138,9 @@ class Viewer:
         if not self._shown or self._waiter is not None:
             return
         self._waiter = threading.Thread(target=self._wait, daemon=True)
-        self._waiter.start()
+        # What the main thread holds back is to come through nowhere else.
+        with signals_later():
+            self._waiter.start()
 
     def close(self) -> None:
         """End it, and say what was kept."""

@@ -46,7 +46,8 @@ def text() -> str:
         for name in (PRELUDE, *SOURCES, WATCH)
     ]
     whole = "\n".join([settings.header(), *sources, "#pragma clang attribute pop\n"])
-    mark = f"{_MARK}{hashlib.sha256(whole.encode()).hexdigest()}"
+    made_of = " ".join([*_FLAGS, whole])
+    mark = f"{_MARK}{hashlib.sha256(made_of.encode()).hexdigest()}"
     return f'{whole}\nconst char sources[] SEC("made_of") = "{mark}";\n'
 
 
@@ -55,6 +56,13 @@ def build(output: Path) -> None:
     clang = shutil.which("clang")
     if clang is None:
         raise CannotBuild("clang is missing", hint=apt_hint("clang"))
+    try:
+        _compile(clang, output)
+    except OSError as error:
+        raise CannotBuild(f"{output}: cannot be written: {error.strerror}") from error
+
+
+def _compile(clang: str, output: Path) -> None:
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         source, compiled = Path(folder, "cdmtrace.bpf.c"), Path(folder, OBJECT)
         source.write_text(text())
@@ -71,7 +79,8 @@ def build(output: Path) -> None:
 
 def find(path: Path = BPF_DIRECTORY / OBJECT) -> bytes:
     """Return the compiled program. Raises ObjectMissing."""
-    mend = f"sudo {sys.executable} -m {MODULE}"
+    # -I: root loads nothing from the current directory.
+    mend = f"sudo {sys.executable} -I -m {MODULE}"
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -47,6 +47,12 @@ def headers_for(how: str) -> Iterator[Path | None]:
         yield found
 
 
+def require_compiled(how: str) -> None:
+    """Raise ObjectMissing where libbpf alone is to load what is not there."""
+    if how == "libbpf":
+        build.find()
+
+
 def make_program(
     how: str,
     numbers: Mapping[str, int],

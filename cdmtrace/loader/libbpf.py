@@ -12,15 +12,17 @@ import ctypes
 import functools
 import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from cdmtrace.errors import CdmtraceError
 from cdmtrace.kernel.btf import load_library
 from cdmtrace.loader import build, settings
-from cdmtrace.loader.output import memlock_kept, signals_later
+from cdmtrace.loader.output import memlock_kept
 from cdmtrace.loader.program import ProgramRejected
 from cdmtrace.probes import Kind
+from cdmtrace.signals import signals_later
 
 # enum bpf_prog_type (include/uapi/linux/bpf.h)
 _TYPES: Final = {Kind.TRACEPOINT: 5, Kind.WATCHPOINT: 7}
@@ -50,6 +52,9 @@ _TEXTS: Final = ("bpf_map__name", "bpf_program__name")
 _SAID: Final = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
 )
+_VA_LIST: Final = 24
+"""Bytes of a va_list on x86-64."""
+_FAILED: Final = re.compile(r"prog '(\w+)': (?:BPF program load failed|failed to load)")
 _DEBUG: Final = 2
 """The level of what nobody wants to read."""
 
@@ -77,8 +82,12 @@ def _heard(lines: list[str]) -> Iterator[None]:
     def hear(level: int, text: bytes, arguments: int) -> int:
         if level == _DEBUG:
             return 0
-        said = ctypes.create_string_buffer(1 << 16)
-        write(said, ctypes.c_size_t(len(said)), text, ctypes.c_void_p(arguments))
+        # It can be a whole log of the verifier, whose end says what is wrong. Whoever
+        # reads the arguments has used them up, so how long it is, a copy tells.
+        copy = ctypes.create_string_buffer(ctypes.string_at(arguments, _VA_LIST))
+        size = max(write(None, ctypes.c_size_t(0), text, copy), 0) + 1
+        said = ctypes.create_string_buffer(size)
+        write(said, ctypes.c_size_t(size), text, ctypes.c_void_p(arguments))
         lines.extend(said.value.decode(errors="replace").splitlines())
         return 0
 
@@ -98,7 +107,7 @@ class LibbpfProgram:
     def __init__(self, numbers: Mapping[str, int]) -> None:
         """Open it. numbers: macro -> value, as for bcc.
 
-        Raises ObjectMissing, ProgramRejected, BtfMissing (there is no libbpf).
+        Raises ObjectMissing, ProgramRejected, NoRoom, BtfMissing (there is no libbpf).
         """
         self._library = _library()
         self._object: int | None = None
@@ -122,8 +131,8 @@ class LibbpfProgram:
         follows = any(numbers[f"FOLLOW_{by}"] for by in ("PIDS", "CGROUP", "COMM"))
         asked = {"WATCHED_TGID": 0, **numbers, "FOLLOWS": int(follows)}
         sizes = {mark: numbers[name] for name, mark in settings.SIZES.items()}
+        data = settings.values(numbers)
         with self._refused("libbpf cannot set the BPF program up"):
-            data = settings.values(numbers)
             for at in self._all("map"):
                 name = library.bpf_map__name(at).decode().removeprefix(_PREFIX)
                 entries = library.bpf_map__max_entries(at)
@@ -169,8 +178,14 @@ class LibbpfProgram:
             self._require(not error, -error)
 
     def map_fd(self, name: str) -> int:
-        """Return the file descriptor of a map, once the program is loaded."""
-        return int(self._library.bpf_map__fd(self._named("map", f"{_PREFIX}{name}")))
+        """Return the file descriptor of a map, once the program is loaded.
+
+        Raises KeyError for one that is not there, as nobody has asked for it.
+        """
+        fd = int(self._library.bpf_map__fd(self._named("map", f"{_PREFIX}{name}")))
+        if fd < 0:
+            raise KeyError(f"{name} was not asked for")
+        return fd
 
     def program_fd(self, handler: str) -> int:
         """Return the file descriptor of a handler that is loaded."""
@@ -232,7 +247,11 @@ class LibbpfProgram:
                 yield
         except CdmtraceError:
             raise  # A signal has come.
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            named = next(filter(None, map(_FAILED.search, said)), None)
+            why = error.strerror or str(error)
             raise ProgramRejected(
-                f"{what}: {error}", details="\n".join(said[-20:]), hint=hint
+                f"{what}: {named[1]}: {why}" if named else f"{what}: {why}",
+                details="\n".join(said[-20:]),
+                hint=hint,
             ) from error

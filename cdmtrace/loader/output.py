@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,17 +24,6 @@ def stderr_kept(kept: list[str]) -> Iterator[None]:
             os.close(saved)
             file.seek(0)
             kept.append(file.read().decode(errors="replace"))
-
-
-@contextlib.contextmanager
-def signals_later() -> Iterator[None]:
-    """Have signals that would end us wait until the end of the block."""
-    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, kinds)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -211,8 +211,11 @@ class ProgramLoader:
 
     def forget(self) -> None:
         """Forget all about processes: calls under way, VMAs, names; stay attached."""
-        for name in ("entries", "places", "watched", "comms", "stacks"):
+        for name in ("entries", "places", "watched", "comms"):
             self.map(name).clear()
+        # There are none where none are taken.
+        with contextlib.suppress(KeyError):
+            self.map("stacks").clear()
 
     def needs_capability(self) -> bool:
         """Return whether lost() and its kin need CAP_BPF here.

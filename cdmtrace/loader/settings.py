@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from cdmtrace.errors import RecordError
 from cdmtrace.filters import Filters
 from cdmtrace.kernel import layout
 from cdmtrace.kernel.watchpoints import REGISTERS
@@ -35,6 +36,10 @@ ROOM: Final[Mapping[str, int]] = {"VMA_HEAD_WORDS": 12, "SEM_HEAD_WORDS": 4}
 """Words that such a program reads at once, whatever the kernel: see bpf/libbpf.h."""
 
 
+class NoRoom(RecordError):
+    """The compiled program cannot read what this kernel has (exit status 125)."""
+
+
 def header() -> str:
     """Return settings.h: where each setting is, for bpf/libbpf.h."""
     lines = [f"#define {name} settings[{at}]" for at, name in enumerate(SETTINGS)]
@@ -46,14 +51,17 @@ def header() -> str:
 def values(numbers: Mapping[str, int]) -> bytes:
     """Return the read-only data for these numbers: macro -> value.
 
-    Those of OWN that are not among them are 0. Raises ValueError for a name that the
-    program has no place for, and KeyError for one that is missing.
+    WATCHED_TGID is 0 where it is not among them. Raises ValueError for a name that the
+    program has no place for, KeyError for one that is missing, and NoRoom.
     """
     rest = {*numbers} - {*SETTINGS, *SIZES, *ROOM}
     if rest:
         raise ValueError(f"no setting of the program: {', '.join(sorted(rest))}")
     if tight := [name for name, room in ROOM.items() if numbers[name] > room]:
-        raise ValueError(f"{tight[0]}: {numbers[tight[0]]} words, and room for less")
-    ours = dict.fromkeys(OWN, 0)
-    found = [{**ours, **numbers}[name] for name in SETTINGS]
+        raise NoRoom(
+            f"this kernel's {tight[0]} is {numbers[tight[0]]}, and the compiled probes "
+            f"have room for {ROOM[tight[0]]}",
+            hint="--loader bcc",
+        )
+    found = [{"WATCHED_TGID": 0, **numbers}[name] for name in SETTINGS]
     return np.array(found, np.uint64).tobytes()

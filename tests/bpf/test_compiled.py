@@ -6,17 +6,20 @@ What is attached is for the guest. Here the kernel's verifier looks at every han
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
 import os
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from bpfnumbers import CHOICES, FILTERED, NEWEST, WHOLE
 
 from cdmtrace.kernel import bpf
-from cdmtrace.loader import build, maps, watch
+from cdmtrace.loader import build, libbpf, maps, watch
 from cdmtrace.loader.libbpf import LibbpfProgram
 from cdmtrace.loader.program import ProgramLoader, ProgramRejected
 from cdmtrace.losses import Missing, Waiting, Where
@@ -96,7 +99,16 @@ def test_what_nobody_asks_for_is_not_loaded(
     for numbers, there in (({}, False), (FILTERED, True)):
         program = load(**numbers)
         for name in ("followed", "tgids", "cgroups"):
-            assert (program.map_fd(name) >= 0) is there
+            if there:
+                assert program.map_fd(name) >= 0
+            else:
+                with pytest.raises(KeyError, match=f"{name} was not asked for"):
+                    program.map_fd(name)
+    program = load(STACKS=0)
+    for name in ("stacks", "watch_asked", "watch_found", "watchpoints"):
+        with pytest.raises(KeyError):
+            program.map_fd(name)
+    ProgramLoader(program).forget()
 
 
 def test_a_map_holds_what_is_put_into_it(load: Callable[..., LibbpfProgram]) -> None:
@@ -151,15 +163,19 @@ def test_a_program_that_is_closed_twice(load: Callable[..., LibbpfProgram]) -> N
 
 
 @pytest.mark.parametrize(
-    ("handler", "words"),
+    ("handler", "words", "named"),
     [
         # Nobody is named, so there is no map of names that it could look into.
-        ("task_new", "map_tgids"),
-        ("no_such", "there is no handler no_such"),
+        ("task_new", "map_tgids", True),
+        ("no_such", "there is no handler no_such", False),
     ],
 )
 def test_what_cannot_be_loaded_is_told(
-    compiled: bytes, monkeypatch: pytest.MonkeyPatch, handler: str, words: str
+    compiled: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    handler: str,
+    words: str,
+    named: bool,
 ) -> None:
     if os.geteuid() != 0:
         pytest.skip("loading programs needs root")
@@ -170,6 +186,29 @@ def test_what_cannot_be_loaded_is_told(
     ):
         program.load({handler: Kind.KPROBE})
     assert words in str(caught.value)
+    assert "refuses the BPF program: task_new: " in str(caught.value) or not named
+
+
+def test_a_log_is_kept_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verifier's are long, and libbpf hands them over in one piece."""
+    text = "\n".join(f"line {number}" for number in range(30_000))
+    told: list[Any] = []
+
+    class Library:
+        @staticmethod
+        def libbpf_set_print(function: Any) -> int:
+            told.append(function)
+            return 0
+
+    # A va_list whose registers are used up, so that its one argument is in memory.
+    argument = ctypes.c_char_p(text.encode())
+    place = ctypes.addressof(argument)
+    rest = ctypes.create_string_buffer(struct.pack("IIQQ", 48, 304, place, 0), 24)
+    monkeypatch.setattr(libbpf, "_library", lambda: Library)
+    lines: list[str] = []
+    with libbpf._heard(lines):
+        assert told[0](1, b"%s", ctypes.addressof(rest)) == 0
+    assert lines == text.split("\n")
 
 
 def test_what_is_no_program(monkeypatch: pytest.MonkeyPatch) -> None:

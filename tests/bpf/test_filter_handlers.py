@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 from bpfnumbers import CDM_NODES as CDM
-from bpfnumbers import RECORDER
+from bpfnumbers import RECORDER, arguments_of
 from nativemachine import (
     BIND,
     HUGE,
@@ -59,6 +59,33 @@ def test_a_child_is_followed_and_a_sibling_is_not(boot: Callable[..., Machine]) 
     machine.enable(True)
     followed = {pid: acts(machine, pid, machine.mm()) for pid in (TASK, 72, 73, 80, 81)}
     assert followed == {TASK: 1, 72: 1, 73: 1, 80: 0, 81: 0}
+
+
+def test_a_page_of_a_file_for_which_there_is_no_vma_is_told_of_who_is_named(
+    boot: Callable[..., Machine],
+) -> None:
+    """shmem_alloc_folio() has none: who acts is asked, or where the fault is."""
+    machine = boot(FOLLOW_PIDS=1, ALL=1, **arguments_of("6.12"))
+    machine.follow(TASK)
+
+    def told(pid: int, *, mm: int, vma: int = 0) -> bool:
+        before = len(machine.rows)
+        machine.be(pid)
+        machine.live_in(mm)
+        if vma:
+            fault = machine.struct("vm_fault", vma=vma, address=START)
+            machine.enter("shmem_begin", fault)
+        machine.enter("shmem_alloc_entry", 0, 0, 0, 0)
+        machine.leave("shmem_alloc_return", machine.page(1))
+        machine.leave("shmem_end")
+        return any(row["kind"] == EventKind.ALLOC for row in machine.rows[before:])
+
+    ours, theirs = machine.mm(), machine.mm()
+    assert told(TASK, mm=ours)
+    assert not told(80, mm=theirs)
+    assert not told(80, mm=theirs, vma=machine.vma(theirs))
+    # In a fault in what is followed, whoever has it.
+    assert told(80, mm=theirs, vma=machine.vma(ours))
 
 
 def test_a_number_that_is_given_anew_is_another_process(

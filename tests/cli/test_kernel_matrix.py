@@ -96,6 +96,18 @@ def test_a_kernel_that_cannot_be_recorded_has_its_reason(
     assert "1 row, 1 as expected; 0 found, 0 missing, 0 surplus" in out
 
 
+def test_a_refusal_for_another_reason_is_not_as_expected(
+    recorded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = recorded / "debian-5.10" / "debian-5.10.stderr"
+    said.write_text("libbpf.so.1 cannot be loaded\n")
+    words = ["lab", "matrix", "--kernels", "debian-5.10", "--from", str(recorded)]
+    assert main(words) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "CDM001 cannot be judged there, and was" in out
+    assert "not for: this kernel has no mbind_range" in out
+
+
 @pytest.mark.parametrize("status", [0, int(ExitStatus.TIMED_OUT)])
 def test_one_that_is_not_refused_is_not_as_expected(
     recorded: Path, capsys: pytest.CaptureFixture[str], status: int
@@ -156,6 +168,7 @@ def test_each_kernel_is_recorded_in_a_guest_of_its_own(
         rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
     ) -> None:
         booted.append((kernel, [row.name for row in rows]))
+        assert timeout == 71
         if kernel == "cdm-6.1":
             raise LabError("the guest went away")
         shutil.copytree(recorded / kernel, directory, dirs_exist_ok=True)
@@ -164,7 +177,8 @@ def test_each_kernel_is_recorded_in_a_guest_of_its_own(
     monkeypatch.setattr("cdmtrace.cli.labmatrix._record_rows", record)
     kept = tmp_path / "new"
     names = "debian-5.10,cdm-6.1"
-    assert main(["lab", "matrix", "--kernels", names, "--keep", str(kept)]) == 2
+    words = ["lab", "matrix", "--kernels", names, "--keep", str(kept)]
+    assert main([*words, "--timeout", "71"]) == 2
     assert booted == [
         ("cdm-6.1", ["cdm-6.1-none", "cdm-6.1-rfc"]),
         ("debian-5.10", ["debian-5.10"]),
@@ -180,7 +194,8 @@ def test_each_kernel_is_recorded_in_a_guest_of_its_own(
     [
         (("--kernels", "debian-4"), "no such kernel"),
         (("--kernels", ","), "names no kernel"),
-        (("--kernels", "all", "--quirks", "rfc"), "rows and scenarios of its own"),
+        (("--kernels", "all", "--quirks", "rfc"), "and kernels of its own"),
+        (("--kernels", "all", "--kernel", "cdm-6.1"), "and kernels of its own"),
         (("--kernels", "all", "--from", "a", "--keep", "b"), "--keep has no meaning"),
     ],
 )

@@ -15,7 +15,7 @@ from fakemachine import NAMES, OPTIONS, pretend
 from cdmtrace import privileges, recorder
 from cdmtrace.cli import main
 from cdmtrace.kernel import config, headers, nodes, symbols, tracefs
-from cdmtrace.loader import build
+from cdmtrace.loader import build, choice
 from cdmtrace.privileges import Capability
 
 DISCOVER = nodes.discover
@@ -518,6 +518,46 @@ def test_a_kernel_that_has_cdm_nodes_has_vm_cdm(
     )
 
 
+def test_a_kernel_that_was_built_to_tag_has_vm_cdm(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though it has no file that says which nodes."""
+    (machine / "include/linux/mm.h").write_text("#define VM_READ 1\n")
+    (machine / "node/is_coherent_device").unlink()
+    words = ["record", "--cdm-nodes", "1", "--", "true"]
+    with pytest.raises(Reached):
+        main(words)
+    capsys.readouterr()
+    monkeypatch.setattr(
+        config, "load", lambda: OPTIONS | {"CONFIG_COHERENT_DEVICE": "y"}
+    )
+    refused(
+        capsys,
+        *(125, "which bit is VM_CDM is not known"),
+        words="--cdm-nodes 1 -- true",
+    )
+
+
+@pytest.mark.parametrize("words", ["--dry-run", ""])
+def test_probes_that_nobody_has_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    words: str,
+) -> None:
+    def find() -> NoReturn:
+        raise build.ObjectMissing("the BPF program is not compiled", hint="make bpf")
+
+    monkeypatch.setattr(build, "find", find)
+    monkeypatch.setattr(tracefs, "find", lambda: tmp_path)
+    monkeypatch.setattr(recorder, "record_loader", choice.record_loader)
+    refused(
+        capsys,
+        *(125, "the BPF program is not compiled", "hint: make bpf"),
+        words=f"--loader libbpf {words} -- true",
+    )
+
+
 def test_nodes_that_are_unknown(
     machine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -606,7 +646,7 @@ def test_no_headers_for_who_needs_none(
 def test_bcc_that_is_missing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from cdmtrace.loader import bcc, choice
+    from cdmtrace.loader import bcc
 
     monkeypatch.setattr(recorder, "record_loader", choice.record_loader)
     monkeypatch.setitem(sys.modules, "bcc", None)

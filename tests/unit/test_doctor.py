@@ -320,6 +320,7 @@ def test_who_has_compiled_probes_needs_neither_bcc_nor_headers(
     def fails() -> Check:
         return Check(name="x", state=State.FAIL, text="is missing", remedy="get it")
 
+    monkeypatch.delenv(headers.SOURCE_VARIABLE, raising=False)
     monkeypatch.setattr(build, "find", find)
     monkeypatch.setattr(doctor, "check_headers", fails)
     monkeypatch.setattr(doctor, "check_bcc", fails)
@@ -327,6 +328,10 @@ def test_who_has_compiled_probes_needs_neither_bcc_nor_headers(
     said(checks[-1], state, f"{text} -> make bpf" if text else "libbpf loads")
     instead = {State.WARN: State.FAIL, State.OK: State.WARN}[state]
     assert [c.state for c in checks if c.name == "x"] == [instead, instead]
+    # Headers that somebody has named are meant.
+    monkeypatch.setenv(headers.SOURCE_VARIABLE, "/none")
+    states = [c.state for c in doctor.examine() if c.name == "x"]
+    assert states == [State.FAIL, instead]
 
 
 def test_verdict() -> None:

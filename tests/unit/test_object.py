@@ -33,7 +33,7 @@ def test_it_is_known_by_its_sources(
     with pytest.raises(build.ObjectMissing, match="compiled of other sources") as error:
         build.find(compiled)
     assert error.value.hint is not None
-    assert error.value.hint.endswith("-m cdmtrace.loader.build")
+    assert error.value.hint.endswith(" -I -m cdmtrace.loader.build")
     assert not build.is_there()
 
 
@@ -47,6 +47,11 @@ def test_no_clang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(build.CannotBuild, match="clang is missing") as error:
         build.build(tmp_path / "x.o")
     assert error.value.hint == "sudo apt-get install -y clang"
+
+
+def test_a_place_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(build.CannotBuild, match="cannot be written: No such file"):
+        build.build(tmp_path / "none" / "x.o")
 
 
 def test_sources_that_do_not_compile(

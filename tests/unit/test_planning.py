@@ -239,6 +239,17 @@ def test_what_each_kernel_lacks(kernel: str) -> None:
     assert {p.probe.name: p.missing for p in plans if p.missing} == FEWER[kernel]
 
 
+@pytest.mark.parametrize("kernel", ["6.12", "7.2"])
+def test_without_shmem_s_function_the_others_are_seen(kernel: str) -> None:
+    """It is a part of another one, or the kernel has no shmem."""
+    every = frozenset(ARGUMENTS[kernel])
+    for functions, shmem in ((every, True), (every - {"shmem_alloc_folio"}, False)):
+        (alloc, *_) = plan(functions, frozenset(), types_of(kernel), PROBES)
+        assert alloc.why_not is None
+        assert ("shmem_alloc_folio" in alloc.symbols) is shmem
+        assert "vma_alloc_folio_noprof" in alloc.symbols
+
+
 def test_every_argument_that_a_handler_names_has_its_macro() -> None:
     named = set(re.findall(r"\bARG\((\w+), (\w+)\)", SOURCE))
     ends = {f"{handler}_{name}" for handler, name in named}
