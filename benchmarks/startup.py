@@ -39,7 +39,7 @@ def once(how: str) -> None:
     begin = time.monotonic()
     times = [begin]
     import cdmtrace.session
-    from cdmtrace.kernel import bpf, btf, config, layout, vmflags
+    from cdmtrace.kernel import bpf, btf, config, layout, profiles, vmflags
     from cdmtrace.loader.bcc import import_bcc
     from cdmtrace.loader.choice import make_program
     from cdmtrace.probes import PROBES, Kind
@@ -50,7 +50,8 @@ def once(how: str) -> None:
     times.append(time.monotonic())
     directory = headers.require()
     options = {"CONFIG_NODES_SHIFT": "10", "CONFIG_SPARSEMEM_VMEMMAP": "y"}
-    vmflags.read(headers.roots(directory), options | config.load())
+    known = options | config.load()
+    vmflags.running(directory, known, btf.Btf.load, profiles.UPSTREAM)
     kernel = btf.Btf.load()
     # Offsets make no difference to the time. The kernel of this machine need not be one
     # that can be recorded.
