@@ -21,6 +21,7 @@ ALTERNATE, MAIN = b"\x1b[?1049h", b"\x1b[?1049l"
 HIDDEN, SHOWN = b"\x1b[?25l", b"\x1b[?25h"
 _HEED = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "signal.signal(signal.SIGQUIT, signal.SIG_DFL); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 
@@ -46,7 +47,7 @@ class Terminal:
             for name, value in os.environ.items()
             if name not in ("FORCE_COLOR", "NO_COLOR")
         }
-        # A shell starts what runs behind it with SIGINT ignored.
+        # A shell starts what runs behind it with SIGINT and SIGQUIT ignored.
         words = ("-c", _HEED, *words)
         return subprocess.Popen(
             [sys.executable, *words],
