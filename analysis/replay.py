@@ -500,6 +500,11 @@ class Replay:
                 judgement = tally.rule.judge(note, self._terms, self._profile.name)
                 if judgement is not None:
                     self._count(tally, mm, event, judgement)
+        # After what the call has settled: the model keeps what it has taken away.
+        unmapped = event.kind == EventKind.CALL and event.probe == Probe.SYS_MUNMAP
+        ours = mm == event.mm and mm in self._lives
+        if self._shadow is not None and unmapped and ours and not event.ret:
+            self._shadow.unmapped((mm, self._lives[mm].generation), event)
 
     def _count(
         self, tally: _Tally, mm: int, event: Event, judgement: Judgement

@@ -76,6 +76,19 @@ class Shadow:
                 held=note.held,
             )
 
+    def unmapped(self, space: Space, event: Event) -> None:
+        """Take note of a munmap() that has succeeded: no VMA of before is there."""
+        spans = self._open.get(space, {})
+        start, end = event.start, event.end
+        for span in [s for s in spans.values() if s.start < end and start < s.end]:
+            del spans[span.start]
+            if span.start < start:
+                spans[span.start] = replace(span, end=start)
+            if end < span.end:
+                spans[end] = replace(span, start=end)
+            inside = replace(span, start=max(span.start, start), end=min(span.end, end))
+            self._over.append(_told(space, inside, until=None, ended=True))
+
     def _carve(self, space: Space, note: Settled) -> None:
         """Take a VMA's range out of what holds; what lies beside it holds on."""
         area, due = note.area, note.due

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import simdefects
 import simstory
-from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
 from simkernel import (
     BIND,
@@ -345,6 +345,7 @@ def holding(result: Result) -> dict[int, dict[int, int]]:
 
 @relaxed
 @given(HISTORY)
+@example([*[("mbind", 0, 0, 0, 0)] * 7, ("fault", 0, 0, 0, 0), ("munmap", 0, 0, 0, 0)])
 def test_what_would_have_to_be_tagged_is_what_a_right_kernel_tags(ops) -> None:
     """Its recording, read by one who does not know the bit, gives the same VMAs."""
     world = history(ops)
