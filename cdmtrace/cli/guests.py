@@ -88,10 +88,10 @@ def image_and_modules(
             hint=modules.HINT,
         )
     image = kernel_image(kernel)
-    built = modules.build(
+    loaded = modules.build(
         module, scenario, Kernel(directory=image.parent), Layout.default()
     )
-    return image, (built,)
+    return image, (loaded,)
 
 
 def prepared(run_dir: Path | None, layout: Layout) -> Path:

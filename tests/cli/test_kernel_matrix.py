@@ -12,6 +12,7 @@ import simstory
 from simfile import save
 from simkernel import SimKernel
 
+from cdmtrace.analysis.rules import RULES as CHECKED
 from cdmtrace.cli import main
 from cdmtrace.errors import ExitStatus, LabError
 from cdmtrace.lab import kernelrows, matrixrun, modules, scenarios, specs
@@ -30,6 +31,10 @@ def test_every_kernel_of_the_laboratory_has_rows_with_names_of_their_own() -> No
     assert len(set(names)) == len(names)
     assert {"cdm-6.1-none", "cdm-6.1-rfc", "debian-6.12"} < {*names}
     assert set(kernelrows.STOCK) == set(specs.PACKAGED)
+
+
+def test_the_table_and_the_rules_agree_on_which_are_about_the_tag() -> None:
+    assert {rule.id for rule in CHECKED if rule.tagless} == kernelrows.TAGLESS
 
 
 def test_what_is_about_the_tag_is_expected_of_no_stock_kernel() -> None:
