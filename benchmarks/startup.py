@@ -55,7 +55,7 @@ def once(how: str) -> None:
     kernel = btf.Btf.load()
     # Offsets make no difference to the time. The kernel of this machine need not be one
     # that can be recorded.
-    members = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.NEWER)
+    members = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.OPTIONAL)
     for struct in sorted({struct for struct, _ in members}):
         with contextlib.suppress(btf.TypeMissing):
             kernel.sizeof(struct)

@@ -48,8 +48,10 @@ static __always_inline u8 read_policy(u64 pol, u64 *nodes)
 		return CDM_MPOL_DEFAULT;
 	mode = READ_FIELD(pol, u16, OFF_mempolicy_mode);
 	flags = READ_FIELD(pol, u16, OFF_mempolicy_flags);
+	if (policy_is_local(mode, flags))
+		mode = CDM_MPOL_LOCAL;
 	if (mode != CDM_MPOL_LOCAL)
-		*nodes = READ_FIELD(pol, u64, OFF_mempolicy_nodes) & NODEMASK_MASK;
+		*nodes = policy_nodes(pol, mode) & NODEMASK_MASK;
 	return CDM_POLICY(mode, flags) |
 	       (flags & 1 /* MPOL_F_SHARED */ ? CDM_MPOL_F_SHARED : 0);
 }

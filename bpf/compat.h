@@ -24,7 +24,8 @@
  * An argument by its name. Functions get, lose and move arguments from kernel to
  * kernel, so their places are not here either: user space finds them in the BTF and
  * puts them before this file as ARG_<handler>_<name>, counted from 1. Of a handler that
- * is not attached they are 0. Some are handed over in a struct now: IN_<handler>_<name>
+ * is not attached they are 0. From the seventh on they lie on the stack, above the
+ * return address: these are known at entry only. Some are handed over in a struct now: IN_<handler>_<name>
  * is which byte of that, counted from 1; 0: the argument itself is meant.
  */
 #define ARGUMENT(place)							\
@@ -33,7 +34,8 @@
 	 (place) == 3 ? PT_REGS_PARM3(ctx) :				\
 	 (place) == 4 ? PT_REGS_PARM4(ctx) :				\
 	 (place) == 5 ? PT_REGS_PARM5(ctx) :				\
-	 (place) == 6 ? PT_REGS_PARM6(ctx) : 0)
+	 (place) == 6 ? PT_REGS_PARM6(ctx) :				\
+	 (place) ? READ_FIELD(PT_REGS_SP(ctx), u64, ((place) - 6) * 8) : 0)
 #define INSIDE(value, off)						\
 	((off) ? READ_FIELD(value, u64, (off) - 1) : (value))
 #define ARG(handler, name)						\
@@ -201,6 +203,28 @@ static __always_inline u64 looped_vma(u64 sp, u64 mm)
 			return vma;
 	}
 	return 0;
+}
+
+/*
+ * The nodes of a policy. Until 5.13 a preferred one is a number, in the place of the mask
+ * (commit 269fbe72cded), and the local one is that of a flag, MPOL_F_LOCAL (commit
+ * 7858d7bca7fb): it has no mode of its own there.
+ */
+static __always_inline u64 policy_nodes(u64 pol, u16 mode)
+{
+	short preferred;
+
+	if (HAS(OFF_mempolicy_nodes))
+		return READ_FIELD(pol, u64, OFF_mempolicy_nodes);
+	if (mode != CDM_MPOL_PREFERRED)
+		return READ_FIELD(pol, u64, OFF_mempolicy_v);
+	preferred = READ_FIELD(pol, short, OFF_mempolicy_v);
+	return preferred >= 0 && preferred < 64 ? 1ULL << preferred : 0;
+}
+
+static __always_inline int policy_is_local(u16 mode, u16 flags)
+{
+	return !HAS(OFF_mempolicy_nodes) && mode == CDM_MPOL_PREFERRED && flags & 2;
 }
 
 /*

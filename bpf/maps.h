@@ -150,6 +150,10 @@ enum place_kind {
 	PLACE_GATHER,		/* page: a struct mmu_gather; vma: its mm */
 	PLACE_SPLIT,		/* a huge page is to be mapped by small entries */
 	PLACE_SHMEM,		/* a fault on a shmem file; page: its mm */
+	PLACE_WORK,		/* see older.bpf.c; page: the mm */
+	PLACE_COLLAPSE,		/* page: where khugepaged will find its VMA */
+	PLACE_FILE,		/* a page that is to be mapped; 0: any */
+	PLACE_GROW,		/* a stack that is to grow */
 };
 
 struct place {

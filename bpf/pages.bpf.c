@@ -599,11 +599,9 @@ int numa_scan(struct pt_regs *ctx)
  * migrate_misplaced_page(page, vma, node), or of a folio, in a fault, which holds the mmap lock for
  * read until it has returned. The page may be freed in it: what is told is of before.
  */
-int numa_move_entry(struct pt_regs *ctx)
+static __always_inline int numa_move_begin(u64 page, u64 vma, int node)
 {
-	u64 page = ARG(numa_move_entry, page), vma = ARG(numa_move_entry, vma);
 	struct entry entry = {};
-	int node = ARG(numa_move_entry, node);
 
 	slot_begin(SLOT_NUMA_MOVE);
 	if (!(is_watched(VMA_MM(vma)) || VMA_FLAGS(vma) & CDM_MASK ||
@@ -621,6 +619,12 @@ int numa_move_entry(struct pt_regs *ctx)
 	return 0;
 }
 
+int numa_move_entry(struct pt_regs *ctx)
+{
+	return numa_move_begin(ARG(numa_move_entry, page), ARG(numa_move_entry, vma),
+			       (int)ARG(numa_move_entry, node));
+}
+
 /* A page of @entry has another node now, or should have. */
 static __always_inline void moved_fill(struct cdm_event *e, struct entry *entry)
 {
@@ -632,7 +636,7 @@ static __always_inline void moved_fill(struct cdm_event *e, struct entry *entry)
 	e->node = entry->arg[3];
 }
 
-int numa_move_return(struct pt_regs *ctx)
+static __always_inline int numa_move_told(struct pt_regs *ctx)
 {
 	struct entry entry;
 	struct cdm_event *e;
@@ -647,6 +651,11 @@ int numa_move_return(struct pt_regs *ctx)
 	e->ret = PT_REGS_RC(ctx);
 	event_submit(e);
 	return 0;
+}
+
+int numa_move_return(struct pt_regs *ctx)
+{
+	return numa_move_told(ctx);
 }
 
 /*

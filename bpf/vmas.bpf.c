@@ -1,6 +1,89 @@
 // SPDX-License-Identifier: GPL-2.0
 /* --- VMAs --------------------------------------------------------------- */
 
+/* @vma is part of what mbind() works on, [start, end), and is so before it is. */
+static __always_inline void range_seen(u64 vma, u64 start, u64 end)
+{
+	struct cdm_event *e;
+
+	if (!is_watched(VMA_MM(vma)))
+		return;
+	e = event_new(CDM_EV_VMA_SEEN, CDM_PROBE_MBIND_RANGE, 0, vma, 0);
+	if (!e)
+		return;
+	event_vma(e, vma);
+	e->addr = start;
+	e->size = end - start;
+	event_submit(e);
+}
+
+/* The policy of @vma is to be @new_pol in [start, end); @kept: where it is found then. */
+static __always_inline int range_begin(u64 vma, u64 start, u64 end, u64 new_pol, u64 kept)
+{
+	struct entry entry = {};
+	u64 asked;
+
+	slot_begin(SLOT_MBIND_RANGE);
+	if (!wanted_vma(vma))
+		return 0;
+	entry_vma(&entry, vma);
+	entry.probe = CDM_PROBE_MBIND_RANGE;
+	entry.arg[0] = kept;
+	entry.start = VMA_START(vma);
+	entry.end = VMA_END(vma);
+	if (start > entry.start)
+		entry.start = start;
+	if (end < entry.end)
+		entry.end = end;
+	entry.policy = read_policy(VMA_POLICY(vma), &entry.nodes);
+	read_policy(new_pol, &asked);
+
+	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
+		watch(entry.mm);
+	slot_put(SLOT_MBIND_RANGE, &entry);
+	range_seen(vma, entry.start, entry.end);
+	return 0;
+}
+
+/* What was begun is done, with that result; @vma is what holds the range, 0: unknown. */
+static __always_inline int range_tell(struct pt_regs *ctx, struct entry *entry, u64 vma,
+				      s64 ret)
+{
+	struct cdm_event *e;
+
+	/* A kernel that tags for a policy of RAM nodes must not go unseen. */
+	if (vma && VMA_FLAGS(vma) & CDM_MASK)
+		watch(entry->mm);
+	if (!is_watched(entry->mm))
+		return 0;
+	e = event_new(CDM_EV_POLICY, CDM_PROBE_MBIND_RANGE, entry->ts, vma, entry->mm);
+	if (!e)
+		return 0;
+	e->ret = ret;
+	if (!vma) {
+		/* It failed when it had merged, or nobody saw whether it had. */
+		e->bits |= CDM_BIT_VMA_UNREAD;
+		e->mm = pointer_id(entry->mm);
+		e->vma = pointer_id(entry->vma) >> 32;
+		e->start = entry->start;
+		e->end = entry->end;
+		e->flags_after = entry->flags;
+		e->lock_exit = CDM_LOCK(mmap_lock_state(entry->mm), 0);
+		e->policy = CDM_POLICY_UNREAD;
+	} else {
+		event_vma(e, vma);
+	}
+	event_entry(e, entry);
+	e->addr = entry->start;
+	e->size = entry->end - entry->start;
+	e->other_policy = entry->policy;
+	e->other = entry->nodes;
+	if (e->flags_before != e->flags_after)
+		event_stack(e, ctx);
+	event_submit(e);
+	return 0;
+}
+
 /*
  * mbind_range(vmi, vma, prev, start, end, new_pol), once for every VMA of the
  * range. What it leaves behind is in *prev; vma itself may have been freed, by
@@ -9,45 +92,14 @@
  */
 int mbind_range_entry(struct pt_regs *ctx)
 {
-	struct entry entry = {};
-	struct cdm_event *e;
-	u64 vma = ARG(mbind_range_entry, vma), asked;
-
-	slot_begin(SLOT_MBIND_RANGE);
-	if (!wanted_vma(vma))
-		return 0;
-	entry_vma(&entry, vma);
-	entry.probe = CDM_PROBE_MBIND_RANGE;
-	entry.arg[0] = ARG(mbind_range_entry, prev);
-	entry.start = VMA_START(vma);
-	entry.end = VMA_END(vma);
-	if (ARG(mbind_range_entry, start) > entry.start)
-		entry.start = ARG(mbind_range_entry, start);
-	if (ARG(mbind_range_entry, end) < entry.end)
-		entry.end = ARG(mbind_range_entry, end);
-	entry.policy = read_policy(VMA_POLICY(vma), &entry.nodes);
-	read_policy(ARG(mbind_range_entry, new_pol), &asked);
-
-	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
-		watch(entry.mm);
-	slot_put(SLOT_MBIND_RANGE, &entry);
-	if (!is_watched(entry.mm))
-		return 0;
-
-	e = event_new(CDM_EV_VMA_SEEN, CDM_PROBE_MBIND_RANGE, 0, vma, 0);
-	if (!e)
-		return 0;
-	event_vma(e, vma);
-	e->addr = entry.start;
-	e->size = entry.end - entry.start;
-	event_submit(e);
-	return 0;
+	return range_begin(ARG(mbind_range_entry, vma), ARG(mbind_range_entry, start),
+			   ARG(mbind_range_entry, end), ARG(mbind_range_entry, new_pol),
+			   ARG(mbind_range_entry, prev));
 }
 
 int mbind_range_return(struct pt_regs *ctx)
 {
 	struct entry entry;
-	struct cdm_event *e;
 	u64 vma;
 
 	if (!slot_take(SLOT_MBIND_RANGE, &entry))
@@ -56,37 +108,7 @@ int mbind_range_return(struct pt_regs *ctx)
 		vma = READ_FIELD(entry.arg[0], u64, 0);
 	else
 		vma = entry.merge == MERGE_NONE ? entry.vma : 0;
-	/* A kernel that tags for a policy of RAM nodes must not go unseen. */
-	if (vma && VMA_FLAGS(vma) & CDM_MASK)
-		watch(entry.mm);
-	if (!is_watched(entry.mm))
-		return 0;
-	e = event_new(CDM_EV_POLICY, CDM_PROBE_MBIND_RANGE, entry.ts, vma, entry.mm);
-	if (!e)
-		return 0;
-	e->ret = PT_REGS_RC(ctx);
-	if (!vma) {
-		/* It failed when it had merged, or nobody saw whether it had. */
-		e->bits |= CDM_BIT_VMA_UNREAD;
-		e->mm = pointer_id(entry.mm);
-		e->vma = pointer_id(entry.vma) >> 32;
-		e->start = entry.start;
-		e->end = entry.end;
-		e->flags_after = entry.flags;
-		e->lock_exit = CDM_LOCK(mmap_lock_state(entry.mm), 0);
-		e->policy = CDM_POLICY_UNREAD;
-	} else {
-		event_vma(e, vma);
-	}
-	event_entry(e, &entry);
-	e->addr = entry.start;
-	e->size = entry.end - entry.start;
-	e->other_policy = entry.policy;
-	e->other = entry.nodes;
-	if (e->flags_before != e->flags_after)
-		event_stack(e, ctx);
-	event_submit(e);
-	return 0;
+	return range_tell(ctx, &entry, vma, PT_REGS_RC(ctx));
 }
 
 /* A VMA of which the policy or the flags are others since its cpuset's rebinding. */
@@ -138,6 +160,26 @@ int rebind_entry(struct pt_regs *ctx)
 }
 
 /*
+ * The VMA to which a loop over the list of them has come (until 6.0), of which it is
+ * known that it has this policy: none before it has, that is not done with.
+ */
+static __always_inline u64 listed_vma(struct entry *entry, u64 policy)
+{
+	u64 vma = entry->arg[1];
+	int i;
+
+	if (vma && policy && VMA_POLICY(vma) == policy)
+		return vma;
+	vma = vma ? READ_FIELD(vma, u64, OFF_vm_area_struct_vm_next) :
+		    READ_FIELD(entry->mm, u64, OFF_mm_struct_mmap);
+	for (i = 0; i < 256 && vma && VMA_POLICY(vma) != policy; i++)
+		vma = READ_FIELD(vma, u64, OFF_vm_area_struct_vm_next);
+	if (vma)
+		entry->arg[1] = vma;
+	return vma;
+}
+
+/*
  * mpol_rebind_policy(policy, nodes), and mpol_rebind_nodemask() alike, for each VMA
  * that mpol_rebind_mm() comes to: with the one before it is done. Told of one twice,
  * this sees nothing changed yet.
@@ -150,7 +192,8 @@ int rebind_next(struct pt_regs *ctx)
 	if (!entry)
 		return 0;
 	rebind_tell(ctx, entry, 0);
-	vma = looped_vma(PT_REGS_SP(ctx), entry->mm);
+	vma = HAS(OFF_mm_struct_mmap) ? listed_vma(entry, policy) :
+					looped_vma(PT_REGS_SP(ctx), entry->mm);
 	if (!vma || VMA_POLICY(vma) != policy) {
 		vma = 0;
 		if (policy)
@@ -354,18 +397,11 @@ int merge_return(struct pt_regs *ctx)
 	return 0;
 }
 
-/* perf_event_mmap(vma): mmap, brk and a stack call it when a VMA is new or grown */
-int vma_new(struct pt_regs *ctx)
+static __always_inline int vma_is_new(u64 vma)
 {
-	u64 vma = ARG(vma_new, vma);
-	struct entry *call;
 	struct cdm_event *e;
 
 	if (!is_watched(VMA_MM(vma)) || !wanted_vma(vma))
-		return 0;
-	/* So does mprotect, of which more is told. */
-	call = slot_open(SLOT_CALL);
-	if (call && call->probe == CDM_PROBE_SYS_MPROTECT)
 		return 0;
 	e = event_new(CDM_EV_VMA_NEW, CDM_PROBE_VMA_NEW, 0, vma, 0);
 	if (!e)
@@ -373,6 +409,17 @@ int vma_new(struct pt_regs *ctx)
 	event_vma(e, vma);
 	event_submit(e);
 	return 0;
+}
+
+/* perf_event_mmap(vma): mmap, brk and a stack call it when a VMA is new or grown */
+int vma_new(struct pt_regs *ctx)
+{
+	struct entry *call = slot_open(SLOT_CALL);
+
+	/* So does mprotect, of which more is told. */
+	if (call && call->probe == CDM_PROBE_SYS_MPROTECT)
+		return 0;
+	return vma_is_new(ARG(vma_new, vma));
 }
 
 /*

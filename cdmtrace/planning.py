@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Protocol
 
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.kernel import symbols
@@ -23,9 +23,6 @@ from cdmtrace.probes import (
     LogicalProbe,
     following,
 )
-
-REGISTERS: Final = 6
-"""Arguments that are passed in registers (x86-64): the others lie on the stack."""
 
 
 class Types(Protocol):
@@ -170,8 +167,6 @@ def _places(attachment: Attachment, name: str, types: Types) -> dict[str, int] |
         if found is None:
             return f"argument {' or '.join(names)} of {name}()"
         place, inside = found
-        if place > REGISTERS:
-            return f"register for argument {told[place - 1]} of {name}()"
         places |= {f"ARG_{macro}": place, f"IN_{macro}": inside}
     return places
 

@@ -51,8 +51,9 @@ class LogicalProbe:
     """What one probe of the trace is made of.
 
     ``older``: attachments that do the same where the kernel has other functions for
-    it, newest first. Without a ``required`` probe nothing can be recorded that is worth
-    checking. Which rules need it, each rule says itself (cdmtrace.analysis.rules).
+    it, most often older ones; those of which the kernel lacks least are taken. Without
+    a ``required`` probe nothing can be recorded that is worth checking. Which rules
+    need it, each rule says itself (cdmtrace.analysis.rules).
     """
 
     probe: Probe
@@ -93,6 +94,13 @@ def _around(
             reads=reads,
         ),
     )
+
+
+def _both(
+    one: tuple[Attachment, Attachment], other: tuple[Attachment, Attachment]
+) -> tuple[Attachment, ...]:
+    """Return what is around two functions, both returns first."""
+    return (one[0], other[0], one[1], other[1])
 
 
 def _pair(
@@ -149,8 +157,24 @@ def _call(probe: Probe, *calls: str) -> LogicalProbe:
     )
 
 
+def _return(handler: str, function: str) -> Attachment:
+    """Return one to the return of a function."""
+    return Attachment(handler=handler, kind=Kind.KRETPROBE, candidates=(function,))
+
+
 _ALLOCATED: Final = ("order", "vma", "addr")
 _NEW_ANON: Final = "page|folio vma address"
+_WALKED: Final = ("folio|page", "vma", "address")
+_WORK: Final = (
+    *("unmap_page_range", "__unmap_hugepage_range", "wp_page_copy", "hugetlb_cow"),
+    "try_to_merge_one_page",
+)
+_NUMA_MOVE: Final = _around(
+    "numa_move",
+    "migrate_misplaced_folio",
+    "migrate_misplaced_page",
+    reads=("page|folio", "vma", "node"),
+)
 _UNMAPPED: Final = (
     "vma|unmap->unmap_desc.first start_addr|unmap->unmap_desc.vma_start "
     "end_addr|unmap->unmap_desc.vma_end"
@@ -160,16 +184,11 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
     LogicalProbe(
         probe=Probe.ALLOC,
         summary="a page is allocated for a VMA; vm_flags before and after",
-        attachments=tuple(
-            one
-            for two in zip(
-                _around("alloc", "vma_alloc_folio_noprof", reads=_ALLOCATED),
-                # Since folio_alloc_mpol() (6.7) that is not for shmem. Before it had
-                # an order (6.11), shmem's has two functions, and none is attached.
-                _around("shmem_alloc", "shmem_alloc_folio", reads=("order",)),
-                strict=True,
-            )
-            for one in two
+        attachments=_both(
+            _around("alloc", "vma_alloc_folio_noprof", reads=_ALLOCATED),
+            # Since folio_alloc_mpol() (6.7) that is not for shmem. Before it had
+            # an order (6.11), shmem's has two functions, and none is attached.
+            _around("shmem_alloc", "shmem_alloc_folio", reads=("order",)),
         ),
         older=(
             _around(
@@ -180,12 +199,22 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         ),
         required=True,
     ),
-    _pair(
-        Probe.MBIND_RANGE,
-        "mbind() changes the policy of one VMA",
-        "mbind_range",
-        "mbind_range",
-        reads=("vma", "prev", "start", "end", "new_pol"),
+    LogicalProbe(
+        probe=Probe.MBIND_RANGE,
+        summary="mbind() changes the policy of one VMA",
+        attachments=_around(
+            "mbind_range",
+            "mbind_range",
+            reads=("vma", "prev", "start", "end", "new_pol"),
+        ),
+        older=(
+            (
+                _return("range_merged", "vma_merge"),
+                _entry("range_last", "up_write", "sem"),
+                _entry("range_next", "vma_merge", "mm prev addr end policy"),
+                _entry("range_look", "queue_pages_test_walk", "start end walk"),
+            ),
+        ),
         required=True,
     ),
     LogicalProbe(
@@ -283,22 +312,31 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 _entry("rmap_add_anon", "page_add_anon_rmap", "page vma address flags"),
                 _entry("rmap_add_file", "page_add_file_rmap", "page vma compound"),
             ),
+            (
+                _return("file_filled", "shmem_mfill_atomic_pte"),
+                _entry("rmap_add_new_anon", "page_add_new_anon_rmap", _NEW_ANON),
+                # page_add_anon_rmap() calls it.
+                _entry(
+                    "rmap_add_anon", "do_page_add_anon_rmap", "page vma address flags"
+                ),
+                _entry("file_fill", "shmem_mfill_atomic_pte", "dst_vma"),
+                _entry("file_fault", "alloc_set_pte", "vmf page"),
+                _entry("file_insert", "vm_insert_page", "vma page"),
+                _entry("file_remigrate", "remove_migration_pte", "page vma"),
+                _entry("rmap_add_file_untold", "page_add_file_rmap", "page compound"),
+            ),
         ),
         required=True,
     ),
     LogicalProbe(
         probe=Probe.RMAP_WALK,
         summary="reclaim or migration unmaps a page; where",
-        attachments=tuple(
-            Attachment(
-                handler=f"walk_{end}", kind=kind, candidates=(function,), reads=reads
-            )
-            for end, kind, reads in (
-                ("return", Kind.KRETPROBE, ()),
-                ("entry", Kind.KPROBE, ("folio|page", "vma", "address")),
-            )
-            for function in ("try_to_unmap_one", "try_to_migrate_one")
+        attachments=_both(
+            _around("walk", "try_to_unmap_one", reads=_WALKED),
+            _around("walk", "try_to_migrate_one", reads=_WALKED),
         ),
+        # Until 5.13 the first does the other's work.
+        older=(_around("walk", "try_to_unmap_one", reads=_WALKED),),
     ),
     _entries(
         Probe.MMU_GATHER,
@@ -313,7 +351,20 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
             _entry("rmap_remove_ptes", "folio_remove_rmap_ptes", "page nr_pages vma"),
             _entry("rmap_remove_pmd", "folio_remove_rmap_pmd", "page vma"),
         ),
-        older=((_entry("rmap_remove", "page_remove_rmap", "page vma compound"),),),
+        older=(
+            (_entry("rmap_remove", "page_remove_rmap", "page vma compound"),),
+            (
+                *(_return("work_end", function) for function in _WORK),
+                _return("collapse_found", "hugepage_vma_revalidate"),
+                _entry("collapse_look", "hugepage_vma_revalidate", "vmap"),
+                _entry("work_cow", "wp_page_copy", "vmf"),
+                _entry("work_cow_huge", "hugetlb_cow", "vma"),
+                _entry("work_merge", "try_to_merge_one_page", "vma"),
+                _entry("work_zap", "unmap_page_range", "vma"),
+                _entry("work_zap", "__unmap_hugepage_range", "vma"),
+                _entry("rmap_remove_untold", "page_remove_rmap", "page compound"),
+            ),
+        ),
         required=True,
     ),
     _pair(
@@ -353,10 +404,17 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "vma_merge",
         reads=("mm", "addr", "end", "vm_flags"),
     ),
-    _entries(
-        Probe.VMA_NEW,
-        "a VMA is new, or has grown: mmap, brk, a stack",
-        _entry("vma_new", "perf_event_mmap", "vma"),
+    LogicalProbe(
+        probe=Probe.VMA_NEW,
+        summary="a VMA is new, or has grown: mmap, brk, a stack",
+        attachments=(_entry("vma_new", "perf_event_mmap", "vma"),),
+        older=(
+            (
+                _return("grow_end", "expand_downwards"),
+                _entry("grow_begin", "expand_downwards", "vma"),
+                _entry("vma_linked", "vma_link", "vma"),
+            ),
+        ),
     ),
     _pair(
         Probe.VMA_FREE,
@@ -391,13 +449,19 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "NUMA balancing's scanner comes to a range",
         _entry("numa_scan", "change_prot_numa", "vma addr end"),
     ),
-    _pair(
-        Probe.NUMA_MIGRATE,
-        "NUMA balancing moves a page, or fails to",
-        "numa_move",
-        "migrate_misplaced_folio",
-        "migrate_misplaced_page",
-        reads=("page|folio", "vma", "node"),
+    LogicalProbe(
+        probe=Probe.NUMA_MIGRATE,
+        summary="NUMA balancing moves a page, or fails to",
+        # Until 5.13 huge pages have a function of their own.
+        attachments=_both(
+            _NUMA_MOVE,
+            _around(
+                "numa_huge",
+                "migrate_misplaced_transhuge_page",
+                reads=("vma", "page", "node"),
+            ),
+        ),
+        older=(_NUMA_MOVE,),
     ),
     _pair(
         Probe.KSM_MERGE,

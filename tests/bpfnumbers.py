@@ -22,7 +22,7 @@ def arguments_of(kernel: str) -> dict[str, int]:
 
 NUMBERS = {
     **arguments_of(KERNEL),
-    **{f"OFF_{struct}_{name}": layout.NOWHERE for struct, name in layout.NEWER},
+    **{f"OFF_{struct}_{name}": layout.NOWHERE for struct, name in layout.OPTIONAL},
     "NODES_PGSHIFT": 58,
     "NODES_MASK": 63,
     "NODEMASK_MASK": (1 << 64) - 1,
@@ -54,15 +54,28 @@ NUMBERS = {
 }
 """All but the offsets of members that every kernel has."""
 
-OFFSETS = {
-    f"OFF_{struct}_{name}": 8 for struct, name in (*layout.MEMBERS, *layout.MAPLE_TREE)
-}
+PRESENT = (*layout.MEMBERS, *layout.MAPLE_TREE, ("mempolicy", "nodes"))
+"""Members that this kernel has."""
+OFFSETS = {f"OFF_{struct}_{name}": 8 for struct, name in PRESENT}
 WHOLE = NUMBERS | OFFSETS | layout.heads(OFFSETS)
 """Enough to compile it, and to have the verifier look at it."""
 NEWEST = {
     **arguments_of("7.2"),
-    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.NEWER},
+    **{f"OFF_{struct}_{name}": 8 for struct, name in layout.OPTIONAL},
     "HEAD_MASKS": 1,
+}
+OLDEST_HAS = (
+    *(("mempolicy", "v"), ("mm_struct", "mmap"), ("vm_area_struct", "vm_next")),
+    ("mm_walk", "vma"),
+)
+LACKING = {
+    f"OFF_{struct}_{name}": layout.NOWHERE
+    for struct, name in (*layout.MAPLE_TREE, ("mempolicy", "nodes"))
+}
+OLDEST = {
+    **arguments_of("5.10"),
+    **LACKING,
+    **{f"OFF_{struct}_{name}": 8 for struct, name in OLDEST_HAS},
 }
 FILTERED = {
     "FOLLOW_PIDS": 1,

@@ -34,7 +34,7 @@ START: Final = 0x10000000
 def offsets() -> dict[str, int]:
     """Return the offset of every member; mm_mt is the first of its struct."""
     members: dict[str, list[str]] = {"mm_struct": ["mm_mt"]}
-    for struct, member in (*layout.MEMBERS, *layout.MAPLE_TREE):
+    for struct, member in (*bpfnumbers.PRESENT, *bpfnumbers.OLDEST_HAS):
         names = members.setdefault(struct, [])
         if member not in names:
             names.append(member)
@@ -45,7 +45,25 @@ def offsets() -> dict[str, int]:
     }
 
 
-NUMBERS = bpfnumbers.NUMBERS | offsets() | layout.heads(offsets())
+PLACES = offsets() | layout.heads(offsets())
+"""Where members are, those too that this kernel has not got."""
+NUMBERS = (
+    PLACES
+    | bpfnumbers.NUMBERS
+    | {
+        f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
+        for one, name in bpfnumbers.PRESENT
+    }
+)
+OLDEST = {
+    **bpfnumbers.arguments_of("5.10"),
+    **bpfnumbers.LACKING,
+    **{
+        f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
+        for one, name in bpfnumbers.OLDEST_HAS
+    },
+}
+"""What differs in 5.10."""
 
 
 class Machine:
@@ -116,7 +134,7 @@ class Machine:
 
     def set(self, address: int, name: str, /, **members: int) -> None:
         for member, value in members.items():
-            self.write(address + NUMBERS[f"OFF_{name}_{member}"], value)
+            self.write(address + PLACES[f"OFF_{name}_{member}"], value)
 
     def vma(self, mm: int, start: int = START, **members: int) -> int:
         members = {"vm_end": start + PAGE, **members}

@@ -50,6 +50,21 @@ ARGUMENTS: dict[str, dict[str, str]] = {
             "policy, vm_userfaultfd_ctx"
         ),
         "wake_up_new_task": "p",
+        "__unmap_hugepage_range": "tlb, vma, start, end, ref_page",
+        "alloc_set_pte": "vmf, page",
+        "do_page_add_anon_rmap": "page, vma, address, flags",
+        "expand_downwards": "vma, address",
+        "hugepage_vma_revalidate": "mm, address, vmap",
+        "hugetlb_cow": "mm, vma, address, ptep, pagecache_page, ptl",
+        "migrate_misplaced_transhuge_page": "mm, vma, pmd, entry, address, page, node",
+        "queue_pages_test_walk": "start, end, walk",
+        "shmem_mfill_atomic_pte": (
+            "dst_mm, dst_pmd, dst_vma, dst_addr, src_addr, zeropage, pagep"
+        ),
+        "unmap_page_range": "tlb, vma, addr, end, details",
+        "up_write": "sem",
+        "vma_link": "mm, vma, prev, rb_link, rb_parent",
+        "wp_page_copy": "vmf",
     },
     "6.1": {
         "__split_vma": "mm, vma, addr, new_below",

@@ -24,7 +24,6 @@ MEMBERS: Final[tuple[tuple[str, str], ...]] = (
     ("rw_semaphore", "owner"),
     ("mempolicy", "mode"),
     ("mempolicy", "flags"),
-    ("mempolicy", "nodes"),
     ("page", "flags"),
     ("page", "compound_head"),
     ("page", "mapping"),
@@ -57,7 +56,12 @@ MAPLE_TREE: Final[tuple[tuple[str, str], ...]] = (
 """The same of kernels that keep VMAs in a maple tree, 6.1 and later."""
 
 
-NEWER: Final[tuple[tuple[str, str], ...]] = (
+OPTIONAL: Final[tuple[tuple[str, str], ...]] = (
+    ("mempolicy", "nodes"),  # since 5.14
+    ("mempolicy", "v"),  # before
+    ("mm_struct", "mmap"),  # until 6.0
+    ("vm_area_struct", "vm_next"),  # until 6.0
+    ("mm_walk", "vma"),
     ("rmap_walk_arg", "folio"),
     ("folio", "_nr_pages"),
     ("folio", "_entire_mapcount"),
@@ -82,7 +86,7 @@ _NUMBERS: Final = (
 )
 NAMES: Final = (
     *_NUMBERS,
-    *(f"OFF_{one}_{member}" for one, member in (*MEMBERS, *MAPLE_TREE, *NEWER)),
+    *(f"OFF_{one}_{member}" for one, member in (*MEMBERS, *MAPLE_TREE, *OPTIONAL)),
 )
 """All that defines() knows, but how many words it takes to have two members."""
 
@@ -146,14 +150,14 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)
     numbers["HEAD_MASKS"] = _head_masks(btf, config)
     numbers |= heads(numbers)
-    for struct, member in (*MAPLE_TREE, *NEWER):
+    for struct, member in (*MAPLE_TREE, *OPTIONAL):
         numbers[f"OFF_{struct}_{member}"] = NOWHERE
     with contextlib.suppress(TypeMissing):
         numbers |= {
             f"OFF_{struct}_{member}": btf.offset(struct, member)
             for struct, member in MAPLE_TREE
         }
-    for struct, member in NEWER:
+    for struct, member in OPTIONAL:
         with contextlib.suppress(TypeMissing):
             numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)
     return numbers

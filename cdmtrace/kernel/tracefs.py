@@ -68,10 +68,13 @@ class Returns:
     def define(self, symbol: str, maxactive: int) -> str:
         """Define a probe of a function's return; return its name, of our process.
 
-        maxactive: calls that it can wait for at a time. Raises OSError.
+        maxactive: calls that it can wait for at a time. One probe is enough for all
+        handlers of a function. Raises OSError.
         """
         # As bcc would call it: sweep() knows whose it is.
         name = f"r_{re.sub(r'[.+]', '_', symbol)}_bcc_{os.getpid()}"
+        if name in self._names:
+            return name
         # First noted: a signal may come as soon as it is there.
         self._names.append(name)
         os.write(self._fd, f"r{maxactive}:{GROUP}/{name} {symbol}\n".encode())

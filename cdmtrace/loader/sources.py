@@ -10,8 +10,8 @@ BPF_DIRECTORY: Final = Path(__file__).parent.parent / "bpf"
 
 SOURCES: Final = (
     *("events.h", "compat.h", "maps.h", "filters.h", "cdmtrace.bpf.c"),
-    *("calls.bpf.c", "pages.bpf.c", "vmas.bpf.c", "snapshots.bpf.c"),
-    "processes.bpf.c",
+    *("calls.bpf.c", "pages.bpf.c", "vmas.bpf.c", "older.bpf.c"),
+    *("snapshots.bpf.c", "processes.bpf.c"),
 )
 """In the order in which they make one program."""
 WATCH: Final = "watch.bpf.c"

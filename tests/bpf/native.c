@@ -214,7 +214,9 @@ struct watchpoint *watchpoint_of(u32 number)
 
 /* What a test asks and sets */
 
+const s32 nr_mbind = __NR_mbind;
 const s32 nr_mmap = __NR_mmap;
+const s32 nr_mremap = __NR_mremap;
 const s32 nr_move_pages = __NR_move_pages;
 const s32 nr_mprotect = __NR_mprotect;
 const s32 nr_pkey_mprotect = __NR_pkey_mprotect;

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bpfnumbers import CHOICES, FILTERED, NEWEST, WHOLE
+from bpfnumbers import CHOICES, FILTERED, NEWEST, OLDEST, WHOLE
 
 from cdmtrace.kernel import bpf
 from cdmtrace.loader import build, libbpf, maps, watch
@@ -67,7 +67,9 @@ def load(
 
 
 @pytest.mark.parametrize(
-    "numbers", [*CHOICES, NEWEST], ids=[*map(" ".join, CHOICES), "newest"]
+    "numbers",
+    [*CHOICES, NEWEST, OLDEST],
+    ids=[*map(" ".join, CHOICES), "newest", "oldest"],
 )
 def test_the_verifier_takes_what_was_compiled_before(
     load: Callable[..., LibbpfProgram], numbers: dict[str, int]

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bpfnumbers import CHOICES, FILTERED, NEWEST, WHOLE
+from bpfnumbers import CHOICES, FILTERED, NEWEST, OLDEST, WHOLE
 
 from cdmtrace.kernel import bpf, headers
 from cdmtrace.lab.paths import Layout
+from cdmtrace.lab.specs import DEFAULT_KERNEL
 from cdmtrace.loader import watch
 from cdmtrace.loader.bcc import BccProgram, import_bcc
 from cdmtrace.loader.program import ProgramRejected
@@ -41,7 +42,9 @@ def find_headers(unpacked: Path) -> Path | None:
     if found is not None and found != headers.KHEADERS:
         return found
     packed = [found] if found else []
-    packed += sorted(LAB.work.glob("*/obj-*/kernel/kheaders_data.tar.xz"))
+    packed += sorted(
+        LAB.work.glob(f"*/obj-{DEFAULT_KERNEL}/kernel/kheaders_data.tar.xz")
+    )
     if not packed:
         return None
     words = ["tar", "-xJf", str(packed[0]), "-C", str(unpacked)]
@@ -62,10 +65,10 @@ def bcc(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield import_bcc()
 
 
-@pytest.fixture(scope="module", params=["whole", "filtered", "newest"])
+@pytest.fixture(scope="module", params=["whole", "filtered", "newest", "oldest"])
 def program(bcc: Any, request: pytest.FixtureRequest) -> Any:
-    more = {"whole": {}, "filtered": FILTERED, "newest": NEWEST}[request.param]
-    numbers = WHOLE | more
+    more = {"whole": {}, "filtered": FILTERED, "newest": NEWEST, "oldest": OLDEST}
+    numbers = WHOLE | more[request.param]
     compiled = bcc.BPF(text=program_text(numbers), cflags=STRICT)
     yield compiled
     compiled.cleanup()

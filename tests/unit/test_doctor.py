@@ -13,7 +13,7 @@ from cdmtrace import doctor, privileges
 from cdmtrace.checks import Check, State
 from cdmtrace.errors import RecordError, UsageTrouble
 from cdmtrace.kernel import btf, config, headers, profiles, tracefs
-from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS, NEWER
+from cdmtrace.kernel.layout import MAPLE_TREE, MEMBERS, OPTIONAL
 from cdmtrace.loader import bcc, build
 
 WHOLE = {**dict.fromkeys(config.NEEDED, "y"), "CONFIG_NODES_SHIFT": "6"}
@@ -113,7 +113,7 @@ class FakeBtf(btf.Btf):
         object.__setattr__(self, "_library", missing)
 
     def offset(self, struct: str, member: str) -> int:
-        every = (*MEMBERS, *MAPLE_TREE, *NEWER)
+        every = (*MEMBERS, *MAPLE_TREE, *OPTIONAL)
         if member in self._library or (struct, member) not in every:
             raise btf.TypeMissing(f"struct {struct} of this kernel has no {member}")
         return every.index((struct, member))

@@ -7,7 +7,7 @@ import pytest
 from cdmtrace.kernel import layout
 from cdmtrace.kernel.btf import Btf, TypeMissing
 
-EVERY = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.NEWER)
+EVERY = (*layout.MEMBERS, *layout.MAPLE_TREE, *layout.OPTIONAL)
 
 
 class FakeBtf(Btf):

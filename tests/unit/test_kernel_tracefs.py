@@ -64,6 +64,7 @@ def test_returns_are_removed_by_who_may_not_open_the_file_again(
     name = returns.define("vma_merge.constprop.0", 23)
     assert name == f"r_vma_merge_constprop_0_bcc_{os.getpid()}"
     returns.define("exit_mmap", 23)
+    assert returns.define("vma_merge.constprop.0", 23) == name
     other = f"r_exit_mmap_bcc_{os.getpid()}"
     path.rename(tmp_path / "moved")
     returns.close()

@@ -50,10 +50,12 @@ def test_no_probe_is_there_twice() -> None:
 def test_a_return_is_attached_before_its_entry() -> None:
     """An entry without its return would count as lost."""
     for probe in PROBES:
+        for attachments in (probe.attachments, *probe.older):
+            kinds = [attachment.kind for attachment in attachments]
+            if Kind.KRETPROBE in kinds:
+                first = kinds.index(Kind.KPROBE)
+                assert Kind.KRETPROBE not in kinds[first:], probe.name
         kinds = [attachment.kind for attachment in probe.attachments]
-        if Kind.KRETPROBE in kinds:
-            first = kinds.index(Kind.KPROBE)
-            assert Kind.KRETPROBE not in kinds[first:], probe.name
         if Kind.TRACEPOINT in kinds:
             handlers = [attachment.handler for attachment in probe.attachments]
             calls = len(handlers) // 2
