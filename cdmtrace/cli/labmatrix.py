@@ -24,7 +24,6 @@ from cdmtrace.errors import (
     UsageTrouble,
 )
 from cdmtrace.lab import kernelrows, matrix, matrixrun, modules, scenarios, specs
-from cdmtrace.lab.expectations import RULES
 from cdmtrace.lab.guest import GuestRun, host_cpus, run_guest
 from cdmtrace.lab.machine import Machine, find_tools
 from cdmtrace.lab.paths import Layout
@@ -192,12 +191,7 @@ def _judged(
         if one is None:
             continue
         try:
-            if row.refused and one.trace.suffix != ".arrows":
-                found[row.name] = dict.fromkeys(
-                    RULES, matrixrun.refusal(row, directory)
-                )
-            else:
-                found[row.name] = matrix.judge(one.trace)
+            found[row.name] = matrix.judge(one.trace)
         except UnreadableFile as error:
             say(str(error))
             del recordings[row.name]

@@ -40,8 +40,7 @@ class Row:
     scenarios: ``NAME`` or ``NAME:STEP,STEP``, run one after the other. vacuous: rules
     that can have no occasion there. unchecked: rules that cannot be judged there.
     judged: rules that must have had an occasion. stock: the kernel has no quirks, and
-    no CDM node but the one that it is told. refused: it cannot be recorded at all, and
-    what is said of that.
+    no CDM node but the one that it is told.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Row:
     judged: frozenset[str] = frozenset()
     remark: str | None = None
     stock: bool = False
-    refused: str = ""
 
     @property
     def quirks(self) -> tuple[str, ...]:
@@ -72,7 +70,7 @@ class Row:
             return Expect.MUST
         if rule in self.may:
             return Expect.MAY
-        if self.refused or rule in self.unchecked:
+        if rule in self.unchecked:
             return Expect.UNCHECKED
         return Expect.VACUOUS if rule in self.vacuous else Expect.NOT
 

@@ -48,21 +48,18 @@ def _stock(
 STOCK: Final[Mapping[str, Row]] = {
     row.name: row
     for row in (
-        Row(
-            name="debian-5.10",
-            asked=(),
-            scenarios=(),
-            stock=True,
-            refused="this kernel has no mbind_range",
-        ),
-        _stock(
-            "debian-6.1",
-            "flag_writer",
-            must={
-                "CDM003": "a module writes without the lock, and under it for read",
-                "CDM018": "two of its writes at a time, both under the lock for read",
-            },
-            may={"CDM004": "whether madvise() comes into such a write is chance"},
+        *(
+            _stock(
+                name,
+                "flag_writer",
+                must={
+                    "CDM003": "a module writes without the lock, and under it for read",
+                    "CDM018": "two of its writes at a time, both under the lock for "
+                    "read",
+                },
+                may={"CDM004": "whether madvise() comes into such a write is chance"},
+            )
+            for name in ("debian-5.10", "debian-6.1")
         ),
         _stock("debian-6.12", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
         _stock("debian-7", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),

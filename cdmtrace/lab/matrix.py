@@ -181,8 +181,6 @@ def judge_row(row: Row, recording: Recording, found: Mapping[str, Found]) -> Lin
 
 
 def _problem(row: Row, status: int | None) -> str | None:
-    if row.refused:
-        return None if status == ExitStatus.NOT_STARTED else "record does not refuse it"
     if row.crashes:
         return None if status in (DIED, None) else "the guest did not die of it"
     if status in (0, None):

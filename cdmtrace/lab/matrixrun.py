@@ -18,7 +18,7 @@ from cdmtrace.errors import GuestDied, LabError, UnreadableFile
 from cdmtrace.lab import modules, quirks, scenarios
 from cdmtrace.lab.guestscript import STATUSES, in_memory
 from cdmtrace.lab.machine import CDM_NODE
-from cdmtrace.lab.matrix import DIED, Found, Recording
+from cdmtrace.lab.matrix import DIED, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -155,21 +155,7 @@ def find(rows: Iterable[Row], directory: Path) -> dict[str, Recording]:
             if trace.is_file():
                 there[row.name] = Recording(trace=trace, status=statuses.get(row.name))
                 break
-        else:
-            if row.refused and row.name in statuses:
-                said = directory / f"{row.name}.stderr"
-                there[row.name] = Recording(trace=said, status=statuses[row.name])
     return there
-
-
-def refusal(row: Row, directory: Path) -> Found:
-    """Return what is said of every rule where ``record`` has refused a kernel."""
-    path = directory / f"{row.name}.stderr"
-    said = path.read_text().splitlines() if path.is_file() else []
-    why = next((line for line in said if row.refused in line), None)
-    if why is None:
-        return Found(verdict="", why=f"not for: {row.refused}")
-    return Found(verdict="unchecked", why=why)
 
 
 def _noted(directory: Path) -> dict[str, int]:

@@ -86,7 +86,8 @@ def build(module: Path, scenario: Scenario, kernel: Kernel, layout: Layout) -> P
             shutil.copy(path, scratch)
         (Path(scratch) / "Kbuild").write_text(f"obj-m := {module.stem}.o\n")
         result = subprocess.run(
-            ["make", "-C", str(headers), f"M={scratch}", "modules"],
+            # Of 5.10 they name a compiler that Debian 12 has not got.
+            ["make", "-C", str(headers), f"M={scratch}", "CC=gcc", "modules"],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

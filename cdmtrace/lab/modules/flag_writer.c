@@ -14,6 +14,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #include "flag_writer.h"
 
@@ -69,8 +70,15 @@ static int in_allocation(struct kprobe *probe, struct pt_regs *regs)
 	return 0;
 }
 
+/* What every allocation of pages comes to: renamed by commit 84172f4bb752. */
+#if LINUX_VERSION_CODE < KERNEL_VERSION(5, 13, 0)
+#define ALLOCATOR	"__alloc_pages_nodemask"
+#else
+#define ALLOCATOR	"__alloc_pages"
+#endif
+
 static struct kprobe allocation = {
-	.symbol_name = "__alloc_pages",
+	.symbol_name = ALLOCATOR,
 	.pre_handler = in_allocation,
 };
 
@@ -90,16 +98,16 @@ static struct pending *begin(void)
 static int allocate(struct pending *write, struct vm_area_struct *vma,
 		    const struct flag_write *asked)
 {
-	struct folio *folio;
+	struct page *page;
 
 	write->vma = vma;
 	write->set = asked->set;
 	write->delay_ms = asked->delay_ms;
 	WRITE_ONCE(write->task, current);
-	folio = vma_alloc_folio(GFP_HIGHUSER_MOVABLE, 0, vma, asked->addr, false);
+	page = alloc_page_vma(GFP_HIGHUSER_MOVABLE, vma, asked->addr);
 	WRITE_ONCE(write->task, TAKEN);
-	if (folio)
-		folio_put(folio);
+	if (page)
+		__free_page(page);
 	return write->written ? 0 : -EIO;
 }
 
@@ -113,7 +121,9 @@ static int write_flags(struct mm_struct *mm, struct pending *write,
 		mmap_write_lock(mm);
 	else
 		mmap_read_lock(mm);
-	vma = vma_lookup(mm, asked->addr);
+	vma = find_vma(mm, asked->addr);
+	if (vma && vma->vm_start > asked->addr)
+		vma = NULL;
 	if (asked->lock == FLAG_WRITER_UNLOCKED)
 		/* That the VMA stays is up to the caller, who could unmap it. */
 		mmap_read_unlock(mm);
