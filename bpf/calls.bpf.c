@@ -80,7 +80,19 @@ static __always_inline long call_nodes(struct entry *entry)
 	return 0;
 }
 
-int call_enter(struct sys_enter *ctx)
+/* What a call of a task was told: @regs is a struct pt_regs, see call_entered(). */
+static __always_inline void call_arguments(u64 regs, u64 *args)
+{
+	args[0] = READ_FIELD(regs, u64, 112);	/* di */
+	args[1] = READ_FIELD(regs, u64, 104);	/* si */
+	args[2] = READ_FIELD(regs, u64, 96);	/* dx */
+	args[3] = READ_FIELD(regs, u64, 56);	/* r10 */
+	args[4] = READ_FIELD(regs, u64, 72);	/* r8 */
+	args[5] = READ_FIELD(regs, u64, 64);	/* r9 */
+}
+
+/* Its arguments are at @regs, or, where that is 0, six words at @args. */
+static __always_inline int call_begins(s64 nr, void *args, u64 regs)
 {
 	struct entry entry = {};
 	u32 zero = 0, *id;
@@ -90,7 +102,7 @@ int call_enter(struct sys_enter *ctx)
 	own = wanted();
 	if (!own && !(FOLLOWS && wanted_scene()))
 		return 0;
-	entry.probe = call_probe(ctx->nr);
+	entry.probe = call_probe(nr);
 	/* A stranger's, which may move pages of what is followed: told if it does. */
 	if (!own && !call_is_foreign(entry.probe))
 		return 0;
@@ -108,16 +120,13 @@ int call_enter(struct sys_enter *ctx)
 	entry.ts = bpf_ktime_get_ns();
 	entry.pid = bpf_get_current_pid_tgid() >> 32;
 	entry.mm_id = pointer_id(entry.mm);
-	/*
-	 * A tracepoint refuses a program that looks beyond the arguments its call
-	 * has (perf_event_set_bpf_prog() in kernel/events/core.c), and this one is
-	 * for all calls; so they are copied. Those that a call has not got are
-	 * noise, and not looked at.
-	 */
-	bpf_probe_read_kernel(&entry.arg, sizeof(entry.arg),
-			      (char *)ctx + offsetof(struct sys_enter, args));
+	/* Those that the call has not got are noise, and not looked at. */
+	if (regs)
+		call_arguments(regs, entry.arg);
+	else
+		bpf_probe_read_kernel(&entry.arg, sizeof(entry.arg), args);
 	/* These two are about everything, and have no range. */
-	if (ctx->nr == __NR_mlockall || ctx->nr == __NR_munlockall)
+	if (nr == __NR_mlockall || nr == __NR_munlockall)
 		entry.arg[0] = entry.arg[1] = 0;
 	/* A mask that was never touched cannot be read yet: see call_exit(). */
 	call_nodes(&entry);
@@ -133,6 +142,29 @@ int call_enter(struct sys_enter *ctx)
 	entry.touched = own && (call_is_policy(entry.probe) || is_watched(entry.mm));
 	slot_put(SLOT_CALL, &entry);
 	return 0;
+}
+
+/*
+ * A tracepoint refuses a program that looks beyond the arguments its call has
+ * (perf_event_set_bpf_prog() in kernel/events/core.c), and this one is for all calls:
+ * so they are copied.
+ */
+int call_enter(struct sys_enter *ctx)
+{
+	return call_begins(ctx->nr, (char *)ctx + offsetof(struct sys_enter, args), 0);
+}
+
+/*
+ * __x64_sys_mbind(regs) and its like, where the tracepoint misses calls: its programs
+ * can be preempted in 7.2, and one that is runs for no other task on that cpu
+ * (bpf_prog_run_array_sleepable() in include/linux/bpf.h). @regs is what the task had in
+ * its registers, a struct pt_regs, of which user space may rely on the places.
+ */
+int call_entered(struct pt_regs *ctx)
+{
+	u64 regs = PT_REGS_PARM1(ctx);
+
+	return call_begins(READ_FIELD(regs, u64, 120 /* orig_ax */), 0, regs);
 }
 
 static __always_inline void call_fill(struct cdm_event *e, struct entry *entry,
@@ -196,7 +228,7 @@ static __always_inline void call_fill(struct cdm_event *e, struct entry *entry,
 	e->end = (e->addr + e->size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1ULL);
 }
 
-int call_exit(struct sys_exit *ctx)
+static __always_inline int call_ends(s64 ret)
 {
 	struct entry entry;
 	struct cdm_event *e;
@@ -213,7 +245,17 @@ int call_exit(struct sys_exit *ctx)
 	e = event_new(CDM_EV_CALL, probe, entry.ts, 0, entry_home(&entry));
 	if (!e)
 		return 0;
-	call_fill(e, &entry, ctx->ret);
+	call_fill(e, &entry, ret);
 	event_submit(e);
 	return 0;
+}
+
+int call_exit(struct sys_exit *ctx)
+{
+	return call_ends(ctx->ret);
+}
+
+int call_returned(struct pt_regs *ctx)
+{
+	return call_ends(PT_REGS_RC(ctx));
 }

@@ -119,6 +119,8 @@ def _attach(
     for attachment in attachments:
         known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
         found = _pick(attachment, known, types)
+        if attachment.unless in functions:
+            found = f"{attachment.candidates[0]} that no call is missed by"
         if isinstance(found, str):
             missing.append(found)
             continue

@@ -29,6 +29,8 @@ class Kind(enum.StrEnum):
 class Attachment:
     """One handler and the names of what it can be attached to, newest first.
 
+    unless: a function: where the kernel has it, this one misses what happens.
+
     reads: the arguments that it reads, by name. Of one that has had several names,
     all, as in ``folio|page``: the handler calls it by the first. One that is handed
     over in a struct is ``unmap->unmap_desc.first``: that member of the struct.
@@ -38,6 +40,7 @@ class Attachment:
     kind: Kind
     candidates: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    unless: str = ""
 
     @property
     def macros(self) -> dict[str, tuple[str, ...]]:
@@ -137,31 +140,56 @@ def _entries(
     )
 
 
-def _call(probe: Probe, *calls: str) -> LogicalProbe:
-    return LogicalProbe(
-        probe=probe,
-        summary=f"{calls[0]}(2){' and its like' * (len(calls) > 1)}, entry to return",
-        attachments=tuple(
-            Attachment(
-                handler=f"call_{end}",
-                kind=Kind.TRACEPOINT,
-                # A call that the kernel has not got is never made: the first will do.
-                candidates=tuple(
-                    f"syscalls:sys_{end}_{name}"
-                    for name in dict.fromkeys((call, calls[0]))
-                ),
-            )
-            for end in ("exit", "enter")
-            for call in calls
-        ),
-    )
-
-
 def _return(handler: str, function: str) -> Attachment:
     """Return one to the return of a function."""
     return Attachment(handler=handler, kind=Kind.KRETPROBE, candidates=(function,))
 
 
+def _call(probe: Probe, *calls: str) -> LogicalProbe:
+    def ends(
+        before: str,
+        handlers: tuple[str, str],
+        kinds: tuple[Kind, Kind],
+        unless: str = "",
+    ) -> tuple[Attachment, ...]:
+        return tuple(
+            Attachment(
+                handler=handler,
+                kind=kind,
+                # A call that the kernel has not got is never made: the first will do.
+                candidates=tuple(
+                    f"{before.format(end=end)}{name}"
+                    for name in dict.fromkeys((call, calls[0]))
+                ),
+                unless=unless,
+            )
+            for end, handler, kind in zip(
+                ("exit", "enter"), handlers, kinds, strict=True
+            )
+            for call in calls
+        )
+
+    return LogicalProbe(
+        probe=probe,
+        summary=f"{calls[0]}(2){' and its like' * (len(calls) > 1)}, entry to return",
+        attachments=ends(
+            "syscalls:sys_{end}_",
+            ("call_exit", "call_enter"),
+            (Kind.TRACEPOINT, Kind.TRACEPOINT),
+            unless=_PREEMPTED,
+        ),
+        older=(
+            ends(
+                "__x64_sys_",
+                ("call_returned", "call_entered"),
+                (Kind.KRETPROBE, Kind.KPROBE),
+            ),
+        ),
+    )
+
+
+# It runs programs of tracepoints of system calls where they can be preempted (7.2).
+_PREEMPTED: Final = "trace_call_bpf_faultable"
 _ALLOCATED: Final = ("order", "vma", "addr")
 _NEW_ANON: Final = "page|folio vma address"
 _WALKED: Final = ("folio|page", "vma", "address")

@@ -103,6 +103,22 @@ def test_a_call_s_like_may_be_missing() -> None:
     assert found.missing == "syscalls:sys_exit_mprotect"
 
 
+def test_calls_that_tracepoints_miss_are_seen_by_their_functions() -> None:
+    """Where what a tracepoint of a system call runs can be preempted."""
+    (probe,) = (one for one in PROBES if one.probe is Probe.SYS_MBIND)
+    tracepoints = {n for a in probe.attachments for n in a.candidates}
+    functions = {"__x64_sys_mbind"}
+    (found,) = planned(functions, tracepoints, probe)
+    assert {*found.symbols} == tracepoints
+    missing = "trace_call_bpf_faultable"
+    (found,) = planned(functions | {missing}, tracepoints, probe)
+    assert found.symbols == ("__x64_sys_mbind", "__x64_sys_mbind")
+    assert found.probe.kinds == (Kind.KRETPROBE, Kind.KPROBE)
+    # Where there is no such function either, that is told.
+    (found,) = planned({missing}, tracepoints, probe)
+    assert found.why_not
+
+
 def test_half_of_a_probe_is_none() -> None:
     half = one(kprobe("a", "here"), kprobe("b", "gone"))
     (found,) = planned({"here"}, (), half)
