@@ -29,7 +29,12 @@ _CAUSES: Final[tuple[tuple[Cause, frozenset[str]], ...]] = (
     # mm/memory.c, mm/huge_memory.c, mm/migrate.c
     (
         Cause.NUMA_BALANCING,
-        frozenset({"do_huge_pmd_numa_page", "migrate_misplaced_page"}),
+        frozenset(
+            {
+                *("do_huge_pmd_numa_page", "migrate_misplaced_page"),
+                "migrate_misplaced_folio",
+            }
+        ),
     ),
     # mm/compaction.c: kcompactd, direct compaction, /proc/sys/vm/compact_memory
     (Cause.COMPACTION, frozenset({"compact_zone"})),
@@ -81,13 +86,17 @@ _CALLERS: Final[frozenset[str]] = frozenset(
         *("__x64_sys_move_pages", "__ia32_sys_move_pages"),
         # mm/gup.c: a page that is pinned for long leaves ZONE_MOVABLE first
         *("check_and_migrate_movable_pages", "__gup_longterm_locked"),
+        *("check_and_migrate_movable_folios", "migrate_longterm_unpinnable_folios"),
         # mm/memory-failure.c
         *("soft_offline_in_use_page", "__soft_offline_page", "soft_offline_page"),
         # mm/page_alloc.c
         *("__alloc_contig_migrate_range", "alloc_contig_range"),
+        "alloc_contig_range_noprof",
+        # mm/damon, since 6.11
+        *("damon_pa_migrate", "damon_migrate_pages", "damon_migrate_folio_list"),
     }
 )
-"""Who calls migrate_pages() in Linux 6.1 and is no cause of its own in the table.
+"""Who calls migrate_pages() in Linux 6.1 to 7.2, and is no cause in the table.
 
 With one of them on the stack, the stack does not tell on whose behalf: a system call
 has a row that does. With none, it was not the core of the kernel that called.
