@@ -191,8 +191,9 @@ enum cdm_kind {
 	/* Rows that user space writes; they never pass through the ring. */
 
 	/*
-	 * The kernel's stack at events that matter: a change of vm_flags, and what
-	 * comes to a CDM node. stack: its number. payload: name+0xoffset, one a
+	 * The kernel's stack at events that matter: a change of vm_flags, what comes
+	 * to a CDM node, and what leaves one other than by the unmapping of a range.
+	 * stack: its number. payload: name+0xoffset, one a
 	 * line, innermost first, as in /proc/kallsyms. It comes before the first
 	 * event that has this number.
 	 */

@@ -102,8 +102,9 @@ int rmap_remove_untold(struct pt_regs *ctx)
 			count_lost(CDM_PROBE_RMAP_REMOVE, CDM_LOST_READ);
 		return 0;
 	}
-	return page_unmapped(page, vma, ARG(rmap_remove_untold, compound) & 1 ?
-						PMD_BYTES : PAGE_SIZE);
+	return page_unmapped(ctx, page, vma,
+			     ARG(rmap_remove_untold, compound) & 1 ? PMD_BYTES :
+								     PAGE_SIZE);
 }
 
 /* The VMA in which a page of a file is about to get an entry. */

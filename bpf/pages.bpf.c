@@ -486,7 +486,21 @@ static __always_inline int place_in_addr(u64 addr, u64 size)
 	return !addr || in_addr(addr, addr + size);
 }
 
-static __always_inline int page_unmapped(u64 page, u64 vma, u64 size)
+/*
+ * Whether a range is being unmapped, the page in it: munmap(), madvise(DONTNEED), the end
+ * of a process. madvise(PAGEOUT) gathers, too, and then walks the reverse map. Who takes
+ * a page away otherwise, the stack alone says.
+ */
+static __always_inline int is_zapped(u64 page, u64 vma)
+{
+	u64 key = place_key(PLACE_GATHER);
+	struct place *gather = places.lookup(&key);
+
+	return gather && gather->vma == VMA_MM(vma) &&
+	       !place_of(PLACE_WALK, page_head(page), vma);
+}
+
+static __always_inline int page_unmapped(struct pt_regs *ctx, u64 page, u64 vma, u64 size)
 {
 	struct entry *exiting;
 	struct cdm_event *e;
@@ -511,6 +525,8 @@ static __always_inline int page_unmapped(u64 page, u64 vma, u64 size)
 	e->src_node = node;
 	if (page_is_ksm(page))
 		e->bits |= CDM_BIT_KSM;
+	if (IS_CDM_NODE(node) && !is_zapped(page, vma) && !slot_open(SLOT_MIGRATE))
+		event_stack(e, ctx);
 	event_submit(e);
 	return 0;
 }
@@ -518,14 +534,14 @@ static __always_inline int page_unmapped(u64 page, u64 vma, u64 size)
 /* page_remove_rmap(page, vma, compound) */
 int rmap_remove(struct pt_regs *ctx)
 {
-	return page_unmapped(ARG(rmap_remove, page), ARG(rmap_remove, vma),
+	return page_unmapped(ctx, ARG(rmap_remove, page), ARG(rmap_remove, vma),
 			     ARG(rmap_remove, compound) & 1 ? PMD_BYTES : PAGE_SIZE);
 }
 
 /* folio_remove_rmap_ptes(folio, page, nr_pages, vma) */
 int rmap_remove_ptes(struct pt_regs *ctx)
 {
-	return page_unmapped(ARG(rmap_remove_ptes, page), ARG(rmap_remove_ptes, vma),
+	return page_unmapped(ctx, ARG(rmap_remove_ptes, page), ARG(rmap_remove_ptes, vma),
 			     (u32)ARG(rmap_remove_ptes, nr_pages) * (u64)PAGE_SIZE);
 }
 
@@ -537,7 +553,7 @@ int rmap_remove_pmd(struct pt_regs *ctx)
 	int split = !!place_of(PLACE_SPLIT, page, vma);
 
 	place_drop(PLACE_SPLIT);
-	return split ? 0 : page_unmapped(page, vma, PMD_BYTES);
+	return split ? 0 : page_unmapped(ctx, page, vma, PMD_BYTES);
 }
 
 /* migrate_pages(from, get_new_page, put_new_page, private, mode, reason, ...) */

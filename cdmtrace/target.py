@@ -121,9 +121,14 @@ class Target:
             probes=_probe_table(plans),
             command=command,
             filters=dict(filters),
-            extra=(
-                {"vm_cdm_taken_by": self.mask_taken_by} if self.mask_taken_by else {}
-            ),
+            extra={
+                "stacks_of": ["changes", "arrivals", "departures"],
+                **(
+                    {"vm_cdm_taken_by": self.mask_taken_by}
+                    if self.mask_taken_by
+                    else {}
+                ),
+            },
         )
 
 
