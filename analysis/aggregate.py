@@ -10,7 +10,7 @@ from typing import Any, Final
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
-from cdmtrace.analysis.replay import Life, Mm, Shadowed, check
+from cdmtrace.analysis.replay import Life, Mm, Observed, Shadowed, check
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind, Probe
@@ -19,6 +19,8 @@ Rows = list[dict[str, Any]]
 
 WOULD_BE: Final = "VMAs that would have to be tagged"
 """The table that only a recording in shadow mode has."""
+
+SERVICES: Final = "Services that touched pages of CDM nodes"
 
 _WHY: Final = {"P": "P: policy", "G": "G: request"}
 """Clause of the intended profile -> what it is about."""
@@ -85,6 +87,7 @@ def report(trace: Trace) -> dict[str, Rows]:
         "VMAs by cause": _contents(vmas),
         "Nodes": _nodes(lives, held, counts, terms),
         "Arrivals by cause": _arrivals(counts, terms),
+        **({SERVICES: _services(result.services, terms)} if terms.nodes else {}),
         "Migrations": _migrations(migrated, mms, terms),
         "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
         "Changes of vm_flags": _changes(counts),
@@ -181,6 +184,27 @@ def _would_be(found: Shadowed, terms: Terms) -> Rows:
     return sorted(
         rows, key=lambda row: -sum(row[f"node {node}"] for node in terms.nodes)
     )
+
+
+def _services(observed: Observed, terms: Terms) -> Rows:
+    """Return what services did, and of which it could not be seen (None)."""
+    rows = []
+    for cell in sorted(observed.cells, key=lambda cell: not cell.pages):
+        if not cell.pages and not cell.unchecked:
+            continue
+        seen = cell.unchecked is None
+        rows.append(
+            {
+                "node": cell.node,
+                "service": cell.service.name,
+                "pages came": cell.came if seen else None,
+                "pages left": cell.left if seen else None,
+                "pages stayed": cell.stayed if seen else None,
+                "since": _seconds(cell.first, terms) if cell.first else "-",
+                "by": next(iter(cell.by), "-"),
+            }
+        )
+    return rows
 
 
 def _seconds(event: Event, terms: Terms) -> str:

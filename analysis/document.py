@@ -7,8 +7,9 @@ from typing import Any, Final
 from cdmtrace.analysis.audit import Audit
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.invariants import Invariant
-from cdmtrace.analysis.replay import Finding, Result, Shadowed, Step
+from cdmtrace.analysis.replay import Finding, Observed, Result, Shadowed, Step
 from cdmtrace.analysis.rules import Rule
+from cdmtrace.analysis.touched import Cell
 from cdmtrace.events import Probe
 
 SCHEMA: Final = "cdmtrace.check/1"
@@ -55,6 +56,39 @@ def check(result: Result) -> Document:
         "findings": [_finding(finding) for finding in result.findings],
         "audit": _audit(result.audit) if result.audit else None,
         "shadow": shadow(result.shadow, terms) if result.shadow else None,
+        "services": services(result.services, terms)
+        if result.profile.name == "np"
+        else None,
+    }
+
+
+def services(observed: Observed, terms: Terms) -> Document:
+    """Return what each service did to the pages of each node, and whether it may."""
+    return {
+        "why": observed.why,
+        "cells": [_cell(cell, terms) for cell in observed.cells],
+    }
+
+
+def _cell(cell: Cell, terms: Terms) -> Document:
+    first = cell.first
+    return {
+        "node": cell.node,
+        "service": cell.service.name,
+        "flag": cell.service.flag,
+        "does": cell.service.does,
+        "allowed": cell.allowed,
+        "observed": cell.pages > 0,
+        "unchecked": cell.unchecked,
+        "pages": {"came": cell.came, "left": cell.left, "stayed": cell.stayed},
+        "first": {
+            "seq": first.seq,
+            "ts": first.ts,
+            "since_start": first.ts - terms.started,
+        }
+        if first
+        else None,
+        "by": [{"comm": comm, "pages": pages} for comm, pages in cell.by.items()],
     }
 
 

@@ -123,7 +123,8 @@ class Terms:
     What was left out because it was asked for: filters, as the header has them. told:
     mask of the nodes whose pages were told of. addr: the addresses whose pages were,
     and whose VMAs. late: an address space may be followed from some time of its life
-    on. stacks: of what they were taken, "all", "changes" or "none".
+    on. stacks: of what they were taken, "all", "changes" or "none". departures: what
+    leaves a CDM node is part of "all"; an older recorder took no stack of it.
     """
 
     cdm: int
@@ -141,6 +142,7 @@ class Terms:
     addr: tuple[int, int] = (0, 1 << 64)
     late: bool = False
     stacks: str = "all"
+    departures: bool = True
 
     def is_cdm(self, node: int) -> bool:
         """Return whether a node, -1 for none, is a CDM node that was told of."""
@@ -255,8 +257,14 @@ def terms_of(header: Header, path: str | os.PathLike[str]) -> Terms:
         utc_offset=header.utc_offset,
         all=bool(header.filters.get("all")),
         taken_by=taken_by and printable(taken_by),
+        departures="departures" in _words(header.extra.get("stacks_of")),
         **_filtered(header, path),
     )
+
+
+def _words(value: object) -> list[object]:
+    """Return a list that a file has for one, an empty one for anything else."""
+    return value if isinstance(value, list) else []
 
 
 def gap_of(loss: Loss) -> Gap:

@@ -473,13 +473,15 @@ INVARIANTS: Final[tuple[Invariant, ...]] = (
         name="what a node allows",
         statement="Where a node says itself which services may touch its pages, no "
         "other service does.",
-        why_not="Linux 6.1 has no such flags of nodes, nor have the posted patches",
+        rules=("CDM021",),
+        not_yet="no kernel has such flags yet: what is allowed, `check --allow` says",
     ),
     Invariant(
         id="I63",
         name="pinned pages",
         statement="No CDM page is pinned for long.",
-        not_yet="no probe looks at pins",
+        rules=("CDM021",),
+        not_yet="what leaves for a pin is seen, and a pin of a page that stays is not",
     ),
     Invariant(
         id="I64",

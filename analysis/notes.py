@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.pages import Page, PageMap
@@ -139,6 +140,30 @@ class Serviced:
     near: bool
 
 
+Way = Literal["came", "left", "stayed"]
+"""A service brought a page to a node, took it away, or worked on it where it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A service of the kernel touched pages of a CDM node (touched.py).
+
+    service: which, None where nobody knows who it was. way, size: what became of the
+    pages, and bytes of them. allowed: it may; permitted: all that may on that node.
+    since: the time (ns) from which on the row leans on what the model knows of the
+    pages, None where it says it all itself.
+    """
+
+    event: Event
+    service: str | None
+    node: int
+    way: Way
+    size: int
+    allowed: bool
+    permitted: tuple[str, ...]
+    since: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Advised:
     """madvise() asked KSM to have a VMA, or to leave it. event: its KSM_ADVICE row."""
@@ -162,6 +187,7 @@ Note = (
     | CallFailed
     | FaultEnded
     | Serviced
+    | Served
     | Advised
     | Began
 )

@@ -204,12 +204,17 @@ class PageMap:
         VMA and leaves the page whole), each has what lies in it.
         """
         found: Counter[int] = Counter()
+        for page, inside in self.meeting(start, end):
+            found[page.node] += inside
+        return found
+
+    def meeting(self, start: int, end: int) -> Iterator[tuple[Page, int]]:
+        """Yield the pages of which something is in [start, end), and how many bytes."""
         for key in self._keys(start, end):
             for page in self.leaves[key].pages.values():
                 inside = min(end, page.addr + page.size) - max(start, page.addr)
                 if inside > 0:
-                    found[page.node] += inside
-        return found
+                    yield page, inside
 
     def any(self, start: int, end: int) -> bool:
         """Return whether a page, or a part of one, is in [start, end)."""

@@ -1,8 +1,10 @@
-"""What the tag must mean: two specifications, side by side.
+"""What the tag must mean: two specifications, side by side, and one without it.
 
 ``intended`` is what the review asked for and the author agreed to; ``rfc-v2`` is
-what the patches of January 2017 say, to the letter. The model keeps the facts of
-a VMA; a profile turns them into a demand. Every clause names its source.
+what the patches of January 2017 say, to the letter. ``np`` asks which services of
+the kernel touched the pages of a node (services.py), and nothing of the tag. The model
+keeps the facts of a VMA; a profile turns them into a demand. Every clause names its
+source.
 """
 
 from __future__ import annotations
@@ -87,6 +89,10 @@ class Profile(Protocol):
         """What --profile calls it."""
 
     @property
+    def kin(self) -> frozenset[str]:
+        """Profiles whose rules are listed with its own: those about the same matter."""
+
+    @property
     def clauses(self) -> tuple[Clause, ...]:
         """Its sentences, in the order in which they are applied."""
 
@@ -100,6 +106,8 @@ class Profile(Protocol):
 def _clause(clauses: tuple[Clause, ...], name: str) -> str:
     return next(clause.text for clause in clauses if clause.id == name)
 
+
+_OF_THE_TAG: Final = frozenset({"intended", "rfc-v2"})
 
 _INTENDED: Final = (
     Clause(
@@ -147,6 +155,7 @@ class Intended:
     """What the review asked for: the tag is a function of policy and pages."""
 
     name = "intended"
+    kin = _OF_THE_TAG
     clauses = _INTENDED
 
     def demand(self, facts: Facts) -> Demand:
@@ -196,6 +205,7 @@ class RfcV2:
     """What RFC V2 does: set by a fault or by mbind(MPOL_BIND), never cleared."""
 
     name = "rfc-v2"
+    kin = _OF_THE_TAG
     clauses = _RFC
 
     def demand(self, facts: Facts) -> Demand:
@@ -212,6 +222,36 @@ class RfcV2:
         """At once: the patches tag before there is a page."""
         del facts
         return True
+
+
+_NP: Final = (
+    Clause(
+        id="nothing",
+        text="nothing is asked of the tag",
+        source="Gregory Price, Private Memory Nodes, RFC v4, Feb 2026: what may touch "
+        "the pages of a node is said of the node, and no VMA is tagged",
+    ),
+)
+
+
+class Np:
+    """Private memory nodes: not the tag, but the services that may touch a node."""
+
+    name = "np"
+    kin = frozenset({"np"})
+    clauses = _NP
+
+    def demand(self, facts: Facts) -> Demand:
+        """Nothing, whatever the facts."""
+        del facts
+        return Demand(
+            want=Want.MAY, clause="nothing", why=_clause(self.clauses, "nothing")
+        )
+
+    def missing(self, facts: Facts) -> bool:
+        """Never: the tag is not asked for."""
+        del facts
+        return False
 
 
 def fault_tags(deciding: Mode, node: int, cdm: int, *, huge: bool) -> bool:
@@ -237,6 +277,6 @@ def mbind_tags(policy: Mode, cdm: int) -> bool:
 
 
 PROFILES: Final[dict[str, Profile]] = {
-    profile.name: profile for profile in (Intended(), RfcV2())
+    profile.name: profile for profile in (Intended(), RfcV2(), Np())
 }
 """By the name that --profile takes."""

@@ -14,6 +14,7 @@ from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.notes import Began, Note, Notes, Settled
+from cdmtrace.analysis.permissions import DEFAULT, Permissions
 from cdmtrace.analysis.profiles import PROFILES, Profile
 from cdmtrace.analysis.rules import (
     PART_OF,
@@ -23,9 +24,12 @@ from cdmtrace.analysis.rules import (
     Severity,
     Violation,
 )
+from cdmtrace.analysis.rules.permissions import SERVICE_NOT_ALLOWED
 from cdmtrace.analysis.rules.tag import MISSING_TAG
+from cdmtrace.analysis.services import NO_DEPARTURES
 from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.analysis.state import State
+from cdmtrace.analysis.touched import Cell, Touched
 from cdmtrace.events import Bit, EventKind, Probe
 from cdmtrace.format.schema import printable
 
@@ -168,10 +172,22 @@ class Shadowed:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """What services of the kernel did to the pages of CDM nodes.
+
+    cells: each service on each node. why: what may make it incomplete, None if nothing
+    does.
+    """
+
+    cells: tuple[Cell, ...]
+    why: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
     """Everything a replay found out.
 
-    shadow: None where the kernel has a VM_CDM.
+    shadow: None where the kernel has a VM_CDM, or nothing is asked of it.
     """
 
     trace: Trace
@@ -180,6 +196,7 @@ class Result:
     findings: tuple[Finding, ...]
     lives: tuple[Life, ...]
     audit: Audit | None
+    services: Observed
     shadow: Shadowed | None = None
 
     @property
@@ -206,14 +223,22 @@ def check(
     rules: Collection[str] | None = None,
     until: int | None = None,
     observer: Observer | None = None,
+    permissions: Permissions = DEFAULT,
 ) -> Result:
     """Judge a trace.
 
-    rules: ids to judge, all if None. until: stop after the row of this seq.
-    observer: is told every note of the model. Raises KeyError for a profile that
-    does not exist.
+    rules: ids to judge; None: all that are about what the profile is about.
+    permissions: which services may touch pages of which node. until: stop after the
+    row of this seq. observer: is told every note of the model. Raises KeyError for a
+    profile that does not exist.
     """
-    run = Replay(trace, profile=profile, rules=rules, observer=observer)
+    run = Replay(
+        trace,
+        profile=profile,
+        rules=rules,
+        observer=observer,
+        permissions=permissions,
+    )
     for event in trace.events:
         if until is not None and event.seq > until:
             break
@@ -288,11 +313,12 @@ class Replay:
         rules: Collection[str] | None = None,
         observer: Observer | None = None,
         bounds: Bounds = CHECK,
+        permissions: Permissions = DEFAULT,
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
-        profile, rules, observer: as for check(). Raises KeyError for a profile that
-        does not exist.
+        profile, rules, observer, permissions: as for check(). Raises KeyError for a
+        profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
         self._profile = PROFILES[profile]
@@ -305,7 +331,7 @@ class Replay:
                 book=Book(once=rule.once, bounds=bounds),
             )
             for rule in RULES
-            if rules is None or rule.id in rules
+            if (_listed(rule, self._profile) if rules is None else rule.id in rules)
         ]
         self._gaps = {one.rule.id: Gaps() for one in self._tallies}
         self._lives: dict[int, _Life] = {}
@@ -315,9 +341,13 @@ class Replay:
         self._busy: dict[int, tuple[int, set[int]]] = {}
         self._ended: set[int] = set()
         self._auditor = Auditor(trace.events, trace.terms) if bounds.audit else None
-        shadow = not trace.terms.tag and bounds.audit
+        shadow = not trace.terms.tag and bounds.audit and asks_of_tag(self._profile)
         self._shadow = Shadow() if shadow else None
         self._shadowless = Gaps()
+        self._services = Touched(
+            terms=trace.terms, stacks=trace.stacks, permissions=permissions
+        )
+        self._serviceless = Gaps()
         self._before = [trace.before] if trace.before else []
         self._unseen, self._blind, self._missing = Gaps(), Gaps(), Gaps()
         for gap in self._before:
@@ -338,6 +368,8 @@ class Replay:
             self._missing.add(gap)
         if _concerns(gap, MISSING_TAG):
             self._shadowless.add(gap)
+        if _concerns(gap, SERVICE_NOT_ALLOWED):
+            self._serviceless.add(gap)
         for tally in self._tallies:
             if _concerns(gap, tally.rule):
                 self._gaps[tally.rule.id].add(gap)
@@ -395,6 +427,8 @@ class Replay:
                 parent,
                 own=mm == event.mm,
             )
+            if mm == event.mm:
+                notes += self._services.take(event, notes, life.state.pages)
             self._judge(mm, event, notes)
             if event.kind == EventKind.MM_EXIT:
                 self._ended.add(mm)
@@ -608,8 +642,27 @@ class Replay:
             ),
             lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
             audit=self._auditor.result() if self._auditor else None,
+            services=self._observed(len(lives)),
             shadow=self._shadowed(lives),
         )
+
+    def _observed(self, mms: int) -> Observed:
+        reasons = []
+        if self._services.unknown:
+            pages = names.size(self._services.unknown, self._terms.page)
+            reasons.append(f"who moved or brought {pages} was not seen")
+        if gaps := self._serviceless.all:
+            reasons.append(_told(gaps, mms))
+        reasons += self._cut_off()
+        return Observed(
+            cells=self._services.cells(self._comms), why="; ".join(reasons) or None
+        )
+
+    def _cut_off(self) -> list[str]:
+        """Return that the recording's beginning is not here, if that is so."""
+        if not self._before:
+            return []
+        return [f"{self._before[0].count:,} rows came before, and are missing"]
 
     def _shadowed(self, lives: Iterable[_Life]) -> Shadowed | None:
         if self._shadow is None:
@@ -622,10 +675,7 @@ class Replay:
             reasons.append(f"recorded with --stacks {self._terms.stacks}")
         if gaps := self._shadowless.all:
             reasons.append(_told(gaps, len(by_space)))
-        if self._before:
-            reasons.append(
-                f"{self._before[0].count:,} rows came before, and are missing"
-            )
+        reasons += self._cut_off()
         return Shadowed(
             vmas=tuple((self._mm(by_space[due.space]), due) for due in found),
             why="; ".join(reasons) or None,
@@ -658,10 +708,10 @@ class Replay:
             reasons.append(f"recorded with --stacks {self._terms.stacks}")
         if gaps := self._gaps[rule.id].all:
             reasons.append(_told(gaps, len(self._lives) + self._past.total()))
-        if tally.book.withheld and self._before:
-            reasons.append(
-                f"{self._before[0].count:,} rows came before, and are missing"
-            )
+        if rule.departures and not self._terms.departures:
+            reasons.append(NO_DEPARTURES)
+        if tally.book.withheld:
+            reasons += self._cut_off()
         if tally.book.withheld:
             reasons.append(f"{tally.book.withheld} findings withheld for that")
         reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
@@ -673,6 +723,16 @@ class Replay:
         if not tally.checked:
             return Verdict.VACUOUS, f"not once was there {rule.premise}"
         return Verdict.CLEAN, None
+
+
+def asks_of_tag(profile: Profile) -> bool:
+    """Return whether a profile is about the tag at all."""
+    return "intended" in profile.kin
+
+
+def _listed(rule: Rule, profile: Profile) -> bool:
+    """Return whether a rule is judged where nobody says which."""
+    return not rule.profiles.isdisjoint(profile.kin)
 
 
 def _applies(rule: Rule, profile: Profile, terms: Terms) -> bool:

@@ -93,7 +93,7 @@ _CALLERS: Final[frozenset[str]] = frozenset(
         *("__alloc_contig_migrate_range", "alloc_contig_range"),
         "alloc_contig_range_noprof",
         # mm/damon, since 6.11
-        *("damon_pa_migrate", "damon_migrate_pages", "damon_migrate_folio_list"),
+        *("damon_pa_migrate", "damon_migrate_pages", "kdamond_fn"),
     }
 )
 """Who calls migrate_pages() in Linux 6.1 to 7.2, and is no cause in the table.

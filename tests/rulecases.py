@@ -18,12 +18,15 @@ from simkernel import (
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.replay import Result, RuleResult
+from cdmtrace.analysis.rules import BY_ID
 
 Program = Callable[[Task], None]
 
 
-def judge(kernel: SimKernel, rule: str, profile: str = "intended") -> RuleResult:
-    return one(check(kernel.trace(), profile=profile), rule)
+def judge(kernel: SimKernel, rule: str, profile: str | None = None) -> RuleResult:
+    """Judge by a profile, by default the first one that the rule is of."""
+    chosen = profile or min(BY_ID[rule].profiles)
+    return one(check(kernel.trace(), profile=chosen), rule)
 
 
 def one(result: Result, rule: str) -> RuleResult:

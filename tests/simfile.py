@@ -26,11 +26,10 @@ def rows_of(trace: Trace) -> Events:
     return rows
 
 
-def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
-    """Write it; end: as a recorder that was not killed."""
-    rows = rows_of(trace)
+def header_of(trace: Trace) -> Header:
+    """Return the header of the file that it is written to."""
     terms = trace.terms
-    header = Header(
+    return Header(
         tool="test",
         kernel_release=terms.kernel,
         kernel_build="",
@@ -45,12 +44,18 @@ def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
         cdm_nodes_from="test",
         vm_cdm_mask=terms.tag,
         vm_cdm_mask_from="test",
+        extra={"stacks_of": ["departures"]} if terms.departures else {},
         probes=tuple(
             ProbeEntry(id=Probe[name.upper()], name=name, symbol=symbol, kind="kprobe")
             for name, symbol in terms.probes.items()
         ),
     )
-    with TraceWriter(path, header) as writer:
+
+
+def save(trace: Trace, path: Path, *, end: bool = True) -> Path:
+    """Write it; end: as a recorder that was not killed."""
+    rows = rows_of(trace)
+    with TraceWriter(path, header_of(trace)) as writer:
         half = trace.count // 2
         # Names of tasks are in the columns of their rows; the writer moves them.
         payloads = [

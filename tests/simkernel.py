@@ -65,6 +65,8 @@ PROBES = {
         "remove_migration_pte",
         "rmap_add",
         "rmap_remove",
+        "rmap_walk",
+        "driver_page",
         "copy_page_range",
         "move_page_tables",
         "vma_free",

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from cdmtrace.analysis.rules import balancing, ksm, locking, pages, setup, tag, tagging
+from cdmtrace.analysis.rules import (
+    balancing,
+    ksm,
+    locking,
+    pages,
+    permissions,
+    setup,
+    tag,
+    tagging,
+)
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 
 __all__ = [
@@ -55,6 +64,7 @@ RULES: Final[tuple[Rule, ...]] = (
     locking.RACING_WRITERS,
     balancing.LYING_REASON,
     setup.BIT_TAKEN,
+    permissions.SERVICE_NOT_ALLOWED,
 )
 """All rules of this version, by number."""
 

@@ -63,8 +63,9 @@ class Rule:
     which the answer may be wrong. stacks: so are stacks, of "all" that has one, or of
     "changes" of vm_flags; "": none. once: one finding for a VMA and a cause, and not
     one for each event. tagless: it asks nothing of the tag, so that it is checked where
-    the kernel has no VM_CDM, too. sentence: the one of the review that a violation
-    breaks.
+    the kernel has no VM_CDM, too. departures: it looks at stacks of what leaves a node,
+    without which it may miss something. sentence: the one of the review that a
+    violation breaks.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Rule:
     once: bool = False
     stacks: str = ""
     tagless: bool = False
+    departures: bool = False
 
     @property
     def probes(self) -> frozenset[str]:

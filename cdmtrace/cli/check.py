@@ -11,7 +11,7 @@ import click
 from cdmtrace.cli.options import option
 from cdmtrace.errors import UsageTrouble
 
-PROFILES: Final = ("intended", "rfc-v2")
+PROFILES: Final = ("intended", "rfc-v2", "np")
 """What --profile takes; the first one counts where nobody says."""
 
 
@@ -54,7 +54,22 @@ def rule_ids(text: str) -> frozenset[str]:
     type=click.Choice(PROFILES),
     default=PROFILES[0],
     show_default=True,
-    help="What the tag must mean: as the review wants it, or as the patches have it.",
+    help="What the tag must mean: as the review wants it, or as the patches have it. "
+    "np: not the tag, but which services of the kernel touched pages of CDM nodes.",
+)
+@option(
+    "--allow",
+    multiple=True,
+    metavar="NODE:SERVICE[,SERVICE...]",
+    help="Under --profile np: these services may touch pages of this node, beside what "
+    "--permissions allows, or mempolicy. NODE or SERVICE may be all. May be repeated.",
+)
+@option(
+    "--permissions",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The same from a file of TOML, instead of mempolicy: [node.1] and "
+    'allow = ["ksm"].',
 )
 @option(
     "--format",
@@ -73,6 +88,8 @@ def check(
     files: tuple[Path, ...],
     rules: str | None,
     profile: str,
+    allow: tuple[str, ...],
+    permissions: Path | None,
     form: str,
     allow_inconclusive: bool,
 ) -> int:
@@ -85,13 +102,24 @@ def check(
     for a rule that is inconclusive (or unchecked, if --rules names it), 0 for none of
     these, 2 for trouble.
     """
-    from cdmtrace.analysis import document, frames, parts, replay, status
+    from cdmtrace.analysis import document, frames, parts, replay, services, status
+    from cdmtrace.analysis.permissions import read, require_nodes
     from cdmtrace.render import divergence
 
     chosen = None if rules is None else rule_ids(rules)
+    if (allow or permissions) and profile != "np":
+        given = "--allow" if allow else "--permissions"
+        raise UsageTrouble(
+            f"{given} is about services, of which --profile {profile} says nothing",
+            hint=f"cdmtrace check --profile np {given} ...",
+        )
+    flags = {one.name: one.flag for one in services.SERVICES}
+    allowed = read(allow, permissions, flags)
+    traces = [frames.load(*recording) for recording in parts.recordings(files)]
+    require_nodes(allowed, {node for trace in traces for node in trace.terms.nodes})
     results = [
-        replay.check(frames.load(*recording), profile=profile, rules=chosen)
-        for recording in parts.recordings(files)
+        replay.check(trace, profile=profile, rules=chosen, permissions=allowed)
+        for trace in traces
     ]
     documents = [document.check(result) for result in results]
     one = len(documents) == 1

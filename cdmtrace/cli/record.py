@@ -73,8 +73,8 @@ _LEAST_PART = 1 << 20
     type=click.Choice(("all", "changes", "none")),
     default="all",
     show_default=True,
-    help="Of what the kernel's stack is taken: of arrivals and changes of vm_flags, of "
-    "the latter only, of nothing.",
+    help="Of what the kernel's stack is taken: of changes of vm_flags, of arrivals, "
+    "and of what leaves when no range is unmapped; of such changes only; of nothing.",
 )
 @click.option(
     "--duration",

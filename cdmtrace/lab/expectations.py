@@ -15,7 +15,7 @@ from typing import Final
 from cdmtrace.lab import quirks
 
 RULES: Final = tuple(f"CDM{number:03}" for number in range(1, 21))
-"""The rules that the table was written for."""
+"""The rules that the table was written for: those about the tag."""
 
 
 class Expect(enum.Enum):

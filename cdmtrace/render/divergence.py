@@ -9,6 +9,7 @@ from typing import Any, Final
 from tabulate import tabulate
 
 from cdmtrace.render import filters
+from cdmtrace.render.services import services
 from cdmtrace.render.units import count
 
 WIDTH: Final = 79
@@ -32,6 +33,8 @@ def check(document: Mapping[str, Any]) -> str:
     parts.append(rules(document["rules"]))
     if document["shadow"]:
         parts.append(shadow(document["shadow"]))
+    if document["services"]:
+        parts.append(services(document["services"]))
     if document["audit"]:
         parts.append(audit(document["audit"]))
     parts.append(summary(document))

@@ -31,7 +31,7 @@ def render(tables: Tables, how: str) -> str:
 
 def _table(tables: Tables) -> str:
     return "\n".join(
-        f"{title}\n{_plain(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
+        f"{title}\n{plain(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
         for title, rows in tables.items()
     )
 
@@ -48,7 +48,7 @@ def _more(rows: Rows) -> str:
     return f"\n{hidden:,} more, in --format csv\n" if hidden > 0 else ""
 
 
-def _plain(rows: Rows) -> str:
+def plain(rows: Rows) -> str:
     """Return rows below their heads, a word a line, so that they fit into 80 columns.
 
     tabulate makes a column wider than its head, so the heads are rows here.

@@ -62,6 +62,7 @@ def test_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "CDM008": ["numa_scan"],
         "CDM009": ["numa_migrate"],
         "CDM016": ["rmap_remove"],
+        "CDM021": ["rmap_remove"],
     }
 
 
@@ -73,7 +74,7 @@ def test_for_people(form: str, capsys: pytest.CaptureFixture[str]) -> None:
         (
             "alloc vma_alloc_folio kretprobe, kprobe would attach "
             "CDM001 CDM002 CDM003 CDM004 CDM005 CDM010 CDM013 CDM014 CDM015 CDM016 "
-            "CDM017 CDM018"
+            "CDM017 CDM018 CDM021"
         ),
         "ksm_madvise - kretprobe, kprobe missing: ksm_madvise CDM007",
         "CDM001 rmap_remove",

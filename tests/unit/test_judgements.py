@@ -41,7 +41,7 @@ def test_a_rule_is_found_by_id_and_name() -> None:
 
 
 def test_which_rules_a_probe_serves() -> None:
-    assert served_by("ksm_merge") == ("CDM006",)
+    assert served_by("ksm_merge") == ("CDM006", "CDM021")
     assert served_by("no such probe") == ()
 
 

@@ -83,7 +83,9 @@ def test_every_quirk_has_a_row_of_its_own_and_every_name_is_there_once() -> None
 
 
 def test_the_table_is_about_the_rules_that_there_are() -> None:
-    assert tuple(rule.id for rule in RULES) == expectations.RULES
+    # One that only np asks for is about a node, and no quirk.
+    listed = tuple(rule.id for rule in RULES if rule.profiles != {"np"})
+    assert listed == expectations.RULES
     for one in ROWS:
         named = [*one.must, *one.may, *one.vacuous]
         assert len(set(named)) == len(named), one.name
