@@ -1,6 +1,7 @@
 """CDM003, CDM004 and CDM018 on a kernel of Debian's that nobody has patched.
 
 And shadow mode: it has no VM_CDM, and a program that gets pages of node 1 says which.
+And private nodes: which services of that kernel touch pages of node 1, one a step.
 
 The control is a module of ours, which writes vm_flags of chosen VMAs without the lock,
 with it held for read, and for write; its scenario says which VMAs these are. All other
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -23,6 +25,7 @@ from places import Place, places
 from tap import failures
 
 from cdmtrace.analysis import check, describe, load
+from cdmtrace.analysis.permissions import Permissions
 from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.events import EventKind, Lock, Probe, mmap_lock
 from cdmtrace.lab import kernels
@@ -42,15 +45,17 @@ WRITES = 5
 """VMAs of each step."""
 STATUS = 17
 SCRIPT = """
-here=$1 python=$2 vfio=$3
-shift 3
+here=$1 python=$2 vfio=$3 services=$4
+shift 4
 sh "$here/ordinary.sh" "$python" "$@" &&
 	"$python" "$here/watching.py" writer vfio "$vfio" &&
 	"$python" -m cdmtrace record --cdm-nodes 1 -o shadow.arrows -- \\
-		"$python" "$here/leaking.py" >shadow.stdout 2>shadow.stderr
+		"$python" "$here/leaking.py" >shadow.stdout 2>shadow.stderr &&
+	"$python" -m cdmtrace record --cdm-nodes 1 -o services.arrows -- \\
+		"$services" --cdm-node 1 >services.tap 2>services.stderr
 """
 """What is recorded; then the same writes again, watched, and those of vfio; then shadow
-mode."""
+mode, and what services of the kernel do to pages of a node."""
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +64,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if FORCE != "1" and kernels.find(find_spec(KERNEL), Layout.default()) is None:
         pytest.skip(f"it is not here (cdmtrace lab build --kernel {KERNEL})")
     tmp_path = tmp_path_factory.mktemp("stock")
-    vfio = compile_scenario(find_scenario("vfio"), Layout.default())
-    words = ("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable, str(vfio))
+    programs = [
+        str(compile_scenario(find_scenario(name), Layout.default()))
+        for name in ("vfio", "services")
+    ]
+    words = ("sh", "-c", SCRIPT, "sh", str(HERE), sys.executable, *programs)
     result = lab_run(
         tmp_path,
         *("--kernel", KERNEL, "--timeout", "3300", "--scenario", "flag_writer"),
@@ -317,3 +325,95 @@ def test_what_nobody_has_asked_for_is_a_leak(
         one.rule.id for one in shadow.rules if one.verdict is Verdict.UNCHECKED
     }
     assert unchecked == {one.rule.id for one in shadow.rules if not one.rule.tagless}
+
+
+# --- services that touch pages of a node ------------------------------------------
+
+SERVICES = {
+    *("mempolicy", "migration", "numa-balancing", "reclaim", "compaction"),
+    *("longterm-pin", "ksm", "khugepaged", "mlock", "offline", "memory-failure"),
+    "page-cache",
+}
+"""Those that the scenario has at work."""
+
+SERVED = re.compile(
+    r"# service step=\S+ service=(?P<service>\S+) pid=\d+ addr=\S+ in=(?P<came>\d+) "
+    r"out=(?P<left>\d+) stay=(?P<stayed>\d+) exact=(?P<exact>yes|no)"
+)
+
+Pages = tuple[int, int, int]
+
+
+@pytest.fixture(scope="module")
+def counted(run: Path) -> dict[str, tuple[Pages, bool]]:
+    """What the scenario counted, by service: pages, and whether these are all."""
+    lines = (run / "services.tap").read_text().splitlines()
+    assert failures(lines) == []
+    told: dict[str, tuple[Pages, bool]] = {}
+    for match in filter(None, map(SERVED.fullmatch, lines)):
+        (came, left, stayed), exact = told.get(match["service"], ((0, 0, 0), True))
+        told[match["service"]] = (
+            (
+                came + int(match["came"]),
+                left + int(match["left"]),
+                stayed + int(match["stayed"]),
+            ),
+            exact and match["exact"] == "yes",
+        )
+    return told
+
+
+@pytest.fixture(scope="module")
+def served(run: Path) -> Result:
+    result = check(load(run / "services.arrows"), profile="np")
+    assert result.trace.lost == 0
+    assert result.services.why is None
+    return result
+
+
+def test_every_service_was_at_work(counted: dict[str, tuple[Pages, bool]]) -> None:
+    assert set(counted) == SERVICES
+
+
+def test_the_table_has_what_each_service_did(
+    counted: dict[str, tuple[Pages, bool]], served: Result
+) -> None:
+    found = {
+        cell.service.name: (cell.came, cell.left, cell.stayed)
+        for cell in served.services.cells
+        if cell.pages
+    }
+    assert set(found) == set(counted)
+    for service, (pages, exact) in counted.items():
+        if exact:
+            assert found[service] == pages, service
+        else:
+            # How often the scanner comes by, and what compaction tries, is its own.
+            assert found[service][:2] == pages[:2], service
+            assert found[service][2] >= pages[2] > 0, service
+
+
+def test_who_it_was(served: Result) -> None:
+    by = {cell.service.name: set(cell.by) for cell in served.services.cells if cell.by}
+    daemons = {"ksm": {"ksmd"}, "khugepaged": {"khugepaged"}}
+    assert by == {name: daemons.get(name, {"services"}) for name in SERVICES}
+
+
+def test_what_was_not_seen_is_said(served: Result) -> None:
+    """The others could have been seen, and were not at work."""
+    unchecked = {cell.service.name for cell in served.services.cells if cell.unchecked}
+    assert unchecked == {"protect-write", "oom-eligible"}
+
+
+def test_what_is_not_allowed_is_found(run: Path, served: Result) -> None:
+    (rule,) = (one for one in served.rules if one.rule.id == "CDM021")
+    assert rule.verdict is Verdict.VIOLATED
+    causes = {one.cause for one in served.findings if one.rule.id == "CDM021"}
+    assert causes == SERVICES - {"mempolicy"}
+    but_ksm = Permissions(more={1: frozenset(SERVICES - {"ksm"})})
+    again = check(load(run / "services.arrows"), profile="np", permissions=but_ksm)
+    (one,) = again.findings
+    assert (one.rule.id, one.cause, one.count) == ("CDM021", "ksm", 17)
+    all_of_them = Permissions(more={1: frozenset(SERVICES)})
+    again = check(load(run / "services.arrows"), profile="np", permissions=all_of_them)
+    assert again.verdict is Verdict.CLEAN

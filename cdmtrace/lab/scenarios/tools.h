@@ -233,6 +233,67 @@ static UNUSED bool two_cpus(const char *what)
 	return false;
 }
 
+/* ---- Page frames ----------------------------------------------------- */
+
+static UNUSED void frames_of(const struct region *r, uint64_t *pfn)
+{
+	unsigned int i;
+
+	for (i = 0; i < r->nr; i++)
+		pfn[i] = pfn_of(r->start + i * PAGE);
+}
+
+/* How many pages are there and on another page frame */
+static UNUSED unsigned int renewed(const struct region *r, const uint64_t *before)
+{
+	unsigned int i, nr = 0;
+
+	for (i = 0; i < r->nr; i++) {
+		uint64_t now = pfn_of(r->start + i * PAGE);
+
+		nr += now && now != before[i];
+	}
+	return nr;
+}
+
+/* ---- Memory blocks --------------------------------------------------- */
+
+#define MEMORY_DIR	"/sys/devices/system/memory/"
+
+/* The memory block in which the region begins; -1 if that cannot be known */
+static UNUSED long block_of(const struct region *r)
+{
+	uint64_t pfn = pfn_of(r->start);
+	char text[32];
+
+	if (!pfn || read_text(MEMORY_DIR "block_size_bytes", text,
+			      sizeof(text)) < 0)
+		return -1;
+	return pfn / (strtoul(text, NULL, 16) / PAGE);
+}
+
+static UNUSED int set_block(long block, const char *state)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), MEMORY_DIR "memory%ld/state", block);
+	return write_text(path, state);
+}
+
+/* ---- Compaction ------------------------------------------------------ */
+
+/*
+ * What was freed waits in a list of its cpu, and is no room for others until that
+ * is emptied: of another node's memory after some rounds of the statistics.
+ */
+static UNUSED void empty_cpu_lists(void)
+{
+	unsigned int i;
+
+	for (i = 0; i < 8; i++)
+		write_text("/proc/sys/vm/stat_refresh", "1");
+}
+
 /* ---- What a recording must show -------------------------------------- */
 
 /*

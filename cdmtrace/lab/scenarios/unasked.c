@@ -32,28 +32,7 @@ enum {
 	SLOT_POISON,
 };
 
-/* ---- Page frames ----------------------------------------------------- */
-
-static void frames_of(const struct region *r, uint64_t *pfn)
-{
-	unsigned int i;
-
-	for (i = 0; i < r->nr; i++)
-		pfn[i] = pfn_of(r->start + i * PAGE);
-}
-
-/* How many pages are there and on another page frame */
-static unsigned int renewed(const struct region *r, const uint64_t *before)
-{
-	unsigned int i, nr = 0;
-
-	for (i = 0; i < r->nr; i++) {
-		uint64_t now = pfn_of(r->start + i * PAGE);
-
-		nr += now && now != before[i];
-	}
-	return nr;
-}
+/* ---- Sparse pages ---------------------------------------------------- */
 
 /*
  * Huge pages made small, of which each keeps its first @keep pages: they lie side
@@ -77,28 +56,6 @@ static bool fault_sparse(struct region *r, unsigned int keep)
 }
 
 /* ---- Memory that is taken away --------------------------------------- */
-
-#define MEMORY_DIR	"/sys/devices/system/memory/"
-
-/* The memory block in which the region begins; -1 if that cannot be known */
-static long block_of(const struct region *r)
-{
-	uint64_t pfn = pfn_of(r->start);
-	char text[32];
-
-	if (!pfn || read_text(MEMORY_DIR "block_size_bytes", text,
-			      sizeof(text)) < 0)
-		return -1;
-	return pfn / (strtoul(text, NULL, 16) / PAGE);
-}
-
-static int set_block(long block, const char *state)
-{
-	char path[128];
-
-	snprintf(path, sizeof(path), MEMORY_DIR "memory%ld/state", block);
-	return write_text(path, state);
-}
 
 /*
  * The block that holds the pages, small or huge, goes offline, and then online
@@ -153,18 +110,6 @@ static void step_hot_remove(void)
 /* ---- Compaction ------------------------------------------------------ */
 
 #define SPARSE	17
-
-/*
- * What was freed waits in a list of its cpu, and is no room for others until that
- * is emptied: of another node's memory after some rounds of the statistics.
- */
-static void empty_cpu_lists(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < 8; i++)
-		write_text("/proc/sys/vm/stat_refresh", "1");
-}
 
 /*
  * It moves pages towards the end of the node, into 2 MiB that are not wholly free,
