@@ -24,6 +24,7 @@ declare -A asked=(
 	[task-policy+fault-tag+slow-rmw]=CDM018
 	[driver]=CDM019
 	[bit-taken]=CDM020
+	[services]=CDM014,CDM021
 )
 rows=rfc,numa-scanned,mergeable-honoured
 rows+=,unlocked-clear+slow-rmw,task-policy+fault-tag+slow-rmw
@@ -34,10 +35,17 @@ cdmtrace lab matrix --quirks driver --keep demo/rules/driver
 # The bit of the posted patches, which is VM_SYNC by now.
 cdmtrace lab run --run-dir demo/rules/bit-taken -- cdmtrace record --force \
 	--vm-cdm-mask 0x800000 -o bit-taken.arrows -- true
+# Services of the kernel, on one that nobody has patched, and that names no CDM node.
+# shellcheck disable=SC2016
+cdmtrace lab run --kernel debian-6.1 --scenario services --run-dir demo/rules/services -- \
+	sh -c 'exec "$0" record --cdm-nodes 1 -o services.arrows -- "$@" --cdm-node 1' \
+	"$(command -v cdmtrace)"
 for trace in demo/rules/*/*.arrows; do
 	name=$(basename "$trace" .arrows)
+	profile=intended
+	test "$name" != services || profile=np
 	(cd "$(dirname "$trace")" &&
-		cdmtrace check --rules "${asked[$name]}" "$name.arrows") \
+		cdmtrace check --profile $profile --rules "${asked[$name]}" "$name.arrows") \
 		>"$rules/$name.check.txt" || test $? = 1
 	xz -9 <"$trace" >"$rules/$name.arrows.xz"
 done

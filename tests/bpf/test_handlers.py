@@ -678,6 +678,60 @@ def test_a_protection_s_change_is_told_once(machine: Machine, name: str) -> None
     assert (row["addr"], row["size"], row["arg"]) == (START, PAGE, 1)
 
 
+# --- who takes a page away ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("inside", "taken"),
+    [
+        ((), 1),
+        (("gather",), 0),
+        (("gather of another",), 1),
+        (("gather", "walk"), 1),
+        (("gather", "walk of another page"), 0),
+        (("gather", "over"), 1),
+        (("migration",), 0),
+        (("walk", "migration"), 0),
+    ],
+)
+def test_whose_stack_says_who_takes_a_page_away(
+    machine: Machine, inside: tuple[str, ...], taken: int
+) -> None:
+    """Not where a range is unmapped, and not where it comes back by a migration.
+
+    madvise(PAGEOUT) gathers the range that it reclaims, and walks the reverse map.
+    """
+    mm, page = machine.mm(), mapped(machine, 1)
+    vma = machine.vma(mm)
+    for what in inside:
+        match what:
+            case "gather":
+                machine.enter("rmap_add_new_anon", mapped(machine, 1), vma, START)
+                machine.enter("gather_begin", machine.words(), mm)
+            case "gather of another":
+                machine.enter("gather_begin", machine.words(), machine.mm(watched=True))
+            case "walk":
+                machine.enter("walk_entry", page, vma, START)
+            case "walk of another page":
+                machine.enter("walk_entry", mapped(machine, 1), vma, START)
+            case "over":
+                machine.enter("gather_end")
+            case "migration":
+                machine.enter("migrate_entry", 0, 0, 0, 0, 0, 3)
+    before = machine.stacks
+    machine.enter("rmap_remove", page, vma)
+    assert machine.rows[-1]["kind"] == EventKind.UNMAP
+    assert machine.stacks - before == taken
+
+
+def test_what_leaves_another_node_has_no_stack(boot: Callable[..., Machine]) -> None:
+    machine = boot(ALL=1)
+    vma = machine.vma(machine.mm())
+    machine.enter("rmap_remove", mapped(machine, 0), vma)
+    assert machine.rows[-1]["kind"] == EventKind.UNMAP
+    assert machine.stacks == 0
+
+
 # --- room in the ring -------------------------------------------------------------
 
 RING_BYTES = bpfnumbers.NUMBERS["RING_PAGES"] * PAGE
