@@ -258,6 +258,21 @@ def test_a_policy_that_was_not_read_says_nothing() -> None:
     assert result.services.why == "who moved or brought 1 page was not seen"
 
 
+def test_a_page_that_is_locked_is_so_whoever_brought_it() -> None:
+    world = World()
+    world.maps(0, policy=Mpol.UNREAD, nodes=0, flags_after=PLAIN | VM_LOCKED)
+    assert seen(world.check()) == {"mlock": (0, 0, 1)}
+
+
+def test_tasks_of_the_same_name_are_one() -> None:
+    world = World()
+    world.comm("story", 8)
+    world.maps(0)
+    world.maps(1, tid=8)
+    world.maps(2, tid=9)
+    assert cell(world.check(), "mempolicy").by == {"story": 2, "?": 1}
+
+
 def test_khugepaged_takes_small_pages_and_brings_a_huge_one() -> None:
     world = World()
     world.comm("khugepaged", 35)
@@ -473,7 +488,12 @@ def test_each_node_has_its_own_permissions() -> None:
     assert pages(cell(result, "migration", 1)) == (0, 1, 0)
     assert pages(cell(result, "migration", 2)) == (1, 0, 0)
     (found,) = result.findings
-    assert "node 1" in found.expected
+    assert found.expected.startswith("pages of node 1 left alone by migration; ")
+    both = world.check(Permissions(more={2: frozenset({"ksm", "damon"})})).findings
+    assert [one.expected.partition("; ")[2] for one in both] == [
+        "allowed there: mempolicy"
+    ]
+    assert [one.count for one in both] == [2]
 
 
 def test_a_policy_may_be_forbidden_too() -> None:
