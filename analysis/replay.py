@@ -651,6 +651,9 @@ class Replay:
         if self._services.unknown:
             pages = names.size(self._services.unknown, self._terms.page)
             reasons.append(f"who moved or brought {pages} was not seen")
+        if self._services.by_reason:
+            pages = names.size(self._services.by_reason, self._terms.page)
+            reasons.append(f"of {pages} only the kernel's reason says who moved them")
         if gaps := self._serviceless.all:
             reasons.append(_told(gaps, mms))
         reasons += self._cut_off()

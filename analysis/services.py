@@ -22,6 +22,9 @@ from typing import Final
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.stacks import Stack
 
+NOT_ALWAYS: Final = "who moved, took or brought a page was not always seen"
+"""Why a service that is not seen to have done anything may have."""
+
 NO_DEPARTURES: Final = "recorded by a cdmtrace that took no stack of what leaves a node"
 """Why reclaim and others are not seen in old recordings."""
 
@@ -137,7 +140,9 @@ KSM: Final = Service(
     name="ksm",
     does="pages merged with equal ones, and made apart again",
     # mm/ksm.c
-    functions=frozenset({"ksm_scan_thread", "ksm_do_scan", "break_ksm"}),
+    functions=frozenset(
+        {"ksm_scan_thread", "ksm_do_scan", "break_ksm", "try_to_merge_one_page"}
+    ),
     probes=frozenset({"ksm_merge"}),
 )
 KHUGEPAGED: Final = Service(
@@ -253,6 +258,23 @@ SERVICES: Final = (
 """In the order of the table: those with a flag of N_MEMORY_PRIVATE first."""
 
 BY_NAME: Final[Mapping[str, Service]] = {one.name: one for one in SERVICES}
+
+BY_REASON: Final[Mapping[int, Service]] = {
+    0: COMPACTION,
+    1: MEMORY_FAILURE,
+    2: OFFLINE,
+    3: MIGRATION,
+    4: MEMPOLICY,
+    5: NUMA_BALANCING,
+    6: CONTIGUOUS,
+    7: LONGTERM_PIN,
+    8: DEMOTION,
+    9: DAMON,
+}
+"""enum migrate_reason, include/linux/migrate_mode.h of 6.12; for stacks that are cut.
+
+5.10 ends with 6; none of what it has got has changed.
+"""
 
 PROBES: Final = frozenset().union(*(one.probes for one in SERVICES))
 """Probes of which each loss may be a page that a service touched."""

@@ -126,6 +126,15 @@ class Stack:
         return tuple(map(function, self.frames))
 
     @property
+    def cut(self) -> bool:
+        """Whether it ends at a function whose return is probed.
+
+        5.10 cannot go on from there; 6.1 can (unwind_recover_ret_addr() in
+        arch/x86/include/asm/unwind.h).
+        """
+        return self.functions[-1:] == ("kretprobe_trampoline",)
+
+    @property
     def cause(self) -> Cause | None:
         """Why what happened did, None where the stack does not tell.
 

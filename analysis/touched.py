@@ -15,6 +15,7 @@ from cdmtrace.analysis.notes import Arrived, Note, Served, Way
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.permissions import Permissions
 from cdmtrace.analysis.services import (
+    BY_REASON,
     DEMOTION,
     DRIVER,
     FALLBACK,
@@ -23,6 +24,7 @@ from cdmtrace.analysis.services import (
     MEMORY_FAILURE,
     MEMPOLICY,
     MLOCK,
+    NOT_ALWAYS,
     NUMA_BALANCING,
     OFFLINE,
     PAGE_CACHE,
@@ -45,10 +47,15 @@ _TAKES: Final = frozenset({KHUGEPAGED, KSM, MEMORY_FAILURE, OFFLINE, RECLAIM})
 
 
 _COMES_BACK: Final = frozenset(
-    {"split_huge_page_to_list", "try_to_migrate", "try_to_migrate_one"}
+    {
+        *("split_huge_page_to_list", "__split_huge_pmd"),
+        *("try_to_migrate", "try_to_migrate_one"),
+    }
 )
 """A page that one of these unmaps is mapped again: where a huge page is split. The
-first is 5.10's, which has not got the others."""
+first two are 5.10's, which has not got the others."""
+_WALKS: Final = frozenset({"try_to_unmap_one"})
+"""Only services unmap a page wherever it is mapped."""
 _BREAKS: Final = frozenset({"break_ksm"})
 """KSM gives a VMA a page of its own again."""
 
@@ -91,12 +98,14 @@ class Touched:
     """What services do in a recording, as its rows come.
 
     stacks: by number. unknown: bytes of which it cannot be told who moved them.
+    by_reason: bytes of which nothing but the reason that the kernel gave tells.
     """
 
     terms: Terms
     stacks: Mapping[int, Stack]
     permissions: Permissions
     unknown: int = 0
+    by_reason: int = 0
     _of: dict[int, Service | None] = field(default_factory=dict)
     _cells: dict[tuple[int, str], _Tally] = field(default_factory=dict)
 
@@ -165,17 +174,26 @@ class Touched:
             service = DEMOTION
         if service is None and event.cause == Cause.DRIVER:
             service = DRIVER
+        if service is None and self._is_cut(event):
+            service = BY_REASON.get(event.arg)
+            self.by_reason += event.size if service else 0
         return self._between(service, event)
 
     def _unmapped(self, event: Event) -> list[Served]:
         service = self._service(event)
-        if service not in _TAKES or not self.terms.is_cdm(event.src_node):
+        if not self.terms.is_cdm(event.src_node) or self._within(event, _COMES_BACK):
             return []
-        if self._within(event, _COMES_BACK):
+        if service is None and self._is_cut(event) and self._within(event, _WALKS):
+            return [self._served(None, event, event.src_node, "left", event.size)]
+        if service not in _TAKES:
             return []
         if service is KSM and not self._within(event, _BREAKS):
             return []
         return [self._served(service, event, event.src_node, "left", event.size)]
+
+    def _is_cut(self, event: Event) -> bool:
+        stack = self.stacks.get(event.stack)
+        return stack is not None and stack.cut
 
     def _within(self, event: Event, functions: frozenset[str]) -> bool:
         """Return whether one of these is on the stack."""
@@ -246,7 +264,8 @@ class Touched:
                 node=node,
                 service=service,
                 allowed=allowed,
-                unchecked=unchecked(service, node, self.terms),
+                unchecked=unchecked(service, node, self.terms)
+                or (NOT_ALWAYS if self.unknown else None),
             )
         unit, by = self.terms.page, Counter[str]()
         for tid, size in tally.by.items():
