@@ -110,6 +110,14 @@ BUILT: dict[str, KernelSpec] = {
             patches=_PATCHES_6_1,
             fragments=(_CONFIGS / "6.1.config", _CONFIGS / "foreign.config"),
         ),
+        KernelSpec(
+            name="cdm-6.12",
+            summary="Debian 13's 6.12 with the same series and quirks",
+            package="linux-source-6.12",
+            patches=PACKAGE_DIR / "patches" / "6.12",
+            fragments=(_CONFIGS / "6.1.config", _CONFIGS / "6.12.config"),
+            suites=("trixie", "trixie-security"),
+        ),
     )
 }
 
