@@ -147,6 +147,7 @@ def run_command(
     """
     layout = Layout.default()
     chosen = quirks.resolve(quirk_list)
+    quirks.require(chosen, kernel)
     machine = Machine(
         ram_mib=parse_mib(memory),
         cdm_mib=parse_mib(cdm_memory),
@@ -242,6 +243,7 @@ def list_command(form: str) -> None:
                     "needs": list(quirk.needs),
                     "in_rfc": quirk.in_rfc,
                     "crashes": quirk.crashes,
+                    "absent": list(quirk.absent),
                     "source": quirk.source,
                     "summary": quirk.summary,
                 }

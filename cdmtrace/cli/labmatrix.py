@@ -23,7 +23,15 @@ from cdmtrace.errors import (
     UnreadableFile,
     UsageTrouble,
 )
-from cdmtrace.lab import kernelrows, matrix, matrixrun, modules, scenarios, specs
+from cdmtrace.lab import (
+    kernelrows,
+    matrix,
+    matrixrun,
+    modules,
+    quirks,
+    scenarios,
+    specs,
+)
 from cdmtrace.lab.guest import GuestRun, host_cpus, run_guest
 from cdmtrace.lab.machine import Machine, find_tools
 from cdmtrace.lab.paths import Layout
@@ -201,6 +209,8 @@ def _judged(
 def _record_rows(
     rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
 ) -> None:
+    for row in rows:
+        quirks.require(row.quirks, kernel)
     layout, tools = Layout.default(), find_tools()
     image, loaded = _image_for(kernel, rows)
     accelerator = accelerator_for("auto", image, layout)

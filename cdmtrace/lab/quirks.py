@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdmtrace.errors import LabError
+from cdmtrace.lab.specs import BUILT, PACKAGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,7 +33,7 @@ class Quirk:
     """One defect: its name, what it does, where the series has it, what it needs.
 
     in_rfc: the posted patches do it, and live; ``rfc`` has it.  crashes: to do what
-    shows it ends the guest.
+    shows it ends the guest.  absent: kernels of the laboratory that cannot do it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Quirk:
     needs: tuple[str, ...] = ()
     in_rfc: bool = True
     crashes: bool = False
+    absent: tuple[str, ...] = ()
 
 
 QUIRKS: tuple[Quirk, ...] = (
@@ -173,6 +175,8 @@ QUIRKS: tuple[Quirk, ...] = (
         needs=("fault-tag", "bind-only"),
         in_rfc=False,
         crashes=True,
+        # Since 6.7 what is allocated for no VMA is given a policy, and no VMA.
+        absent=("cdm-6.12",),
     ),
     Quirk(
         name="unlocked-clear",
@@ -251,6 +255,26 @@ def resolve(names: str | Iterable[str]) -> tuple[str, ...]:
         chosen.add(name)
         waiting.extend(quirk.needs)
     return tuple(quirk.name for quirk in QUIRKS if quirk.name in chosen)
+
+
+def require(names: Iterable[str], kernel: str) -> None:
+    """Raise :class:`LabError` if a kernel of the laboratory lacks one of the quirks.
+
+    names: resolved. A kernel that is no name of the laboratory's is not asked.
+    """
+    names = tuple(names)
+    if names and kernel in PACKAGED:
+        raise LabError(
+            f"{kernel} has no quirks: Debian's kernels have no VM_CDM",
+            hint="--kernel " + " or ".join(BUILT),
+        )
+    missing = [name for name in names if kernel in BY_NAME[name].absent]
+    if missing:
+        others = [one for one in BUILT if one not in BY_NAME[missing[0]].absent]
+        raise LabError(
+            f"{kernel} has no quirk {' or '.join(missing)}",
+            hint="--kernel " + " or ".join(others),
+        )
 
 
 def as_argument(names: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cdmtrace.errors import LabError
-from cdmtrace.lab import quirks
+from cdmtrace.lab import quirks, specs
 
 
 def test_rfc_is_what_the_posted_patches_do_and_none_is_no_quirk() -> None:
@@ -59,25 +59,50 @@ def test_table_is_closed_and_says_where_the_series_has_each() -> None:
         assert quirk.summary
 
 
-def test_the_kernel_and_the_scenarios_have_the_same_table() -> None:
+def _hold_table(text: str, prefix: str, expected: list[str]) -> None:
+    """Hold a table in C, whose names begin with the prefix, against ours."""
+    entry = re.compile(rf'\[{prefix}_(\w+)\]\s*=\s*\{{\s*"([\w-]+)"([^}}]*)\}}')
+    rows = list(entry.finditer(text))
+    assert [row[2] for row in rows] == expected
+    for row in rows:
+        assert row[1] == row[2].upper().replace("-", "_")
+        needed = re.findall(rf"\b{prefix}_(\w+)", row[3])
+        names = {name.lower().replace("_", "-") for name in needed}
+        assert quirks.resolve([row[2], *names]) == quirks.resolve(row[2])
+        assert bool(names) == bool(quirks.BY_NAME[row[2]].needs)
+        if prefix == "CDM":
+            assert ("not_rfc = true" in row[3]) != quirks.BY_NAME[row[2]].in_rfc
+
+
+@pytest.mark.parametrize("name", sorted(specs.BUILT))
+def test_the_kernels_have_the_same_table_but_for_what_they_lack(name: str) -> None:
     """By their sources; what a booted kernel says, the guest tests compare."""
-    package = Path(quirks.__file__).parent
-    kernel = "".join(
+    text = "".join(
         re.sub(r"^\+", "", line)
-        for patch in sorted((package / "patches" / "6.1").glob("*.patch"))
+        for patch in specs.BUILT[name].patch_files()
         for line in patch.read_text().splitlines(keepends=True)
         if line.startswith("+")
     )
-    entry = re.compile(r'\[(CDM|Q)_(\w+)\]\s*=\s*\{\s*"([\w-]+)"([^}]*)\}')
-    program = (package / "scenarios" / "quirks.h").read_text()
-    for text, prefix in ((kernel, "CDM"), (program, "Q")):
-        rows = [match for match in entry.finditer(text) if match[1] == prefix]
-        assert [row[3] for row in rows] == [quirk.name for quirk in quirks.QUIRKS]
-        for row in rows:
-            assert row[2] == row[3].upper().replace("-", "_")
-            needed = re.findall(rf"\b{prefix}_(\w+)", row[4])
-            names = {name.lower().replace("_", "-") for name in needed}
-            assert quirks.resolve([row[3], *names]) == quirks.resolve(row[3])
-            assert bool(names) == bool(quirks.BY_NAME[row[3]].needs)
-            if prefix == "CDM":
-                assert ("not_rfc = true" in row[4]) != quirks.BY_NAME[row[3]].in_rfc
+    expected = [quirk.name for quirk in quirks.QUIRKS if name not in quirk.absent]
+    _hold_table(text, "CDM", expected)
+
+
+def test_the_scenarios_have_the_same_table() -> None:
+    program = Path(quirks.__file__).parent / "scenarios" / "quirks.h"
+    _hold_table(program.read_text(), "Q", [quirk.name for quirk in quirks.QUIRKS])
+
+
+def test_what_a_kernel_lacks_is_refused_and_rfc_lacks_nothing() -> None:
+    with pytest.raises(LabError, match=r"^cdm-6\.12 has no quirk null-vma") as caught:
+        quirks.require(quirks.resolve("one-way,null-vma"), "cdm-6.12")
+    assert "cdm-6.1 or" in (caught.value.hint or "")
+    quirks.require(quirks.resolve("null-vma"), "cdm-6.1")
+    for kernel in specs.BUILT:
+        quirks.require(quirks.resolve("rfc"), kernel)
+    # Nobody knows what a kernel at a path has.
+    quirks.require(quirks.resolve("null-vma"), "/boot/vmlinuz")
+    with pytest.raises(LabError, match=r"^debian-6\.1 has no quirks"):
+        quirks.require(("one-way",), "debian-6.1")
+    quirks.require((), "debian-6.1")
+    for quirk in quirks.QUIRKS:
+        assert set(quirk.absent) <= set(specs.BUILT)

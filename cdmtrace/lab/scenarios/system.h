@@ -70,6 +70,31 @@ static UNUSED void sleep_ms(long ms)
 		;
 }
 
+/*
+ * Is this kernel of that version, or newer? For what no call tells of without doing
+ * it; a kernel that is new enough has no excuse.
+ */
+static UNUSED bool since(int major, int minor)
+{
+	static int is_major, is_minor;
+	struct utsname name;
+
+	if (!is_major && (uname(&name) ||
+			  sscanf(name.release, "%d.%d", &is_major, &is_minor) != 2))
+		is_major = INT_MAX;
+	return is_major > major || (is_major == major && is_minor >= minor);
+}
+
+static UNUSED bool has_preferred_many(void)
+{
+	return since(5, 15);
+}
+
+static UNUSED bool has_collapse(void)
+{
+	return since(6, 1);
+}
+
 /* ---- Nodes ----------------------------------------------------------- */
 
 #define NODE_DIR	"/sys/devices/system/node/"
