@@ -81,9 +81,7 @@ def test_the_series_applies_in_order_where_its_source_is_at_hand(
     if not unpacked.is_dir():
         pytest.skip(f"{unpacked} is not there")
     names = {
-        name
-        for path in spec.patch_files()
-        for name in touched_files(path.read_text())
+        name for path in spec.patch_files() for name in touched_files(path.read_text())
     }
     pristine = tmp_path / "pristine"
     for name in names:
@@ -100,4 +98,4 @@ def test_the_documentation_says_what_each_series_is_for(
     spec: specs.KernelSpec,
 ) -> None:
     text = (Path(__file__).parents[2] / "docs" / "lab-kernel.md").read_text()
-    assert f"`patches/{spec.patches.name}`" in text
+    assert f"patches/{spec.patches.name}/`" in text
