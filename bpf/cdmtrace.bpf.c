@@ -187,7 +187,7 @@ static __always_inline void event_vma(struct cdm_event *e, u64 vma)
 	e->end = HEAD_END(&head);
 	e->flags_before = e->flags_after = HEAD_FLAGS(&head);
 	e->policy = read_policy(VMA_POLICY(vma), &e->nodes);
-	e->lock_entry = e->lock_exit = CDM_LOCK(mmap_lock_state(mm), 0);
+	e->lock_entry = e->lock_exit = vma_lock_state(vma, mm);
 	if (!mm)
 		e->bits |= CDM_BIT_UNLINKED;
 	else if (mm != READ_FIELD(bpf_get_current_task(), u64, OFF_task_struct_mm))
@@ -204,7 +204,7 @@ static __always_inline void entry_vma(struct entry *entry, u64 vma)
 	entry->vma = vma;
 	entry->mm = HEAD_MM(&head);
 	entry->flags = HEAD_FLAGS(&head);
-	entry->lock = CDM_LOCK(mmap_lock_state(entry->mm), 0);
+	entry->lock = vma_lock_state(vma, entry->mm);
 }
 
 static __always_inline void event_stack(struct cdm_event *e, struct pt_regs *ctx)

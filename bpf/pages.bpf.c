@@ -30,7 +30,7 @@ int alloc_entry(struct pt_regs *ctx)
 	begun.addr = ARG(alloc_entry, addr);
 	begun.flags = HEAD_FLAGS(&head);
 	begun.order = ARG(alloc_entry, order);
-	begun.lock = CDM_LOCK(mmap_lock_state(HEAD_MM(&head)), 0);
+	begun.lock = vma_lock_state(vma, HEAD_MM(&head));
 	begun.policy = CDM_POLICY_UNREAD;
 	allocation_begin(tid, &begun);
 	return 0;
@@ -398,7 +398,7 @@ int remigrate_entry(struct pt_regs *ctx)
 	place.page = folio;
 	place.vma = vma;
 	place.ts = bpf_ktime_get_ns();
-	place.lock = CDM_LOCK(mmap_lock_state(VMA_MM(vma)), 0);
+	place.lock = vma_lock_state(vma, VMA_MM(vma));
 	place.flags = VMA_FLAGS(vma);
 	places.update(&key, &place);
 	return 0;
@@ -422,7 +422,7 @@ int remigrate_return(struct pt_regs *ctx)
 	places.delete(&key);
 	if (VMA_FLAGS(place.vma) == place.flags)
 		return 0;
-	lock = CDM_LOCK(mmap_lock_state(VMA_MM(place.vma)), 0);
+	lock = vma_lock_state(place.vma, VMA_MM(place.vma));
 	e = event_new(CDM_EV_FLAGS, CDM_PROBE_REMOVE_MIGRATION_PTE, place.ts,
 		      place.vma, 0);
 	if (!e)

@@ -65,6 +65,10 @@ OPTIONAL: Final[tuple[tuple[str, str], ...]] = (
     ("rmap_walk_arg", "folio"),
     ("folio", "_nr_pages"),
     ("folio", "_entire_mapcount"),
+    ("vm_area_struct", "vm_lock"),
+    ("vm_area_struct", "vm_lock_seq"),
+    ("mm_struct", "mm_lock_seq"),
+    ("vma_lock", "lock"),
 )
 """What not every kernel has, one by one."""
 
