@@ -8,7 +8,7 @@ What they lack besides (docs/kernels.md) costs more rules.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdmtrace.errors import UsageTrouble
@@ -68,12 +68,54 @@ STOCK: Final[Mapping[str, Row]] = {
 """Debian's kernels by name."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Other:
+    """How a row differs on a kernel from what it is on 6.1, and why, by rule.
+
+    may: need not be found. vacuous: has no occasion. unchecked: cannot be judged.
+    """
+
+    may: Reasons = field(default_factory=dict)
+    vacuous: Reasons = field(default_factory=dict)
+    unchecked: Reasons = field(default_factory=dict)
+
+    def applied(self, row: Row) -> Row:
+        """Return the row as it is there."""
+        elsewhere = {*self.may, *self.vacuous, *self.unchecked}
+        must, may, vacuous, unchecked = (
+            {rule: why for rule, why in reasons.items() if rule not in elsewhere}
+            for reasons in (row.must, row.may, row.vacuous, row.unchecked)
+        )
+        return replace(
+            row,
+            must=must,
+            may={**may, **self.may},
+            vacuous={**vacuous, **self.vacuous},
+            unchecked={**unchecked, **self.unchecked},
+            judged=row.judged - elsewhere,
+        )
+
+
+_NO_VMA: Final = "what is allocated for shared memory or readahead has no VMA to tag"
+
+OTHERS: Final[Mapping[tuple[str, str], Other]] = {
+    ("cdm-6.12", quirks.NONE): Other(unchecked={"CDM004": _NO_MERGE}),
+    ("cdm-6.12", quirks.RFC): Other(
+        vacuous={"CDM015": _NO_VMA}, unchecked={"CDM004": _NO_MERGE}
+    ),
+}
+"""(Kernel that is built here, row) -> what is other there."""
+
+
 def rows(kernel: str) -> tuple[Row, ...]:
     """Return the rows of a kernel of the laboratory, by its name."""
     if kernel in STOCK:
         return (STOCK[kernel],)
     return tuple(
-        replace(row, name=f"{kernel}-{row.name}")
+        replace(
+            OTHERS.get((kernel, row.name), Other()).applied(row),
+            name=f"{kernel}-{row.name}",
+        )
         for row in ROWS
         if row.name in (quirks.NONE, quirks.RFC)
     )

@@ -16,7 +16,7 @@ from cdmtrace.analysis.rules import RULES as CHECKED
 from cdmtrace.cli import main
 from cdmtrace.errors import LabError
 from cdmtrace.lab import kernelrows, matrixrun, modules, scenarios, specs
-from cdmtrace.lab.expectations import RULES, Expect, Row
+from cdmtrace.lab.expectations import ROWS, RULES, Expect, Row
 from cdmtrace.lab.matrix import Found, Outcome, outcome
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -44,6 +44,32 @@ def test_what_is_about_the_tag_is_expected_of_no_stock_kernel() -> None:
         assert {told[rule] for rule in about_tag} == {Expect.UNCHECKED}
         assert told["CDM014"] is Expect.MUST
         assert told["CDM019"] is Expect.NOT
+
+
+def test_a_kernel_that_is_built_here_differs_in_what_its_table_says_and_no_more() -> (
+    None
+):
+    base = {row.name: row for row in ROWS}
+    for kernel in specs.BUILT:
+        for row in kernelrows.rows(kernel):
+            name = row.name.removeprefix(f"{kernel}-")
+            other = kernelrows.OTHERS.get((kernel, name), kernelrows.Other())
+            told = {
+                Expect.MAY: other.may,
+                Expect.VACUOUS: other.vacuous,
+                Expect.UNCHECKED: other.unchecked,
+            }
+            for rule in RULES:
+                here = [expect for expect, rules in told.items() if rule in rules]
+                assert [row.expects(rule)] == (here or [base[name].expects(rule)])
+                reasons = (row.must, row.may, row.vacuous, row.unchecked)
+                assert sum(rule in one for one in reasons) <= 1
+            changed = {*other.may, *other.vacuous, *other.unchecked}
+            assert changed <= {*RULES}
+            assert row.judged == base[name].judged - changed
+    for kernel, name in kernelrows.OTHERS:
+        assert kernel in specs.BUILT
+        assert name in base
 
 
 def test_modules_are_asked_for_only_where_they_can_be_built() -> None:
