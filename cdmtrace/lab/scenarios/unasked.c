@@ -471,9 +471,13 @@ out:
 
 /* ---- Bad memory ------------------------------------------------------ */
 
-/* Returns how many pages madvise() has taken; a busy one is asked again. */
+/*
+ * Returns how many pages madvise() has taken; a busy one is asked again. Later kernels
+ * than 6.1 tell the owner of a bad page at once, by a signal.
+ */
 static unsigned int inject(const struct region *r, int advice)
 {
+	sighandler_t before = signal(SIGBUS, SIG_IGN);
 	unsigned int i, tries;
 
 	for (i = 0; i < r->nr; i++) {
@@ -482,10 +486,12 @@ static unsigned int inject(const struct region *r, int advice)
 				     advice))
 				break;
 			if (errno != EBUSY && errno != EIO)
-				return i;
+				goto out;
 			sleep_ms(20);
 		}
 	}
+out:
+	signal(SIGBUS, before);
 	return i;
 }
 

@@ -50,8 +50,14 @@ enum {
 /* Bits of page_model's more */
 enum { LOCKED = 1, ONFAULT = 2, DONTFORK = 4, DONTDUMP = 8, HUGEPAGE = 16 };
 
-/* smaps has no letters for VM_LOCKONFAULT. */
-static const char *const more_names[] = { "lo", "??", "dc", "dd", "hg" };
+static const char *const more_names[] = { "lo", "lf", "dc", "dd", "hg" };
+
+/* smaps of 6.1 has no letters for VM_LOCKONFAULT. */
+static bool has_more(const char *flags, unsigned int bit)
+{
+	return has_flag(flags, more_names[bit]) ||
+	       (1U << bit == ONFAULT && has_flag(flags, "??"));
+}
 
 /* ---- The book: which mbind() has set the tag ------------------------- */
 
@@ -197,7 +203,7 @@ static void expect_all_flags(const struct region *r, const char *what)
 			if (addr < vmas[n].start || addr >= vmas[n].end)
 				continue;
 			for (b = 0; b < ARRAY_SIZE(more_names); b++)
-				set |= has_flag(flags, more_names[b]) << (b + 1);
+				set |= has_more(flags, b) << (b + 1);
 			got_label[i] = flags_text(set);
 		}
 	}
