@@ -692,9 +692,10 @@ static struct region *huge_in_ram(const char *name, unsigned long offset)
  * A huge page moves as a whole. mbind(MOVE) of one half must not take the other
  * to the CDM node, nor mbind(MOVE) of all of it the half that a child has.
  */
-static void move_huge(struct region *r, unsigned int nr)
+static void move_huge(struct region *r, unsigned int nr, bool shared)
 {
-	bool all = quirk(Q_MIGRATION_UNGATED);
+	/* What MPOL_MF_MOVE takes for shared it leaves alone, on any kernel. */
+	bool all = quirk(Q_MIGRATION_UNGATED) && !shared;
 	unsigned int i;
 
 	bind_pages(r, 0, nr, MPOL_BIND, CDM, MPOL_MF_MOVE, 0);
@@ -718,7 +719,7 @@ static void step_huge_parts(void)
 	if (strstr(enabled, "[never]"))
 		write_text(path, "never");
 	if (half)
-		move_huge(half, HUGE_NR / 2);
+		move_huge(half, HUGE_NR / 2, false);
 	if (!shared || pipe2(to_child, O_CLOEXEC))
 		return;
 	if (pipe2(to_parent, O_CLOEXEC)) {
@@ -731,14 +732,14 @@ static void step_huge_parts(void)
 		alarm(STEP_SECONDS);
 		close(to_child[1]);
 		close(to_parent[0]);
-		/* The kernel's estimate of sharers looks at the first page only */
+		/* Before 6.10 the estimate of sharers looks at the first page only. */
 		munmap((void *)shared->start, HUGE_PAGE / 2);
 		write_all(to_parent[1], "c", 1);
 		go_on(to_child[0]);
 		_exit(0);
 	}
 	if (child > 0 && go_on(to_parent[0]))
-		move_huge(shared, HUGE_NR);
+		move_huge(shared, HUGE_NR, since(6, 10));
 	else
 		report(false, "a child keeps half of the huge page");
 	close(to_child[0]);

@@ -471,13 +471,18 @@ out:
 
 /* ---- Bad memory ------------------------------------------------------ */
 
+static void go_on_anyway(int sig)
+{
+	(void)sig;
+}
+
 /*
  * Returns how many pages madvise() has taken; a busy one is asked again. Later kernels
- * than 6.1 tell the owner of a bad page at once, by a signal.
+ * than 6.1 tell the owner of a bad page at once, by a signal that cannot be ignored.
  */
 static unsigned int inject(const struct region *r, int advice)
 {
-	sighandler_t before = signal(SIGBUS, SIG_IGN);
+	sighandler_t before = signal(SIGBUS, go_on_anyway);
 	unsigned int i, tries;
 
 	for (i = 0; i < r->nr; i++) {
