@@ -19,6 +19,7 @@
  *	RECORDER	the recorder's own process, which is left out
  *	VIEWER		who shows what it records, and is left out, too; 0: nobody
  *	PMD_BYTES	bytes that one PMD maps
+ *	MOVED_IS_ZERO	whether migrate_misplaced_folio() returns 0 for a page that it moved
  *	RING_PAGES	size of the ring, a power of two
  *	MAP_SIZE	entries that wait for a return, and address spaces watched
  *	LOST_PLACES	address spaces (by probe and reason) of which losses are told

@@ -664,7 +664,7 @@ static __always_inline int numa_move_told(struct pt_regs *ctx)
 		return 0;
 	moved_fill(e, &entry);
 	e->cause = CDM_CAUSE_NUMA_BALANCING;
-	e->ret = PT_REGS_RC(ctx);
+	e->ret = MOVED_IS_ZERO ? !(int)PT_REGS_RC(ctx) : PT_REGS_RC(ctx);
 	event_submit(e);
 	return 0;
 }

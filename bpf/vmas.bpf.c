@@ -335,39 +335,34 @@ int mlock_return(struct pt_regs *ctx)
 	return flags_return(ctx);
 }
 
-/* vma_merge(mm, prev, addr, end, vm_flags, ...) */
-int merge_entry(struct pt_regs *ctx)
+static __always_inline int merge_begin(u64 mm, u64 start, u64 end, u64 flags)
 {
 	struct entry entry = {};
 
 	slot_begin(SLOT_MERGE);
-	entry.mm = ARG(merge_entry, mm);
-	if (!is_watched(entry.mm) || !wanted_mm(entry.mm))
+	if (!is_watched(mm) || !wanted_mm(mm))
 		return 0;
 	entry.ts = bpf_ktime_get_ns();
 	entry.probe = CDM_PROBE_VMA_MERGE;
-	entry.start = ARG(merge_entry, addr);
-	entry.end = ARG(merge_entry, end);
-	entry.flags = ARG(merge_entry, vm_flags);
-	entry.lock = CDM_LOCK(mmap_lock_state(entry.mm), 0);
+	entry.mm = mm;
+	entry.start = start;
+	entry.end = end;
+	entry.flags = flags;
+	entry.lock = CDM_LOCK(mmap_lock_state(mm), 0);
 	slot_put(SLOT_MERGE, &entry);
 	return 0;
 }
 
 /*
- * It returns what [addr, end) has become part of, or NULL. madvise() has no
- * function that is told of the VMA it changes, so what it asks for here is told;
- * it then splits the VMA and writes the flags.
+ * @vma: what [start, end) has become part of, or 0. madvise() has no function that is
+ * told of the VMA it changes, so what it asks for here is told; it then writes the
+ * flags, where it has not split the VMA yet after that.
  */
-int merge_return(struct pt_regs *ctx)
+static __always_inline int merge_tell(u64 vma)
 {
-	u64 vma = PT_REGS_RC(ctx);
-	struct entry entry, *call, *range = slot_open(SLOT_MBIND_RANGE);
+	struct entry entry, *call;
 	struct cdm_event *e;
 
-	/* Also where the merge is not told: the VMA may prove to be tagged later. */
-	if (range)
-		range->merge |= vma ? MERGE_DONE : MERGE_NONE;
 	if (!slot_take(SLOT_MERGE, &entry))
 		return 0;
 	call = slot_open(SLOT_CALL);
@@ -395,6 +390,47 @@ int merge_return(struct pt_regs *ctx)
 	e->size = entry.end - entry.start;
 	event_submit(e);
 	return 0;
+}
+
+/*
+ * vma_merge(mm, prev, addr, end, vm_flags, ...) returns the VMA that the range is part of
+ * now, or NULL. Since 6.10 vma_modify(vmg) merges or splits, and returns the VMA that the
+ * range is part of, or is: then nothing was merged. Or an error, and none was.
+ */
+int merge_entry(struct pt_regs *ctx)
+{
+	return merge_begin(ARG(merge_entry, mm), ARG(merge_entry, addr),
+			   ARG(merge_entry, end), ARG(merge_entry, vm_flags));
+}
+
+int merge_return(struct pt_regs *ctx)
+{
+	u64 vma = PT_REGS_RC(ctx);
+	struct entry *asked = slot_open(SLOT_MERGE), *range = slot_open(SLOT_MBIND_RANGE);
+
+	if (vma >= -4095ULL)
+		vma = 0;
+	/* A merge is told of where it is watched; within mbind_range() it is at any rate. */
+	if (vma && !asked)
+		asked = range;
+	if (vma && asked && VMA_START(vma) == asked->start && VMA_END(vma) == asked->end)
+		vma = 0;
+	/* Also where the merge is not told: the VMA may prove to be tagged later. */
+	if (range)
+		range->merge |= vma ? MERGE_DONE : MERGE_NONE;
+	return merge_tell(vma);
+}
+
+/* vma_merge_new_range(vmg): the same of what mmap(), brk() and mremap() make */
+int merge_new_entry(struct pt_regs *ctx)
+{
+	return merge_begin(ARG(merge_new_entry, mm), ARG(merge_new_entry, addr),
+			   ARG(merge_new_entry, end), ARG(merge_new_entry, vm_flags));
+}
+
+int merge_new_return(struct pt_regs *ctx)
+{
+	return merge_tell(PT_REGS_RC(ctx));
 }
 
 static __always_inline int vma_is_new(u64 vma)

@@ -203,6 +203,12 @@ _NUMA_MOVE: Final = _around(
     "migrate_misplaced_page",
     reads=("page|folio", "vma", "node"),
 )
+_MERGED: Final = (
+    "mm|vmg->vma_merge_struct.mm",
+    "addr|vmg->vma_merge_struct.start",
+    "end|vmg->vma_merge_struct.end",
+    "vm_flags|vmg->vma_merge_struct.flags",
+)
 _UNMAPPED: Final = (
     "vma|unmap->unmap_desc.first start_addr|unmap->unmap_desc.vma_start "
     "end_addr|unmap->unmap_desc.vma_end"
@@ -425,12 +431,17 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         "__split_vma",
         reads=("vma", "addr"),
     ),
-    _pair(
-        Probe.VMA_MERGE,
-        "VMAs become one; what madvise() asks to be merged",
-        "merge",
-        "vma_merge",
-        reads=("mm", "addr", "end", "vm_flags"),
+    LogicalProbe(
+        probe=Probe.VMA_MERGE,
+        summary="VMAs become one; what madvise() asks to be merged",
+        attachments=_around("merge", "vma_merge", reads=_MERGED),
+        # Since 6.10 one function for what is there already, and one for what is new.
+        older=(
+            _both(
+                _around("merge", "vma_modify", reads=_MERGED),
+                _around("merge_new", "vma_merge_new_range", reads=_MERGED),
+            ),
+        ),
     ),
     LogicalProbe(
         probe=Probe.VMA_NEW,

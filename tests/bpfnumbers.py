@@ -31,6 +31,7 @@ NUMBERS = {
     "PG_RESERVED": 12,
     "SIZEOF_page": 64,
     "PMD_BYTES": 2 << 20,
+    "MOVED_IS_ZERO": 0,
     "CDM_NODES": CDM_NODES,
     "CDM_MASK": 1 << 38,
     "KEY0": (1 << 64) - 59,

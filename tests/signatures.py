@@ -155,6 +155,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "vm_area_free": "vma",
         "vm_insert_page": "vma, addr, page",
         "vma_alloc_folio_noprof": "gfp, order, vma, addr, hugepage",
+        "vma_merge_new_range": "vmg",
+        "vma_modify": "vmg",
         "wake_up_new_task": "p",
     },
     "7.2": {
@@ -205,6 +207,12 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 """Kernel -> function -> its arguments, with a comma between them."""
 
 OFFSETS: dict[str, dict[tuple[str, str], int]] = {
+    "6.12": {
+        ("vma_merge_struct", "mm"): 0,
+        ("vma_merge_struct", "start"): 48,
+        ("vma_merge_struct", "end"): 56,
+        ("vma_merge_struct", "flags"): 64,
+    },
     "7.2": {
         ("unmap_desc", "first"): 8,
         ("unmap_desc", "vma_start"): 32,

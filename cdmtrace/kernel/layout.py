@@ -87,12 +87,18 @@ NOWHERE: Final = (1 << 64) - 1
 _NUMBERS: Final = (
     *("NODES_PGSHIFT", "NODES_MASK", "NODEMASK_MASK", "PG_HEAD", "PG_RESERVED"),
     *("SIZEOF_page", "PMD_BYTES", "HEAD_MASKS", "VMA_HEAD", "SEM_HEAD"),
+    "MOVED_IS_ZERO",
 )
 NAMES: Final = (
     *_NUMBERS,
     *(f"OFF_{one}_{member}" for one, member in (*MEMBERS, *MAPLE_TREE, *OPTIONAL)),
 )
 """All that defines() knows, but how many words it takes to have two members."""
+
+
+_PREPARES: Final = "migrate_misplaced_folio_prepare"
+"""Where it is (6.11), migrate_misplaced_folio() returns 0 for a page that was moved and
+-EAGAIN for another; before, how many were moved (mm/migrate.c)."""
 
 
 class LayoutUnknown(RecordError):
@@ -149,6 +155,7 @@ def defines(btf: Btf, config: Mapping[str, str]) -> dict[str, int]:
         "PG_RESERVED": btf.enumerator("pageflags", "PG_reserved"),
         "SIZEOF_page": btf.sizeof("page"),
         "PMD_BYTES": mmap.PAGESIZE * (mmap.PAGESIZE // 8),
+        "MOVED_IS_ZERO": int(btf.arguments(_PREPARES) is not None),
     }
     for struct, member in MEMBERS:
         numbers[f"OFF_{struct}_{member}"] = _offset(btf, struct, member)

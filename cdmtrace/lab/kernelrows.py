@@ -21,7 +21,7 @@ TAGLESS: Final = frozenset({"CDM003", "CDM004", "CDM014", "CDM018", "CDM019"})
 ALL: Final = "all"
 
 _NO_TAG: Final = "the kernel has no VM_CDM"
-_NO_MERGE: Final = "vma_merge() is not there, and may have written the flags"
+_NO_MERGE: Final = "what merges VMAs is not seen, and may have written the flags"
 _BY_TASK: Final = "pages come by set_mempolicy() to a VMA that has no policy"
 
 
@@ -61,7 +61,7 @@ STOCK: Final[Mapping[str, Row]] = {
             )
             for name in ("debian-5.10", "debian-6.1")
         ),
-        _stock("debian-6.12", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
+        _stock("debian-6.12"),
         _stock("debian-7", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
     )
 }
@@ -72,16 +72,18 @@ STOCK: Final[Mapping[str, Row]] = {
 class Other:
     """How a row differs on a kernel from what it is on 6.1, and why, by rule.
 
-    may: need not be found. vacuous: has no occasion. unchecked: cannot be judged.
+    clear: must not be found. may: need not be found. vacuous: has no occasion.
+    unchecked: cannot be judged.
     """
 
+    clear: Reasons = field(default_factory=dict)
     may: Reasons = field(default_factory=dict)
     vacuous: Reasons = field(default_factory=dict)
     unchecked: Reasons = field(default_factory=dict)
 
     def applied(self, row: Row) -> Row:
         """Return the row as it is there."""
-        elsewhere = {*self.may, *self.vacuous, *self.unchecked}
+        elsewhere = {*self.clear, *self.may, *self.vacuous, *self.unchecked}
         must, may, vacuous, unchecked = (
             {rule: why for rule, why in reasons.items() if rule not in elsewhere}
             for reasons in (row.must, row.may, row.vacuous, row.unchecked)
@@ -99,10 +101,7 @@ class Other:
 _NO_VMA: Final = "what is allocated for shared memory or readahead has no VMA to tag"
 
 OTHERS: Final[Mapping[tuple[str, str], Other]] = {
-    ("cdm-6.12", quirks.NONE): Other(unchecked={"CDM004": _NO_MERGE}),
-    ("cdm-6.12", quirks.RFC): Other(
-        vacuous={"CDM015": _NO_VMA}, unchecked={"CDM004": _NO_MERGE}
-    ),
+    ("cdm-6.12", quirks.RFC): Other(clear={"CDM015": _NO_VMA}),
 }
 """(Kernel that is built here, row) -> what is other there."""
 

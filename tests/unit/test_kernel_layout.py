@@ -27,6 +27,9 @@ class FakeBtf(Btf):
     def enumerator(self, enum: str, name: str) -> int:
         return {"PG_head": 16, "PG_reserved": 12}[name]
 
+    def arguments(self, function: str) -> tuple[str, ...] | None:
+        return None
+
 
 VMEMMAP = {"CONFIG_SPARSEMEM": "y", "CONFIG_SPARSEMEM_VMEMMAP": "y"}
 
@@ -86,6 +89,17 @@ class RenamedBtf(FakeBtf):
         if member in layout.OTHER_NAMES.values():
             return 8 * len(EVERY)
         return super().offset(struct, member)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_is_returned_for_a_page_that_was_moved(there: bool) -> None:
+    class Prepares(FakeBtf):
+        def arguments(self, function: str) -> tuple[str, ...] | None:
+            known = there and function == "migrate_misplaced_folio_prepare"
+            return ("folio", "vma", "node") if known else None
+
+    found = layout.defines(Prepares(), {"CONFIG_NODES_SHIFT": "6"})
+    assert found["MOVED_IS_ZERO"] == there
 
 
 def test_members_that_have_another_name() -> None:

@@ -236,7 +236,7 @@ def test_an_argument_in_a_struct() -> None:
 FEWER: dict[str, dict[str, str]] = {
     "5.10": {},
     "6.1": {},
-    "6.12": {"vma_merge": "vma_merge"},
+    "6.12": {},
     "7.2": {
         "vma_merge": "vma_merge",
         "numa_migrate": "argument vma of migrate_misplaced_folio()",
