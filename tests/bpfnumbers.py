@@ -69,6 +69,11 @@ OLDEST_HAS = (
     *(("mempolicy", "v"), ("mm_struct", "mmap"), ("vm_area_struct", "vm_next")),
     ("mm_walk", "vma"),
 )
+NEWER_HAS = (
+    *(("vm_area_struct", "vm_lock"), ("vm_area_struct", "vm_lock_seq")),
+    *(("mm_struct", "mm_lock_seq"), ("vma_lock", "lock")),
+)
+"""Members that 6.12 has, and 6.1 has not."""
 LACKING = {
     f"OFF_{struct}_{name}": layout.NOWHERE
     for struct, name in (*layout.MAPLE_TREE, ("mempolicy", "nodes"))

@@ -34,7 +34,8 @@ START: Final = 0x10000000
 def offsets() -> dict[str, int]:
     """Return the offset of every member; mm_mt is the first of its struct."""
     members: dict[str, list[str]] = {"mm_struct": ["mm_mt"]}
-    for struct, member in (*bpfnumbers.PRESENT, *bpfnumbers.OLDEST_HAS):
+    every = (*bpfnumbers.PRESENT, *bpfnumbers.OLDEST_HAS, *bpfnumbers.NEWER_HAS)
+    for struct, member in every:
         names = members.setdefault(struct, [])
         if member not in names:
             names.append(member)
@@ -64,6 +65,15 @@ OLDEST = {
     },
 }
 """What differs in 5.10."""
+NEWER = {
+    **bpfnumbers.arguments_of("6.12"),
+    **{
+        f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
+        for one, name in bpfnumbers.NEWER_HAS
+    },
+    "MOVED_IS_ZERO": 1,
+}
+"""And in 6.12."""
 
 
 class Machine:
