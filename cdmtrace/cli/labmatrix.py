@@ -123,6 +123,9 @@ def matrix_command(
         chosen = kernelrows.choose(kernel_names)
         return _kernel_matrix(chosen, source, keep, timeout, form)
     rows = matrix.choose(names)
+    if names is None and kernel is not None:
+        # Who asks for no row in particular asks for those that there are.
+        rows = tuple(row for row in rows if not quirks.missing(row.quirks, kernel))
     if source is not None:
         for given, option_name in ((keep, "--keep"), (programs, "--scenarios")):
             if given is not None:

@@ -257,6 +257,11 @@ def resolve(names: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(quirk.name for quirk in QUIRKS if quirk.name in chosen)
 
 
+def missing(names: Iterable[str], kernel: str) -> list[str]:
+    """Return those of resolved ``names`` that a kernel of the laboratory lacks."""
+    return [name for name in names if kernel in BY_NAME[name].absent]
+
+
 def require(names: Iterable[str], kernel: str) -> None:
     """Raise :class:`LabError` if a kernel of the laboratory lacks one of the quirks.
 
@@ -268,11 +273,10 @@ def require(names: Iterable[str], kernel: str) -> None:
             f"{kernel} has no quirks: Debian's kernels have no VM_CDM",
             hint="--kernel " + " or ".join(BUILT),
         )
-    missing = [name for name in names if kernel in BY_NAME[name].absent]
-    if missing:
-        others = [one for one in BUILT if one not in BY_NAME[missing[0]].absent]
+    if lacks := missing(names, kernel):
+        others = [one for one in BUILT if one not in BY_NAME[lacks[0]].absent]
         raise LabError(
-            f"{kernel} has no quirk {' or '.join(missing)}",
+            f"{kernel} has no quirk {' or '.join(lacks)}",
             hint="--kernel " + " or ".join(others),
         )
 

@@ -15,7 +15,7 @@ from simkernel import SimKernel
 from cdmtrace.cli import main
 from cdmtrace.errors import LabError
 from cdmtrace.lab import matrix, matrixrun
-from cdmtrace.lab.expectations import RULES, Row
+from cdmtrace.lab.expectations import ROWS, RULES, Row
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FOUND = ("CDM001", "CDM002", "CDM003", "CDM005", "CDM010", "CDM011", "CDM014")
@@ -180,3 +180,34 @@ def test_the_recordings_are_made_and_kept_where_they_are_asked_for(
     assert main(words) == 2
     assert "is not empty" in capsys.readouterr().err
     assert matrixrun.find([NONE], kept).keys() == {"none"}
+
+
+def test_a_kernel_has_no_row_of_what_it_lacks_unless_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def record(
+        rows: Sequence[Row], directory: Path, kernel: str, timeout: float | None
+    ) -> None:
+        asked.append({row.name for row in rows})
+
+    def provide(*_: Any, **__: Any) -> None:
+        raise AssertionError("a kernel was built or booted")
+
+    asked: list[set[str]] = []
+    all_names = {row.name for row in ROWS}
+    words = ["lab", "matrix", "--kernel"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cdmtrace.cli.labmatrix._record_rows", record)
+        for kernel in ("cdm-6.12", "cdm-6.1"):
+            main([*words, kernel, "--keep", str(tmp_path / kernel)])
+    assert asked == [all_names - {"null-vma"}, all_names]
+    monkeypatch.setattr("cdmtrace.cli.guests.built", provide)
+    capsys.readouterr()
+    more = ["--quirks", "null-vma", "--keep", str(tmp_path / "one")]
+    assert main([*words, "cdm-6.12", *more]) == 2
+    assert "cdm-6.12 has no quirk null-vma" in capsys.readouterr().err
+    run = ["lab", "run", "--kernel", "cdm-6.12", "--quirks", "null-vma", "--", "true"]
+    assert main(run) == 125
+    assert "cdm-6.12 has no quirk null-vma" in capsys.readouterr().err
