@@ -252,29 +252,43 @@ static __always_inline u8 mmap_lock_state(u64 mm)
 }
 
 /*
- * How both locks of a VMA are held: that of its mm, and its own, where it has one as
- * from 6.4 to 6.14. vm_lock is an rw_semaphore, which faults hold for read without the
- * mmap lock. Whoever has that for write takes vm_lock and gives it back at once; what
- * stays is vm_lock_seq, which is the mm's until the mmap lock is given back
- * (vma_start_write() in include/linux/mm.h). Where it is another one, nothing is told of
+ * Whether faults hold the lock that a VMA has of its own, for read: they are counted in
+ * an rw_semaphore from 6.4 to 6.14, since then in vm_refcnt, which is 1 for the VMA and
+ * has bit 30 for who waits to write (include/linux/mm_types.h, 7.2).
+ */
+static __always_inline int vma_is_read_locked(u64 vma)
+{
+	u64 lock, count;
+
+	if (HAS(OFF_vm_area_struct_vm_refcnt))
+		return (READ_FIELD(vma, u32, OFF_vm_area_struct_vm_refcnt) &
+			((1U << 30) - 1)) > 1;
+	lock = READ_FIELD(vma, u64, OFF_vm_area_struct_vm_lock);
+	count = READ_FIELD(lock, u64, OFF_vma_lock_lock + OFF_rw_semaphore_count);
+	return (count << 1) >> 9 != 0;
+}
+
+/*
+ * How both locks of a VMA are held: that of its mm, and its own, where it has one (since
+ * 6.4), which faults hold for read without the mmap lock. Whoever has that for write
+ * waits for them, and lets nobody in by vm_lock_seq: that is the mm's until the mmap lock
+ * is given back (vma_start_write()). Where it is another one, nothing is told of
  * it: at the entry of a function it is too early, and of a new VMA it need not be held.
  */
 static __always_inline u8 vma_lock_state(u64 vma, u64 mm)
 {
 	u8 mmap = mmap_lock_state(mm);
-	u64 lock, count;
 	u32 seq;
 
-	if (!HAS(OFF_vm_area_struct_vm_lock) || !vma || !mm)
+	if (!HAS(OFF_vm_area_struct_vm_lock_seq) || !vma || !mm)
 		return CDM_LOCK(mmap, CDM_VMA_LOCK_UNKNOWN);
 	if (mmap == CDM_LOCK_WRITE_SELF) {
 		seq = READ_FIELD(vma, u32, OFF_vm_area_struct_vm_lock_seq);
 		return CDM_LOCK(mmap, seq == READ_FIELD(mm, u32, OFF_mm_struct_mm_lock_seq) ?
 				      CDM_VMA_LOCK_WRITE : CDM_VMA_LOCK_UNKNOWN);
 	}
-	lock = READ_FIELD(vma, u64, OFF_vm_area_struct_vm_lock);
-	count = READ_FIELD(lock, u64, OFF_vma_lock_lock + OFF_rw_semaphore_count);
-	return CDM_LOCK(mmap, (count << 1) >> 9 ? CDM_VMA_LOCK_READ : CDM_VMA_LOCK_NONE);
+	return CDM_LOCK(mmap, vma_is_read_locked(vma) ? CDM_VMA_LOCK_READ :
+							CDM_VMA_LOCK_NONE);
 }
 
 #endif /* CDMTRACE_COMPAT_H */

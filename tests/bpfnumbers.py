@@ -74,6 +74,8 @@ NEWER_HAS = (
     *(("mm_struct", "mm_lock_seq"), ("vma_lock", "lock")),
 )
 """Members that 6.12 has, and 6.1 has not."""
+NEWEST_HAS = (("vm_area_struct", "vm_refcnt"), *NEWER_HAS[1:3])
+"""And what 7.2 has, of the same."""
 LACKING = {
     f"OFF_{struct}_{name}": layout.NOWHERE
     for struct, name in (*layout.MAPLE_TREE, ("mempolicy", "nodes"))

@@ -34,7 +34,10 @@ START: Final = 0x10000000
 def offsets() -> dict[str, int]:
     """Return the offset of every member; mm_mt is the first of its struct."""
     members: dict[str, list[str]] = {"mm_struct": ["mm_mt"]}
-    every = (*bpfnumbers.PRESENT, *bpfnumbers.OLDEST_HAS, *bpfnumbers.NEWER_HAS)
+    every = (
+        *(*bpfnumbers.PRESENT, *bpfnumbers.OLDEST_HAS, *bpfnumbers.NEWER_HAS),
+        *bpfnumbers.NEWEST_HAS,
+    )
     for struct, member in every:
         names = members.setdefault(struct, [])
         if member not in names:
@@ -74,6 +77,11 @@ NEWER = {
     "MOVED_IS_ZERO": 1,
 }
 """And in 6.12."""
+NEWEST = {
+    f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
+    for one, name in bpfnumbers.NEWEST_HAS
+}
+"""Where the lock of a VMA is in 7.2."""
 
 
 class Machine:

@@ -65,7 +65,8 @@ OPTIONAL: Final[tuple[tuple[str, str], ...]] = (
     ("rmap_walk_arg", "folio"),
     ("folio", "_nr_pages"),
     ("folio", "_entire_mapcount"),
-    ("vm_area_struct", "vm_lock"),
+    ("vm_area_struct", "vm_lock"),  # 6.4 to 6.14
+    ("vm_area_struct", "vm_refcnt"),  # since 6.15
     ("vm_area_struct", "vm_lock_seq"),
     ("mm_struct", "mm_lock_seq"),
     ("vma_lock", "lock"),

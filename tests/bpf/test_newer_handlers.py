@@ -1,4 +1,4 @@
-"""What functions are told, and what they return, in Linux 6.12."""
+"""What functions are told, and what they return, in Linux 6.12; locks in 7.2, too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from nativemachine import (
     BIND,
     ENOMEM,
     NEWER,
+    NEWEST,
     NUMBERS,
     PAGE,
     PLACES,
@@ -71,6 +72,39 @@ def test_both_locks_are_told(
     machine.leave("alloc_return", machine.page(NODE))
     (row,) = machine.rows
     assert row["lock_entry"] == row["lock_exit"] == lock_byte(*expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, VmaLock.NONE),
+        (1, VmaLock.NONE),
+        (2, VmaLock.READ),
+        # Somebody waits to write, for a reader or for nobody.
+        (1 << 30 | 1, VmaLock.NONE),
+        (1 << 30 | 3, VmaLock.READ),
+    ],
+)
+def test_readers_may_be_counted_in_the_vma(
+    boot: Callable[..., Machine], count: int, expected: VmaLock
+) -> None:
+    machine = boot(**NEWEST)
+    address = locked(machine)
+    machine.set(address, "vm_area_struct", vm_refcnt=count)
+    machine.enter("alloc_entry", 0, 0, address, START)
+    machine.leave("alloc_return", machine.page(NODE))
+    (row,) = machine.rows
+    assert row["lock_entry"] == lock_byte(Lock.NONE, expected)
+    machine.write(
+        machine.vma_mm(address)
+        + PLACES["OFF_mm_struct_mmap_lock"]
+        + PLACES["OFF_rw_semaphore_count"],
+        WRITER,
+    )
+    machine.set(address, "vm_area_struct", vm_lock_seq=2)
+    machine.enter("alloc_entry", 0, 0, address, START)
+    machine.leave("alloc_return", machine.page(NODE))
+    assert machine.rows[1]["lock_exit"] == lock_byte(Lock.WRITE_SELF, VmaLock.WRITE)
 
 
 def test_a_kernel_without_such_locks_tells_of_none(
