@@ -281,7 +281,10 @@ def check_symbols(
         functions, types = symbols.functions(kallsyms), load()
     except (symbols.SymbolsUnknown, BtfMissing) as error:
         return _of_error(name, error)
-    tracepoints = frozenset() if directory is None else tracefs.tracepoints(directory)
+    tracepoints: frozenset[str] = frozenset()
+    if directory is not None:
+        functions = tracefs.traceable(directory, functions)
+        tracepoints = tracefs.tracepoints(directory)
     plans = [
         item
         for item in plan(functions, tracepoints, types)

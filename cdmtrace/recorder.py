@@ -212,7 +212,8 @@ def prepare(
     options.filters.require()
     if options.freeze:
         cgroup.require(options.freeze)
-    known = symbols.functions(), tracefs.tracepoints(root), Btf.load()
+    functions = tracefs.traceable(root, symbols.functions())
+    known = functions, tracefs.tracepoints(root), Btf.load()
     plans = choose(plan(*known, probes), options.probes, options.without)
     if options.filters.pids:
         children = following(children=options.filters.children)

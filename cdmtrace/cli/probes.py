@@ -37,7 +37,8 @@ def probes(form: str) -> int:
             hint="sudo cdmtrace probes",
         )
     root = tracefs.mounted()
-    known = symbols.functions(), tracefs.tracepoints(root), Btf.load()
+    functions = tracefs.traceable(root, symbols.functions())
+    known = functions, tracefs.tracepoints(root), Btf.load()
     plans = plan(*known)
     tables = nested_tables if form in ("json", "ndjson") else flat_tables
     lost = uncheckable([item.probe.name for item in plans if item.missing])

@@ -41,6 +41,21 @@ def mounted() -> Path:
     return TRACEFS[0]
 
 
+def traceable(root: Path, functions: frozenset[str]) -> frozenset[str]:
+    """Return those of the functions that a probe can be attached to.
+
+    A kernel with function tracing refuses the others: within_notrace_func() in
+    kernel/trace/trace_kprobe.c. In 5.10 all of kernel/events is such, as
+    perf_event_mmap(), whatever BTF tells of it. All of them where there is no list.
+    """
+    try:
+        lines = (root / "available_filter_functions").read_text().splitlines()
+    except OSError:
+        return functions
+    listed = frozenset(line.partition(" ")[0] for line in lines)
+    return functions & listed if listed else functions
+
+
 def tracepoints(root: Path, category: str = "syscalls") -> frozenset[str]:
     """Return the tracepoints of a category, each as ``category:name``."""
     directory = root / "events" / category

@@ -88,3 +88,14 @@ def test_what_a_return_is_called_is_what_is_swept_away(tmp_path: Path) -> None:
     path.write_text(text.replace(f"bcc_{os.getpid()} ", "bcc_4194305 "))
     gone = name.replace(f"bcc_{os.getpid()}", "bcc_4194305")
     assert tracefs.sweep(tmp_path) == (f"kprobes/{gone}",)
+
+
+def test_what_the_kernel_lets_nobody_trace_cannot_be_probed(tmp_path: Path) -> None:
+    known = frozenset({"vma_merge", "perf_event_mmap", "move_page_tables.part.0"})
+    assert tracefs.traceable(tmp_path, known) == known
+    listed = tmp_path / "available_filter_functions"
+    listed.write_text("")
+    assert tracefs.traceable(tmp_path, known) == known
+    listed.write_text("vma_merge\nmove_page_tables.part.0\nvma_link [some_module]\n")
+    assert tracefs.traceable(tmp_path, known) == known - {"perf_event_mmap"}
+    assert tracefs.traceable(tmp_path, frozenset({"vma_link"})) == {"vma_link"}
