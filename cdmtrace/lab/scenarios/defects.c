@@ -518,6 +518,12 @@ static void step_mergeable(void)
 
 /* ---- NUMA balancing -------------------------------------------------- */
 
+/* Before, NUMA balancing works on VMAs that have no policy, and on no other. */
+static bool has_balanced_policies(void)
+{
+	return since(5, 12);
+}
+
 /* A policy that lets NUMA balancing place pages within its nodes */
 static void bind_balanced(struct region *r, unsigned int set)
 {
@@ -531,14 +537,23 @@ static void bind_balanced(struct region *r, unsigned int set)
 		await_tag(r->start, r->nr * PAGE);
 }
 
+/* NUMA balancing may work on it, and no policy names the CDM node. */
+static void let_balance(struct region *r)
+{
+	if (has_balanced_policies())
+		bind_balanced(r, RAM);
+	else
+		bind_pages(r, 0, r->nr, MPOL_DEFAULT, 0, 0, 0);
+}
+
 /*
- * What is scanned and not used yet is nowhere, as move_pages() has it. Since Linux 6.12
- * it is where it was: then how often the scanner was there has to do, and what becomes
- * of the pages when they are used.
+ * What is scanned and not used yet is nowhere, as move_pages() has it. Before Linux 6.1,
+ * and since 6.12, it is where it was: then how often the scanner was there has to do, and
+ * what becomes of the pages when they are used.
  */
 static bool scanned_can_be_seen(void)
 {
-	return !since(6, 12);
+	return since(6, 1) && !since(6, 12);
 }
 
 static unsigned int count_scanned(const struct region *r)
@@ -580,18 +595,22 @@ static void be_scanned(const struct region *r, bool expected)
 			     "pages that the scanner has marked");
 }
 
-/* Uses what was scanned: the fault moves it to this cpu's node, or leaves it. */
-static void use_scanned(struct region *r, bool scanned)
+/*
+ * Uses what was scanned, from page @first on: the fault moves it to this cpu's node, or
+ * leaves it.
+ */
+static void use_scanned(struct region *r, unsigned int first, bool scanned)
 {
-	bool moved = scanned && quirk(Q_NUMA_RESIDUAL);
+	bool tagged = r->p[0].tag;
+	bool moved = scanned && (!tagged || quirk(Q_NUMA_RESIDUAL));
 
 	read_pages(r->start, r->nr);
 	if (moved) {
-		model_leave_cdm(r, 0);
-		put_pages(r, 0, r->nr, ON_RAM);
+		model_leave_cdm(r, first);
+		put_pages(r, first, r->nr - first, ON_RAM);
 	}
 	expect_state(r, "used again");
-	if (scanned)
+	if (scanned && tagged)
 		tell("CDM009", r->start, r->nr, moved);
 }
 
@@ -612,7 +631,37 @@ static void scanned_child(void *arg)
 	expect_state(r, "bound to both nodes");
 	be_scanned(r, scanned);
 	tell("CDM008", r->start, 19, scanned);
-	use_scanned(r, scanned);
+	use_scanned(r, 0, scanned);
+}
+
+/* Before 5.12: of two VMAs it is the one without a policy; one-way, that has a tag. */
+static void unbound_child(void *arg)
+{
+	struct region *bound = map_anon("bound", SLOT_SCANNED, SECOND, 19);
+	struct region *r = map_anon("unbound", SLOT_SCANNED, 0, 17);
+	bool scanned, tagged;
+
+	(void)arg;
+	if (!bound || !r)
+		return;
+	bind_pages(bound, 0, 19, MPOL_BIND, CDM, 0, 0);
+	bind_pages(r, 0, 17, MPOL_BIND, CDM, 0, 0);
+	if (!fault_pages(bound, 0, 19) || !fault_pages(r, 0, 17))
+		return;
+	/* Where they are already there, it takes them out of their cpu's list. */
+	move_region(r, ON_CDM, MPOL_MF_MOVE);
+	bind_pages(r, 0, 17, MPOL_DEFAULT, 0, 0, 0);
+	expect_state(r, "no policy");
+	tagged = r->p[0].tag;
+	scanned = !tagged || quirk(Q_NUMA_SCANNED);
+	be_scanned(r, scanned);
+	if (tagged)
+		tell("CDM008", r->start, 17, scanned);
+	else
+		tell("CDM008", bound->start, 19, NO);
+	use_scanned(r, 0, scanned);
+	read_pages(bound->start, bound->nr);
+	expect_state(bound, "used again, under its policy");
 }
 
 /*
@@ -627,17 +676,44 @@ static struct region *map_residue(const char *name, unsigned long offset)
 	if (!r)
 		return NULL;
 	if (ungated)
-		bind_balanced(r, RAM);
+		let_balance(r);
 	else
 		bind_pages(r, 0, 23, MPOL_BIND, CDM, 0, 0);
 	if (!fault_pages(r, 0, 23))
 		return NULL;
 	/* Where they are already there, it takes them out of their cpu's list. */
 	move_region(r, ON_CDM, MPOL_MF_MOVE);
+	/* Before Linux 5.13 what has moved is in such a list again. */
+	if (!since(5, 13))
+		move_region(r, ON_CDM, MPOL_MF_MOVE);
 	if (!ungated)
-		bind_balanced(r, RAM);
+		let_balance(r);
 	expect_state(r, "left on the CDM node");
 	return r;
+}
+
+/*
+ * The tag comes after the scanner, by a policy that heeds NUMA balancing. Before 5.12 only
+ * a page that comes by the policy of the task can bring it without a policy of the VMA,
+ * and then a first page is new. Returns the first page that the scanner has marked and
+ * that may move; -1: none may, whatever the quirks.
+ */
+static int tag_scanned(struct region *r)
+{
+	if (has_balanced_policies()) {
+		bind_balanced(r, RAM | CDM);
+		return 0;
+	}
+	if (r->p[0].tag)
+		return 0;
+	if (!quirk(Q_TASK_POLICY) || !quirk(Q_FAULT_TAG)) {
+		bind_pages(r, 0, r->nr, MPOL_BIND, CDM, 0, 0);
+		return -1;
+	}
+	advise(r, 0, 1, MADV_DONTNEED, "DONTNEED");
+	put_pages(r, 0, 1, NOWHERE);
+	task_fault(r, 1);
+	return 1;
 }
 
 /*
@@ -649,6 +725,7 @@ static void residue_child(void *arg)
 	struct region *other = map_residue("without a tag", 0);
 	struct region *r = map_residue("residue", SECOND);
 	bool scanned;
+	int first;
 
 	(void)arg;
 	if (!other || !r)
@@ -657,9 +734,15 @@ static void residue_child(void *arg)
 	/* The scanner comes to the other one first. */
 	be_scanned(r, scanned);
 
-	bind_balanced(r, RAM | CDM);
-	expect_flags(r, "bound to both nodes");
-	use_scanned(r, scanned);
+	first = tag_scanned(r);
+	expect_flags(r, "tagged");
+	if (first >= 0) {
+		use_scanned(r, first, scanned);
+	} else {
+		read_pages(r->start, r->nr);
+		expect_state(r, "used again");
+		tell("CDM009", r->start, r->nr, NO);
+	}
 
 	read_pages(other->start, other->nr);
 	if (scanned && (!other->p[0].tag || quirk(Q_NUMA_RESIDUAL))) {
@@ -683,7 +766,7 @@ static void balanced(void (*fn)(void *))
 
 static void step_scanned(void)
 {
-	balanced(scanned_child);
+	balanced(has_balanced_policies() ? scanned_child : unbound_child);
 }
 
 static void step_residue(void)

@@ -167,6 +167,10 @@ static void step_home_node(void)
 
 	if (!r || !both)
 		return;
+	if (!since(5, 17)) {
+		skip("set_mempolicy_home_node()", "not in this kernel");
+		return;
+	}
 	bind_pages(r, 0, 11, MPOL_BIND, RAM, 0, 0);
 	err = sys_home_node(r->start, r->nr * PAGE, cdm_node);
 	expect_errno(err, EINVAL,
@@ -198,6 +202,10 @@ static void step_preferred_many(void)
 
 	if (!r || !both)
 		return;
+	if (!has_preferred_many()) {
+		skip("PREFERRED_MANY", "not in this kernel");
+		return;
+	}
 	bind_pages(r, 0, 23, POL_PREFERRED_MANY, CDM, 0, 0);
 	expect_flags(r, "{cdm}: after mbind");
 	if (fault_pages(r, 0, 23))
@@ -241,12 +249,16 @@ static void step_task_modes(void)
 		}
 	}
 	for (i = 0; i < ARRAY_SIZE(modes); i++) {
+		bool known = modes[i] != POL_PREFERRED_MANY ||
+			     has_preferred_many();
+		int refused = known ? EPERM : EINVAL;
+
 		for (j = 0; j < 2; j++) {
 			/* PREFERRED takes the first node of the mask only. */
 			if (modes[i] == MPOL_PREFERRED && j)
 				continue;
 			expect_errno(err[i][j],
-				     quirk(Q_TASK_POLICY) ? 0 : EPERM,
+				     known && quirk(Q_TASK_POLICY) ? 0 : refused,
 				     "set_mempolicy(%s, %s)",
 				     mode_text(modes[i]),
 				     set_text(j ? RAM | CDM : CDM));
@@ -635,6 +647,10 @@ static void step_collapse(void)
 	r = map_anon("collapse", SLOT_COLLAPSE, 0, HUGE_NR);
 	if (!r)
 		return;
+	if (!has_collapse()) {
+		skip("MADV_COLLAPSE", "not in this kernel");
+		return;
+	}
 	/* Small pages first, whatever this machine's default is */
 	if (madvise((void *)r->start, HUGE_PAGE, MADV_NOHUGEPAGE)) {
 		skip("MADV_COLLAPSE", "no huge pages in this kernel");

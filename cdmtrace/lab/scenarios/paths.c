@@ -130,7 +130,9 @@ static void step_populate(void)
 		arrive(locked, 0, 31, "mlock");
 		audit(locked, "after mlock");
 	}
-	if (advise(r, 0, 17, MADV_POPULATE_WRITE, "POPULATE_WRITE")) {
+	if (!since(5, 14)) {
+		skip("madvise(POPULATE_WRITE)", "not in this kernel");
+	} else if (advise(r, 0, 17, MADV_POPULATE_WRITE, "POPULATE_WRITE")) {
 		arrive(r, 0, 17, "populate");
 		audit(r, "after madvise(POPULATE_WRITE)");
 	}
@@ -176,7 +178,10 @@ static void fault_under(const char *name, unsigned long offset, int mode,
 static void step_preferred(void)
 {
 	fault_under("PREFERRED", 0, MPOL_PREFERRED, 29);
-	fault_under("PREFERRED_MANY", SECOND, POL_PREFERRED_MANY, 19);
+	if (has_preferred_many())
+		fault_under("PREFERRED_MANY", SECOND, POL_PREFERRED_MANY, 19);
+	else
+		skip("PREFERRED_MANY", "not in this kernel");
 }
 
 /* The nodes of both take turns by address; even pages are the RAM node's. */
@@ -334,7 +339,7 @@ static void step_exec(void)
 static int make_file(const char *what, unsigned int nr)
 {
 	const char *dir = getenv("TMPDIR");
-	char root[256];
+	char root[256], path[300];
 	int fd = -1;
 
 	snprintf(root, sizeof(root), "%s/scenario-XXXXXX",
@@ -346,7 +351,10 @@ static int make_file(const char *what, unsigned int nr)
 	if (mount("none", root, "ramfs", 0, NULL)) {
 		skip(what, "ramfs cannot be mounted, not root?");
 	} else {
-		fd = open(root, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+		/* Not O_TMPFILE, which ramfs has only since Linux 5.12 */
+		snprintf(path, sizeof(path), "%s/file", root);
+		fd = open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+		unlink(path);
 		if (fd < 0 || ftruncate(fd, nr * PAGE))
 			report(false, "a file of %u pages", nr);
 		/* The file system stays as long as the file does. */
@@ -887,8 +895,13 @@ static void expect_collapsed(struct region *r, const char *way)
 
 static void step_collapse(void)
 {
-	struct region *r = small_pages("collapsed", SLOT_COLLAPSE);
+	struct region *r;
 
+	if (!has_collapse()) {
+		skip("madvise(COLLAPSE)", "not in this kernel");
+		return;
+	}
+	r = small_pages("collapsed", SLOT_COLLAPSE);
 	if (r && advise(r, 0, HUGE_NR, MADV_COLLAPSE, "COLLAPSE"))
 		expect_collapsed(r, "collapse");
 }

@@ -128,11 +128,18 @@ static UNUSED int uffd_zero(int fd, const struct region *r, unsigned int first,
 
 #define BALANCING_DIR	"/sys/kernel/debug/sched/numa_balancing/"
 
-static const char *const balancing_files[] = {
+static const char *balancing_files[] = {
 	BALANCING,
 	BALANCING_DIR "scan_delay_ms",
 	BALANCING_DIR "scan_period_min_ms",
 	BALANCING_DIR "scan_period_max_ms",
+};
+/* Where they were before Linux 5.13 */
+static const char *const balancing_sysctls[] = {
+	BALANCING,
+	BALANCING "_scan_delay_ms",
+	BALANCING "_scan_period_min_ms",
+	BALANCING "_scan_period_max_ms",
 };
 static const long balancing_hurry[] = { 1, 10, 100, 200 };
 /* Until then all must be scanned: a matter of two or three, where nobody else is. */
@@ -144,6 +151,8 @@ static UNUSED bool balancing_begin(void)
 	unsigned int i;
 
 	for (i = 0; i < ARRAY_SIZE(balancing_files); i++) {
+		if (!since(5, 13))
+			balancing_files[i] = balancing_sysctls[i];
 		balancing_saved[i] = read_long(balancing_files[i]);
 		if (balancing_saved[i] < 0 || access(balancing_files[i], W_OK))
 			return false;
@@ -281,18 +290,6 @@ static UNUSED int set_block(long block, const char *state)
 }
 
 /* ---- Compaction ------------------------------------------------------ */
-
-/*
- * What was freed waits in a list of its cpu, and is no room for others until that
- * is emptied: of another node's memory after some rounds of the statistics.
- */
-static UNUSED void empty_cpu_lists(void)
-{
-	unsigned int i;
-
-	for (i = 0; i < 8; i++)
-		write_text("/proc/sys/vm/stat_refresh", "1");
-}
 
 /* ---- What a recording must show -------------------------------------- */
 
