@@ -99,8 +99,10 @@ class Other:
 
 
 _NO_VMA: Final = "what is allocated for shared memory or readahead has no VMA to tag"
+_STACK_ENDS: Final = "until 5.15 a stack ends where a kretprobe is: at migrate_pages()"
 
 OTHERS: Final[Mapping[tuple[str, str], Other]] = {
+    ("cdm-5.10", quirks.RFC): Other(may={"CDM019": _STACK_ENDS}),
     ("cdm-6.12", quirks.RFC): Other(clear={"CDM015": _NO_VMA}),
 }
 """(Kernel that is built here, row) -> what is other there."""

@@ -111,6 +111,14 @@ BUILT: dict[str, KernelSpec] = {
             fragments=(_CONFIGS / "6.1.config", _CONFIGS / "foreign.config"),
         ),
         KernelSpec(
+            name="cdm-5.10",
+            summary="Debian 11's 5.10 with the same series and quirks",
+            package="linux-source-5.10",
+            patches=PACKAGE_DIR / "patches" / "5.10",
+            fragments=(_CONFIGS / "6.1.config", _CONFIGS / "5.10.config"),
+            suites=("bullseye", "bullseye-security"),
+        ),
+        KernelSpec(
             name="cdm-6.12",
             summary="Debian 13's 6.12 with the same series and quirks",
             package="linux-source-6.12",

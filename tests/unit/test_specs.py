@@ -6,10 +6,17 @@ from pathlib import Path
 import pytest
 
 from cdmtrace.errors import LabError
-from cdmtrace.lab import debian, source, toolchain
+from cdmtrace.lab import debian, kconfig, source, toolchain, tree
 from cdmtrace.lab.kernel import find_built
 from cdmtrace.lab.paths import Layout
-from cdmtrace.lab.specs import KERNELS, KernelSpec, directory_name, find_spec
+from cdmtrace.lab.specs import (
+    BUILT,
+    DEFAULT_KERNEL,
+    KERNELS,
+    KernelSpec,
+    directory_name,
+    find_spec,
+)
 
 
 @pytest.fixture
@@ -59,6 +66,31 @@ def test_the_key_is_stable_and_leaves_out_other_files(spec: KernelSpec) -> None:
 def test_a_spec_without_patches_is_an_error(tmp_path: Path, spec: KernelSpec) -> None:
     with pytest.raises(LabError, match="no patches"):
         replace(spec, patches=tmp_path / "none").patch_files()
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_patches_are_one_series_whatever_the_kernel(name: str) -> None:
+    """Title and licence of each are those of the patches for 6.1, in their order."""
+    heads = []
+    for spec in (BUILT[name], BUILT[DEFAULT_KERNEL]):
+        texts = [path.read_text() for path in spec.patch_files()]
+        heads.append([text.splitlines()[:2] for text in texts])
+        for text in texts:
+            assert tree.touched_files(text)
+            assert text.splitlines()[0] == "SPDX-License-Identifier: GPL-2.0-only"
+    assert heads[0] == heads[1]
+
+
+def test_5_10_is_asked_for_what_6_1_is_but_for_what_it_has_not() -> None:
+    old, new = (
+        kconfig.merge(BUILT[name].fragment_texts())
+        for name in ("cdm-5.10", DEFAULT_KERNEL)
+    )
+    assert {option for option in new if old[option] != new[option]} == {
+        "CONFIG_FPROBE",
+        "CONFIG_DEBUG_INFO_DWARF_TOOLCHAIN_DEFAULT",
+    }
+    assert old.keys() - new.keys() == {"CONFIG_DEBUG_INFO", "CONFIG_ARCH_RANDOM"}
 
 
 def test_find_spec_suggests() -> None:
