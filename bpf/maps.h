@@ -154,6 +154,7 @@ enum place_kind {
 	PLACE_COLLAPSE,		/* page: where khugepaged will find its VMA */
 	PLACE_FILE,		/* a page that is to be mapped; 0: any */
 	PLACE_GROW,		/* a stack that is to grow */
+	PLACE_NUMA,		/* a page that NUMA balancing may move */
 };
 
 struct place {

@@ -652,6 +652,31 @@ static __always_inline void moved_fill(struct cdm_event *e, struct entry *entry)
 	e->node = entry->arg[3];
 }
 
+/*
+ * migrate_misplaced_folio_prepare(folio, vma, node): whether it may be moved is asked of
+ * the VMA. migrate_misplaced_folio(folio, node) comes next, in the same fault.
+ */
+int numa_move_look(struct pt_regs *ctx)
+{
+	place_put(PLACE_NUMA, ARG(numa_move_look, folio), ARG(numa_move_look, vma), 0);
+	return 0;
+}
+
+int numa_move_looked(struct pt_regs *ctx)
+{
+	u64 folio = ARG(numa_move_looked, folio), key = place_key(PLACE_NUMA), vma;
+	struct place *place = places.lookup(&key);
+
+	vma = place && place->page == folio ? place->vma : 0;
+	place_drop(PLACE_NUMA);
+	if (!vma) {
+		/* Whoever moves it otherwise is no fault, and has no VMA. */
+		slot_begin(SLOT_NUMA_MOVE);
+		return 0;
+	}
+	return numa_move_begin(folio, vma, (int)ARG(numa_move_looked, node));
+}
+
 static __always_inline int numa_move_told(struct pt_regs *ctx)
 {
 	struct entry entry;

@@ -207,7 +207,7 @@ _MERGED: Final = (
     "mm|vmg->vma_merge_struct.mm",
     "addr|vmg->vma_merge_struct.start",
     "end|vmg->vma_merge_struct.end",
-    "vm_flags|vmg->vma_merge_struct.flags",
+    "vm_flags|vmg->vma_merge_struct.flags|vmg->vma_merge_struct.vm_flags",
 )
 _UNMAPPED: Final = (
     "vma|unmap->unmap_desc.first start_addr|unmap->unmap_desc.vma_start "
@@ -500,7 +500,17 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 reads=("vma", "page", "node"),
             ),
         ),
-        older=(_NUMA_MOVE,),
+        older=(
+            _NUMA_MOVE,
+            # In 7.2 the VMA is told only to who looks first whether it may be moved.
+            (
+                _NUMA_MOVE[0],
+                _entry("numa_move_looked", "migrate_misplaced_folio", "folio node"),
+                _entry(
+                    "numa_move_look", "migrate_misplaced_folio_prepare", "folio vma"
+                ),
+            ),
+        ),
     ),
     _pair(
         Probe.KSM_MERGE,

@@ -78,10 +78,14 @@ NEWER = {
 }
 """And in 6.12."""
 NEWEST = {
-    f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
-    for one, name in bpfnumbers.NEWEST_HAS
+    **bpfnumbers.arguments_of("7.2"),
+    **{
+        f"OFF_{one}_{name}": PLACES[f"OFF_{one}_{name}"]
+        for one, name in bpfnumbers.NEWEST_HAS
+    },
+    "MOVED_IS_ZERO": 1,
 }
-"""Where the lock of a VMA is in 7.2."""
+"""And in 7.2."""
 
 
 class Machine:

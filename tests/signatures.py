@@ -175,6 +175,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "ksm_madvise": "vma, start, end, advice, vm_flags",
         "mbind_range": "vmi, vma, prev, start, end, new_pol",
         "migrate_misplaced_folio": "folio, node",
+        "migrate_misplaced_folio_prepare": "folio, vma, node",
         "migrate_pages": (
             "from, get_new_folio, put_new_folio, private, mode, reason, ret_succeeded"
         ),
@@ -199,6 +200,8 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "try_to_unmap_one": "folio, vma, address, arg",
         "unmap_vmas": "tlb, unmap",
         "vm_area_free": "vma",
+        "vma_merge_new_range": "vmg",
+        "vma_modify": "vmg",
         "vm_insert_page": "vma, addr, page",
         "vma_alloc_folio_noprof": "gfp, order, vma, addr",
         "wake_up_new_task": "p",
@@ -214,6 +217,10 @@ OFFSETS: dict[str, dict[tuple[str, str], int]] = {
         ("vma_merge_struct", "flags"): 64,
     },
     "7.2": {
+        ("vma_merge_struct", "mm"): 0,
+        ("vma_merge_struct", "start"): 48,
+        ("vma_merge_struct", "end"): 56,
+        ("vma_merge_struct", "vm_flags"): 72,
         ("unmap_desc", "first"): 8,
         ("unmap_desc", "vma_start"): 32,
         ("unmap_desc", "vma_end"): 40,

@@ -2,7 +2,6 @@
 
 Those that are built here have two rows of the table of quirks. Debian's have no
 VM_CDM: they are recorded in shadow mode, where what is about the tag cannot be judged.
-What they lack besides (docs/kernels.md) costs more rules.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ TAGLESS: Final = frozenset({"CDM003", "CDM004", "CDM014", "CDM018", "CDM019"})
 ALL: Final = "all"
 
 _NO_TAG: Final = "the kernel has no VM_CDM"
-_NO_MERGE: Final = "what merges VMAs is not seen, and may have written the flags"
 _BY_TASK: Final = "pages come by set_mempolicy() to a VMA that has no policy"
 
 
@@ -30,16 +28,14 @@ def _stock(
     *more: str,
     must: Reasons | None = None,
     may: Reasons | None = None,
-    unchecked: Reasons | None = None,
 ) -> Row:
-    about_tag = dict.fromkeys(sorted({*RULES} - TAGLESS), _NO_TAG)
     return Row(
         name=name,
         asked=(),
         scenarios=("leaks", *more),
         must={"CDM014": _BY_TASK, **(must or {})},
         may=may or {},
-        unchecked={**about_tag, **(unchecked or {})},
+        unchecked=dict.fromkeys(sorted({*RULES} - TAGLESS), _NO_TAG),
         judged=TAGLESS - {"CDM019"},
         stock=True,
     )
@@ -62,7 +58,7 @@ STOCK: Final[Mapping[str, Row]] = {
             for name in ("debian-5.10", "debian-6.1")
         ),
         _stock("debian-6.12"),
-        _stock("debian-7", unchecked=dict.fromkeys(["CDM004"], _NO_MERGE)),
+        _stock("debian-7"),
     )
 }
 """Debian's kernels by name."""

@@ -1,4 +1,4 @@
-"""What functions are told, and what they return, in Linux 6.12; locks in 7.2, too."""
+"""What functions are told, and what they return, in Linux 6.12 and 7.2."""
 
 from __future__ import annotations
 
@@ -194,3 +194,27 @@ def test_a_page_that_was_moved_is_one(
     machine.leave("numa_move_return", returned)
     (row,) = machine.rows
     assert (row["kind"], row["ret"]) == (EventKind.NUMA_MOVE, told)
+
+
+# --- NUMA balancing's moves, where no VMA is told -------------------------------
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_vma_that_was_asked_is_the_page_s(
+    boot: Callable[..., Machine], asked: bool
+) -> None:
+    machine = boot(**NEWEST)
+    vma = machine.vma(machine.mm(watched=True))
+    page, other = (machine.page(NODE, mapping=1) for _ in range(2))
+    machine.enter("numa_move_look", page, vma)
+    machine.enter("numa_move_looked", page if asked else other, 0)
+    machine.leave("numa_move_return", 0)
+    rows = [row for row in machine.rows if row["kind"] == EventKind.NUMA_MOVE]
+    assert [
+        (int(row["src_node"]), int(row["node"]), int(row["ret"])) for row in rows
+    ] == [(NODE, 0, 1)] * asked
+    # It was asked for that page, and once.
+    machine.enter("numa_move_looked", page, 0)
+    machine.leave("numa_move_return", 0)
+    assert len(machine.rows) == asked
+    assert machine.waiting == 0

@@ -237,10 +237,7 @@ FEWER: dict[str, dict[str, str]] = {
     "5.10": {},
     "6.1": {},
     "6.12": {},
-    "7.2": {
-        "vma_merge": "vma_merge",
-        "numa_migrate": "argument vma of migrate_misplaced_folio()",
-    },
+    "7.2": {},
 }
 """Kernel -> probe that is not to be had there -> what it lacks."""
 
