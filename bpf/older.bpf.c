@@ -7,8 +7,10 @@
  */
 
 /*
- * The VMA that this task works in; only one of these functions is open at a time. What
- * is kept has its mm beside it: of khugepaged, which tells of no end, it may be freed.
+ * The VMA that this task works in: of these functions, the one that was called last.
+ * hugetlb_cow() may call __unmap_hugepage_range(), and then has none: but pages of hugetlb
+ * are not told of. What is kept has its mm beside it, as the VMA may be freed where a
+ * return was missed.
  */
 static __always_inline int work_begin(u64 vma)
 {
@@ -52,7 +54,8 @@ int work_end(struct pt_regs *ctx)
 /*
  * hugepage_vma_revalidate(mm, address, vmap): khugepaged has taken the lock anew, and
  * the VMA that it goes on with is in *vmap when it returns. Nothing tells when it is
- * done with that; it does nothing else with pages that has no walk.
+ * done with that; what else it does to pages has a walk, or is of a file:
+ * collapse_pte_mapped_thp(mm, addr), which looks for a VMA of its own.
  */
 int collapse_look(struct pt_regs *ctx)
 {
@@ -72,6 +75,12 @@ int collapse_found(struct pt_regs *ctx)
 		return 0;
 	}
 	return work_begin(READ_FIELD(vmap, u64, 0));
+}
+
+int work_over(struct pt_regs *ctx)
+{
+	place_drop(PLACE_WORK);
+	return 0;
 }
 
 /* The VMA in which @page loses an entry; 0: nobody has said. */
@@ -97,8 +106,7 @@ int rmap_remove_untold(struct pt_regs *ctx)
 		return 0;
 	vma = worked_vma(page);
 	if (!vma) {
-		/* Nobody asks for it where no task is told of, such as before the start. */
-		if (is_enabled())
+		if (wanted())
 			count_lost(CDM_PROBE_RMAP_REMOVE, CDM_LOST_READ);
 		return 0;
 	}
@@ -155,7 +163,7 @@ int rmap_add_file_untold(struct pt_regs *ctx)
 		return 0;
 	place = places.lookup(&key);
 	if (!place || (place->page && page_head(place->page) != page_head(page))) {
-		if (is_enabled())
+		if (wanted())
 			count_lost(CDM_PROBE_RMAP_ADD, CDM_LOST_READ);
 		return 0;
 	}
@@ -212,9 +220,21 @@ static __always_inline struct entry *open_mbind(void)
 static __always_inline void range_done(struct pt_regs *ctx)
 {
 	struct entry entry;
+	u64 vma, nodes, policy;
 
-	if (slot_take(SLOT_MBIND_RANGE, &entry))
-		range_tell(ctx, &entry, entry.vma, 0);
+	if (!slot_take(SLOT_MBIND_RANGE, &entry))
+		return;
+	vma = entry.vma;
+	/* It may be freed, where nobody has seen what vma_merge() has returned. */
+	if (!entry.merge) {
+		count_lost_at(CDM_PROBE_MBIND_RANGE, CDM_LOST_UNPAIRED, entry.mm,
+			      entry.start, entry.end);
+		return;
+	}
+	policy = read_policy(VMA_POLICY(vma), &nodes);
+	/* To split it, or to copy the policy, there was no memory. */
+	range_tell(ctx, &entry, vma,
+		   policy != entry.arg[1] || nodes != entry.arg[2] ? -12 : 0);
 }
 
 /* queue_pages_test_walk(start, end, walk): as it is before anything is done to it */
@@ -247,7 +267,10 @@ int range_merged(struct pt_regs *ctx)
 {
 	struct entry *range = slot_open(SLOT_MBIND_RANGE);
 
-	if (range && PT_REGS_RC(ctx) && open_mbind())
+	if (!range || !open_mbind())
+		return 0;
+	range->merge |= PT_REGS_RC(ctx) ? MERGE_DONE : MERGE_NONE;
+	if (PT_REGS_RC(ctx))
 		range->vma = PT_REGS_RC(ctx);
 	return 0;
 }

@@ -36,7 +36,8 @@ static __always_inline int range_begin(u64 vma, u64 start, u64 end, u64 new_pol,
 	if (end < entry.end)
 		entry.end = end;
 	entry.policy = read_policy(VMA_POLICY(vma), &entry.nodes);
-	read_policy(new_pol, &asked);
+	entry.arg[1] = read_policy(new_pol, &asked);
+	entry.arg[2] = asked;
 
 	if (NAMES_CDM(asked | entry.nodes) || entry.flags & CDM_MASK)
 		watch(entry.mm);
@@ -394,7 +395,7 @@ static __always_inline int merge_tell(u64 vma)
 
 /*
  * vma_merge(mm, prev, addr, end, vm_flags, ...) returns the VMA that the range is part of
- * now, or NULL. Since 6.10 vma_modify(vmg) merges or splits, and returns the VMA that the
+ * now, or NULL. Since 6.12 vma_modify(vmg) merges or splits, and returns the VMA that the
  * range is part of, or is: then nothing was merged. Or an error, and none was.
  */
 int merge_entry(struct pt_regs *ctx)

@@ -278,16 +278,16 @@ def check_symbols(
 
     name = "symbols"
     try:
-        functions, types = symbols.functions(kallsyms), load()
+        present, types = symbols.functions(kallsyms), load()
     except (symbols.SymbolsUnknown, BtfMissing) as error:
         return _of_error(name, error)
-    tracepoints: frozenset[str] = frozenset()
+    functions, tracepoints = present, frozenset[str]()
     if directory is not None:
-        functions = tracefs.traceable(directory, functions)
+        functions = tracefs.traceable(directory, present)
         tracepoints = tracefs.tracepoints(directory)
     plans = [
         item
-        for item in plan(functions, tracepoints, types)
+        for item in plan(functions, tracepoints, types, present=present)
         # Where no tracepoint can be seen, the check of tracefs says so.
         if tracepoints or Kind.TRACEPOINT not in item.probe.kinds
     ]

@@ -55,6 +55,11 @@ class Plan:
     unwanted: bool = False
 
     @property
+    def rests(self) -> frozenset[str]:
+        """Names of the probes that it leans on: what they keep, it reads."""
+        return frozenset(n for a in self.probe.attachments for n in a.rests)
+
+    @property
     def why_not(self) -> str | None:
         """Why it is not attached; None if it is."""
         if self.unwanted:
@@ -67,16 +72,19 @@ def plan(
     tracepoints: frozenset[str],
     types: Types,
     probes: tuple[LogicalProbe, ...] = PROBES,
+    *,
+    present: frozenset[str] = frozenset(),
 ) -> tuple[Plan, ...]:
     """Return what would be attached on a kernel with these functions.
 
-    functions: names as in /proc/kallsyms. tracepoints: ``category:name``.
+    functions: those that a probe can be attached to, names as in /proc/kallsyms.
+    tracepoints: ``category:name``. present: functions that the kernel has besides.
     """
     copies = symbols.twins(functions)
     plans = []
     for probe in probes:
         tried = (
-            _attach(attachments, functions, tracepoints, types)
+            _attach(attachments, functions, tracepoints, types, present)
             for attachments in (probe.attachments, *probe.older)
         )
         best = min(tried, key=lambda one: len(one.missing))
@@ -111,6 +119,7 @@ def _attach(
     functions: frozenset[str],
     tracepoints: frozenset[str],
     types: Types,
+    present: frozenset[str],
 ) -> _Attached:
     # By what is attached to what: names that differ may be one on this kernel.
     chosen: dict[tuple[str, Kind, str], Attachment] = {}
@@ -119,8 +128,10 @@ def _attach(
     for attachment in attachments:
         known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
         found = _pick(attachment, known, types)
-        if attachment.unless in functions:
+        if attachment.unless in functions | present:
             found = f"{attachment.candidates[0]} that no call is missed by"
+        if absent := _absent(attachment, types):
+            found = absent
         if isinstance(found, str):
             missing.append(found)
             continue
@@ -141,6 +152,17 @@ class _Found:
 
     name: str
     places: Mapping[str, int]
+
+
+def _absent(attachment: Attachment, types: Types) -> str | None:
+    """Return the first member of a struct that its handler needs and that is not."""
+    for need in attachment.needs:
+        struct, _, member = need.partition(".")
+        try:
+            types.offset(struct, member)
+        except TypeMissing:
+            return f"{member} in struct {struct}"
+    return None
 
 
 def _pick(attachment: Attachment, known: frozenset[str], types: Types) -> _Found | str:
@@ -234,6 +256,16 @@ def choose(
                 hint="cdmtrace probes",
             )
     wanted = ({*only} | required if only else names) - {*without}
+    for item in plans:
+        for name in item.rests & {*without} if item.probe.name in wanted else ():
+            raise UsageTrouble(
+                f"--no-probe {name}: on this kernel {item.probe.name} cannot do "
+                "without it",
+                hint=f"--no-probe {name} --no-probe {item.probe.name}"
+                if item.probe.name not in required
+                else "cdmtrace probes",
+            )
+    wanted |= {name for one in plans if one.probe.name in wanted for name in one.rests}
     return tuple(
         item
         if item.probe.name in wanted

@@ -30,6 +30,8 @@ class Attachment:
     """One handler and the names of what it can be attached to, newest first.
 
     unless: a function: where the kernel has it, this one misses what happens.
+    needs: members of structs, without which the handler cannot do its work. rests:
+    probes without which it cannot, by their names.
 
     reads: the arguments that it reads, by name. Of one that has had several names,
     all, as in ``folio|page``: the handler calls it by the first. One that is handed
@@ -41,6 +43,8 @@ class Attachment:
     candidates: tuple[str, ...]
     reads: tuple[str, ...] = ()
     unless: str = ""
+    needs: tuple[str, ...] = ()
+    rests: tuple[str, ...] = ()
 
     @property
     def macros(self) -> dict[str, tuple[str, ...]]:
@@ -122,13 +126,17 @@ def _pair(
     )
 
 
-def _entry(handler: str, function: str, reads: str) -> Attachment:
+def _entry(
+    handler: str, function: str, reads: str, *, needs: str = "", rests: str = ""
+) -> Attachment:
     """Return one to the entry of a function."""
     return Attachment(
         handler=handler,
         kind=Kind.KPROBE,
         candidates=(function,),
         reads=tuple(reads.split()),
+        needs=tuple(needs.split()),
+        rests=tuple(rests.split()),
     )
 
 
@@ -245,7 +253,13 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
             (
                 _return("range_merged", "vma_merge"),
                 _entry("range_last", "up_write", "sem"),
-                _entry("range_next", "vma_merge", "mm prev addr end policy"),
+                _entry(
+                    "range_next",
+                    "vma_merge",
+                    "mm prev addr end policy",
+                    needs="mm_struct.mmap vm_area_struct.vm_next",
+                    rests="sys_mbind",
+                ),
                 _entry("range_look", "queue_pages_test_walk", "start end walk"),
             ),
         ),
@@ -396,7 +410,13 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
                 _entry("work_merge", "try_to_merge_one_page", "vma"),
                 _entry("work_zap", "unmap_page_range", "vma"),
                 _entry("work_zap", "__unmap_hugepage_range", "vma"),
-                _entry("rmap_remove_untold", "page_remove_rmap", "page compound"),
+                _entry("work_over", "collapse_pte_mapped_thp", ""),
+                _entry(
+                    "rmap_remove_untold",
+                    "page_remove_rmap",
+                    "page compound",
+                    rests="rmap_walk",
+                ),
             ),
         ),
         required=True,
@@ -435,7 +455,7 @@ PROBES: Final[tuple[LogicalProbe, ...]] = (
         probe=Probe.VMA_MERGE,
         summary="VMAs become one; what madvise() asks to be merged",
         attachments=_around("merge", "vma_merge", reads=_MERGED),
-        # Since 6.10 one function for what is there already, and one for what is new.
+        # Since 6.12 one function for what is there already, and one for what is new.
         older=(
             _both(
                 _around("merge", "vma_modify", reads=_MERGED),

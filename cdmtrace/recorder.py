@@ -212,9 +212,12 @@ def prepare(
     options.filters.require()
     if options.freeze:
         cgroup.require(options.freeze)
-    functions = tracefs.traceable(root, symbols.functions())
+    present = symbols.functions()
+    functions = tracefs.traceable(root, present)
     known = functions, tracefs.tracepoints(root), Btf.load()
-    plans = choose(plan(*known, probes), options.probes, options.without)
+    plans = choose(
+        plan(*known, probes, present=present), options.probes, options.without
+    )
     if options.filters.pids:
         children = following(children=options.filters.children)
         plans += plan(*known, (children,))

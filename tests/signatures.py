@@ -65,6 +65,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
         "up_write": "sem",
         "vma_link": "mm, vma, prev, rb_link, rb_parent",
         "wp_page_copy": "vmf",
+        "collapse_pte_mapped_thp": "mm, addr",
     },
     "6.1": {
         "__split_vma": "mm, vma, addr, new_below",
@@ -210,6 +211,7 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 """Kernel -> function -> its arguments, with a comma between them."""
 
 OFFSETS: dict[str, dict[tuple[str, str], int]] = {
+    "5.10": {("mm_struct", "mmap"): 0, ("vm_area_struct", "vm_next"): 16},
     "6.12": {
         ("vma_merge_struct", "mm"): 0,
         ("vma_merge_struct", "start"): 48,

@@ -37,9 +37,10 @@ def probes(form: str) -> int:
             hint="sudo cdmtrace probes",
         )
     root = tracefs.mounted()
-    functions = tracefs.traceable(root, symbols.functions())
+    present = symbols.functions()
+    functions = tracefs.traceable(root, present)
     known = functions, tracefs.tracepoints(root), Btf.load()
-    plans = plan(*known)
+    plans = plan(*known, present=present)
     tables = nested_tables if form in ("json", "ndjson") else flat_tables
     lost = uncheckable([item.probe.name for item in plans if item.missing])
     click.echo(render(tables(plans, served_by, lost), form), nl=False)

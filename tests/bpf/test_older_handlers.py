@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from nativemachine import (
     BIND,
+    ENOMEM,
     HUGE,
     NUMBERS,
     OLDEST,
@@ -114,6 +115,18 @@ def test_khugepaged_goes_on_with_the_vma_that_it_finds(
     assert machine.unread(Probe.RMAP_REMOVE) == result
 
 
+def test_a_file_s_huge_page_is_not_khugepaged_s_last_one(machine: Machine) -> None:
+    """collapse_pte_mapped_thp() looks for a VMA of its own, and tells nobody."""
+    found, vma = machine.words(0), machine.vma(machine.mm())
+    machine.enter("collapse_look", 0, START, found)
+    machine.write(found, vma)
+    machine.leave("collapse_found")
+    machine.enter("work_over", machine.vma_mm(vma), START)
+    machine.enter("rmap_remove_untold", anon_page(machine), 0)
+    assert machine.rows == []
+    assert machine.unread(Probe.RMAP_REMOVE) == 1
+
+
 def test_a_vma_that_is_another_s_by_now_is_not_believed(machine: Machine) -> None:
     found, vma = machine.words(0), machine.vma(machine.mm())
     machine.enter("collapse_look", 0, START, found)
@@ -210,10 +223,15 @@ def bind(machine: Machine, mm: int) -> None:
     machine.call("mbind", START, 64 * PAGE, BIND, mask, 64, 0)
 
 
-def merge(machine: Machine, mm: int, prev: int, start: int, end: int) -> None:
+def bound(machine: Machine) -> int:
+    """Return a policy that binds to the CDM node."""
     policy = machine.policy(BIND, 0)
     machine.set(policy, "mempolicy", v=CDM)
-    stack = machine.words(0, 0, 0, policy)
+    return policy
+
+
+def merge(machine: Machine, mm: int, prev: int, start: int, end: int) -> None:
+    stack = machine.words(0, 0, 0, bound(machine))
     machine.enter("range_next", mm, prev, start, end, sp=stack)
 
 
@@ -227,8 +245,9 @@ def test_each_vma_of_an_mbind_is_told(machine: Machine, first: bool) -> None:
     bind(machine, mm)
     merge(machine, mm, 0 if first else before, START, START + 4 * PAGE)
     machine.leave("range_merged", 0)
-    machine.set(one, "vm_area_struct", vm_policy=machine.policy(BIND, 0))
+    machine.set(one, "vm_area_struct", vm_policy=bound(machine))
     merge(machine, mm, one, START + 4 * PAGE, START + 7 * PAGE)
+    machine.leave("range_merged", 0)
     # Neither of these semaphores is the mm's.
     machine.enter("range_last", mm)
     machine.enter("range_last", two + LOCK)
@@ -242,6 +261,9 @@ def test_each_vma_of_an_mbind_is_told(machine: Machine, first: bool) -> None:
     ]
     assert [int(row["other_policy"]) for row in told] == [0, 0]
     assert [int(row["policy"]) for row in told] == [BIND, 0]
+    # The second one was not set: there was no memory to split it.
+    assert [int(row["ret"]) for row in told] == [0, -ENOMEM]
+    assert machine.waiting == 1
 
 
 def test_the_vma_before_may_hold_the_range(machine: Machine) -> None:
@@ -250,6 +272,7 @@ def test_the_vma_before_may_hold_the_range(machine: Machine) -> None:
     listed(machine, mm, vma)
     bind(machine, mm)
     merge(machine, mm, vma, START + 2 * PAGE, START + 4 * PAGE)
+    machine.leave("range_merged", 0)
     machine.enter("range_last", mm + LOCK)
     assert kinds(machine)[:2] == [EventKind.VMA_SEEN, EventKind.POLICY]
     row = machine.rows[1]
@@ -269,6 +292,18 @@ def test_what_it_was_merged_with_is_what_holds_it(machine: Machine) -> None:
     machine.enter("range_last", mm + LOCK)
     row = machine.rows[-1]
     assert (row["kind"], row["start"]) == (EventKind.POLICY, START - PAGE)
+
+
+def test_a_vma_that_a_merge_may_have_freed_is_not_read(machine: Machine) -> None:
+    """What vma_merge() has returned was missed."""
+    mm = machine.mm()
+    vma = machine.vma(mm)
+    listed(machine, mm, vma)
+    bind(machine, mm)
+    merge(machine, mm, 0, START, START + PAGE)
+    machine.enter("range_last", mm + LOCK)
+    assert kinds(machine) == [EventKind.VMA_SEEN]
+    assert machine.unpaired(Probe.MBIND_RANGE) == 1
 
 
 def test_a_merge_of_another_call_is_none_of_it(machine: Machine) -> None:

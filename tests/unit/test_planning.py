@@ -114,9 +114,42 @@ def test_calls_that_tracepoints_miss_are_seen_by_their_functions() -> None:
     (found,) = planned(functions | {missing}, tracepoints, probe)
     assert found.symbols == ("__x64_sys_mbind", "__x64_sys_mbind")
     assert found.probe.kinds == (Kind.KRETPROBE, Kind.KPROBE)
+    # No probe can be attached to that one: the kernel has it all the same.
+    (found,) = plan(
+        frozenset(functions),
+        frozenset(tracepoints),
+        NOTHING,
+        (probe,),
+        present=frozenset({missing}),
+    )
+    assert found.symbols == ("__x64_sys_mbind", "__x64_sys_mbind")
     # Where there is no such function either, that is told.
     (found,) = planned({missing}, tracepoints, probe)
     assert found.why_not
+
+
+def test_a_handler_that_needs_a_member_is_not_attached_without() -> None:
+    """In 6.1.0 the functions are those of 5.10, and VMAs are in a maple tree."""
+    (probe,) = (one for one in PROBES if one.probe is Probe.MBIND_RANGE)
+    old = types_of("5.10")
+    functions = ARGUMENTS["5.10"].keys()
+    (found,) = planned(functions, (), probe, told=old)
+    assert found.missing is None
+    (found,) = planned(functions, (), probe, told=FakeTypes(old.functions))
+    assert found.missing is not None
+
+
+def test_what_a_probe_rests_on_is_attached_with_it() -> None:
+    functions = ARGUMENTS["5.10"].keys()
+    tracepoints = {n for p in PROBES for a in p.attachments for n in a.candidates}
+    plans = planned(functions, tracepoints, *PROBES, told=types_of("5.10"))
+    chosen = {one.probe.name for one in choose(plans, ["alloc"]) if not one.unwanted}
+    assert {"mbind_range", "sys_mbind", "rmap_remove", "rmap_walk"} < chosen
+    with pytest.raises(UsageTrouble, match="mbind_range cannot do without it"):
+        choose(plans, (), ["sys_mbind"])
+    newer = planned(ARGUMENTS["6.1"].keys(), tracepoints, *PROBES, told=types_of("6.1"))
+    chosen = {one.probe.name for one in choose(newer, ["alloc"]) if not one.unwanted}
+    assert chosen == {p.name for p in PROBES if p.required}
 
 
 def test_half_of_a_probe_is_none() -> None:
