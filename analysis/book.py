@@ -165,6 +165,7 @@ def _enter(findings: list[Finding], new: Finding, once: bool) -> None:
                 known.mm.id == new.mm.id
                 and known.mm.generation == new.mm.generation
                 and known.cause == new.cause
+                and known.expected == new.expected
                 and known.start < new.end
                 and new.start < known.end
             ):

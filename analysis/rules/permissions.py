@@ -32,7 +32,7 @@ def _not_allowed(note: Note, terms: Terms, profile: str) -> Judgement | None:
             f"there: {only}",
             observed=_observed(note, terms),
             witness=chain(event),
-            shape=(note.way,),
+            shape=(note.way, f"node {note.node}"),
         )
     window = None if note.since is None else (note.since, event.ts)
     return Judgement(window=window, violation=violation)
