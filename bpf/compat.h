@@ -25,8 +25,9 @@
  * kernel, so their places are not here either: user space finds them in the BTF and
  * puts them before this file as ARG_<handler>_<name>, counted from 1. Of a handler that
  * is not attached they are 0. From the seventh on they lie on the stack, above the
- * return address: these are known at entry only. Some are handed over in a struct now: IN_<handler>_<name>
- * is which byte of that, counted from 1; 0: the argument itself is meant.
+ * return address: these are known at entry only. Some are handed over in a struct now:
+ * IN_<handler>_<name> is which byte of that, counted from 1; 0: the argument itself is
+ * meant.
  */
 #define ARGUMENT(place)							\
 	((place) == 1 ? PT_REGS_PARM1(ctx) :				\

@@ -612,8 +612,8 @@ int numa_scan(struct pt_regs *ctx)
 }
 
 /*
- * migrate_misplaced_page(page, vma, node), or of a folio, in a fault, which holds the mmap lock for
- * read until it has returned. The page may be freed in it: what is told is of before.
+ * migrate_misplaced_page(page, vma, node), or of a folio, in a fault, which holds the
+ * mmap lock for read until it has returned. The page may be freed in it: what is told is of before.
  */
 static __always_inline int numa_move_begin(u64 page, u64 vma, int node)
 {
