@@ -56,12 +56,26 @@ def _unlocked(note: Note, terms: Terms, profile: str) -> Judgement | None:
             expected="mmap lock held for write by the task that writes vm_flags",
             observed=f"mmap lock: {lock}; {before} -> {after} {_where(event, terms)}",
             witness=chain(event),
-            shape=(lock, before, after),
+            shape=(
+                names.locks(_shared(event.lock_entry), _shared(event.lock_exit)),
+                before,
+                after,
+            ),
         )
     # A migration sees what others write, whose rows must all be there.
     sees_others = event.probe == Probe.REMOVE_MIGRATION_PTE
     window = (event.ts_entry, event.ts) if sees_others else None
     return Judgement(window=window, violation=violation)
+
+
+def _shared(lock: int) -> int:
+    """Return a state of the mmap lock that is the same one on any kernel.
+
+    Since 6.4 ("x86/mm: try VMA lock-based page fault handling first") a fault may hold
+    the lock of its VMA for read where it held mmap_lock before.
+    """
+    mmap, vma = lock & 15, lock >> 4
+    return Lock.READ if (mmap, vma) == (Lock.NONE, VmaLock.READ) else mmap
 
 
 def _where(event: Event, terms: Terms) -> str:

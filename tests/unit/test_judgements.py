@@ -103,6 +103,23 @@ def test_the_lock_under_which_vm_flags_change(entry, leave, cause, says) -> None
 
 
 @pytest.mark.parametrize(
+    ("entry", "leave", "shown"),
+    [
+        (READ, READ, "read"),
+        # A fault since 6.4, which is what a fault was before.
+        (Lock.NONE | VmaLock.READ << 4, Lock.NONE | VmaLock.READ << 4, "read"),
+        (READ | VmaLock.READ << 4, Lock.NONE | VmaLock.READ << 4, "read"),
+        (Lock.NONE | VmaLock.NONE << 4, Lock.NONE | VmaLock.NONE << 4, "none"),
+        (Lock.NONE, Lock.NONE, "none"),
+        (WRITE | VmaLock.NONE << 4, WRITE | VmaLock.READ << 4, "write"),
+    ],
+)
+def test_one_defect_on_two_kernels_has_one_fingerprint(entry, leave, shown) -> None:
+    judgement = BY_ID["CDM003"].judge(changed(entry, leave), TERMS, "intended")
+    assert judgement.violation.shape[0] == shown
+
+
+@pytest.mark.parametrize(
     ("explained", "says"),
     [(True, "no premise"), (None, IN_A_CALL), (False, "violated")],
 )
