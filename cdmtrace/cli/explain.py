@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.check import PROFILES
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import SPECIFICATIONS, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
@@ -17,8 +16,8 @@ from cdmtrace.render.tables import FORMATS
 @click.argument("words", nargs=-1, metavar="[RULE | FILE... FINDING]")
 @option(
     "--profile",
-    type=click.Choice(PROFILES),
-    default=PROFILES[0],
+    type=click.Choice(SPECIFICATIONS),
+    default=SPECIFICATIONS[0],
     show_default=True,
     help="Under which specification FILE is judged.",
 )

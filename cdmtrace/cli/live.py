@@ -9,8 +9,7 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.check import PROFILES
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import SPECIFICATIONS, option
 from cdmtrace.errors import ExitStatus, UnreadableFile, UsageTrouble
 
 
@@ -18,8 +17,8 @@ from cdmtrace.errors import ExitStatus, UnreadableFile, UsageTrouble
 @click.argument("file", type=click.Path(path_type=Path))
 @option(
     "--profile",
-    type=click.Choice(PROFILES),
-    default=PROFILES[0],
+    type=click.Choice(SPECIFICATIONS),
+    default=SPECIFICATIONS[0],
     show_default=True,
     help="What the tag must mean, as for check.",
 )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -41,6 +44,52 @@ def size(text: str) -> int:
 
 option = functools.partial(click.option, cls=Option)
 """``click.option`` with :class:`Option`."""
+
+SPECIFICATIONS: Final = ("intended", "rfc-v2", "np")
+"""What --profile takes of a verb that judges; the first one counts where nobody says.
+"""
+
+_JUDGING: Final = (
+    option(
+        "--rules",
+        metavar="LIST",
+        help="Check these only, by id or name, separated by commas.",
+    ),
+    option(
+        "--profile",
+        type=click.Choice(SPECIFICATIONS),
+        default=SPECIFICATIONS[0],
+        show_default=True,
+        help="What the tag must mean: as the review wants it, or as the patches have "
+        "it. np: not the tag, but which services of the kernel touched pages of CDM "
+        "nodes.",
+    ),
+    option(
+        "--allow",
+        multiple=True,
+        metavar="NODE:SERVICE[,SERVICE...]",
+        help="Under --profile np: these services may touch pages of this node, beside "
+        "what --permissions allows, or mempolicy. NODE or SERVICE may be all. May be "
+        "repeated.",
+    ),
+    option(
+        "--permissions",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The same from a file of TOML, instead of mempolicy: [node.1] and "
+        'allow = ["ksm"].',
+    ),
+)
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def judged_by(command: _Command) -> _Command:
+    """Give a verb the options that say by what recordings are judged."""
+    for one in reversed(_JUDGING):
+        command = one(command)
+    return command
+
 
 kernel_profile = option(
     "--kernel-profile",

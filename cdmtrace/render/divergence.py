@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tabulate import tabulate
@@ -14,6 +15,9 @@ from cdmtrace.render.units import count
 
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""
+
+DEFAULT_PROFILE: Final = "intended"
+"""By which a verb judges where nobody says."""
 
 _HANG: Final = " " * 13
 
@@ -41,10 +45,11 @@ def check(document: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def finding(one: Mapping[str, Any], *, page: int = 4096) -> str:
+def finding(one: Mapping[str, Any], *, page: int = 4096, alike: int = 1) -> str:
     """Return one divergence, under 80 columns.
 
-    one: an element of findings. page: bytes of a page.
+    one: an element of findings. page: bytes of a page. alike: findings that have the
+    same id, of which this is the first.
     """
     start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)
     pages = (end - start) // page
@@ -65,7 +70,8 @@ def finding(one: Mapping[str, Any], *, page: int = 4096) -> str:
     lines += _wrapped("- required   ", one["expected"])
     lines += _wrapped("+ kernel     ", one["observed"])
     lines += witness(one["witness"])
-    lines.append(f"  id         {one['fingerprint']}")
+    more = f", of {alike} findings; the first one is shown" if alike > 1 else ""
+    lines.append(f"  id         {one['fingerprint']}{more}")
     lines += _wrapped("  breaks     ", one["breaks"])
     return "\n".join(lines)
 
@@ -106,8 +112,13 @@ def witness(steps: Sequence[Mapping[str, Any]]) -> list[str]:
             for column, text in enumerate(row)
         ]
         line = "  " + "  ".join(cells).rstrip()
-        lines.append(line if len(line) <= WIDTH else line[: WIDTH - 2] + "..")
+        lines.append(fitted(line))
     return lines
+
+
+def fitted(line: str) -> str:
+    """Return a line that is under 80 columns, of a longer one the beginning."""
+    return line if len(line) <= WIDTH else line[: WIDTH - 2] + ".."
 
 
 def rules(results: Sequence[Mapping[str, Any]]) -> str:
@@ -159,7 +170,7 @@ def shadow(found: Mapping[str, Any]) -> str:
     for clause, because in dict.fromkeys((v["clause"], v["because"]) for v in vmas):
         lines += textwrap.wrap(f"{clause}: {because}", WIDTH, subsequent_indent="  ")
     if found["why"]:
-        lines += _plain(f"not certain: {found['why']}")
+        lines += plain(f"not certain: {found['why']}")
     return "\n".join(lines)
 
 
@@ -200,11 +211,11 @@ def audit(result: Mapping[str, Any]) -> str:
         f"{count(result['pages'], 'page')}, in {count(result['looks'], 'look')} at an "
         "address space"
     )
-    lines = _plain("; ".join([told, *left]))
+    lines = plain("; ".join([told, *left]))
     if not differences:
         return "\n".join([*lines, "audit: no difference"])
     many = count(len(differences), "DIFFERENCE")
-    lines += _plain(
+    lines += plain(
         f"audit: {many.upper()}. This is an error of cdmtrace, not of the kernel: "
         "trust nothing above, and report it with the trace."
     )
@@ -221,42 +232,57 @@ def audit(result: Mapping[str, Any]) -> str:
 
 def summary(document: Mapping[str, Any]) -> str:
     """Return the last lines: the trace, what it lacks, and the verdict."""
-    trace, findings = document["trace"], document["findings"]
-    lost = f", {trace['lost']} lost" if trace["lost"] else ""
-    more = len(trace["files"]) - 1
-    parts = f" and {count(more, 'more part')}" if more else ""
-    lines = _plain(
-        f"{trace['path']}{parts}: {trace['events']} events{lost}, "
-        f"Linux {trace['kernel']}, profile {document['profile']}"
-    )
+    findings = document["findings"]
+    told = recording(document["trace"], document["profile"])
     if document["shadow"]:
-        lines += _plain(
-            "shadow mode: this kernel has no VM_CDM, and rules about it are unchecked"
+        told.insert(
+            1,
+            "shadow mode: this kernel has no VM_CDM, and rules about it are unchecked",
         )
-    if trace["rows_before"]:
-        lines += _plain(
-            f"{trace['rows_before']:,} rows of this recording came before, and are "
-            "missing: what was there then is not known"
-        )
-    if only := filters.words(trace["filters"]):
-        lines += _plain(f"recorded with filters: {only}")
-    if trace["cut"]:
-        lines += _plain(f"the recording was cut: {trace['cut']}")
-    elif not trace["clean_end"]:
-        lines += _plain("the recording was cut")
+    lines = [line for one in told for line in plain(one)]
     many = f", {len(findings)} finding{'s' if len(findings) != 1 else ''}"
     lines.append(f"verdict: {document['verdict']}{many if findings else ''}")
     return "\n".join(lines)
 
 
-def _plain(text: str) -> list[str]:
+def recording(trace: Mapping[str, Any], profile: str) -> list[str]:
+    """Return what there is to say of a trace, and what it lacks: some sentences."""
+    lost = f", {trace['lost']} lost" if trace["lost"] else ""
+    more = len(trace["files"]) - 1
+    parts = f" and {count(more, 'more part')}" if more else ""
+    head = f"{trace['path']}{parts}: {trace['events']} events{lost}"
+    told = [f"{head}, Linux {trace['kernel']}, profile {profile}"]
+    if trace["rows_before"]:
+        told.append(
+            f"{trace['rows_before']:,} rows of this recording came before, and are "
+            "missing: what was there then is not known"
+        )
+    if only := filters.words(trace["filters"]):
+        told.append(f"recorded with filters: {only}")
+    if trace["cut"]:
+        told.append(f"the recording was cut: {trace['cut']}")
+    elif not trace["clean_end"]:
+        told.append("the recording was cut")
+    return told
+
+
+def explained(files: Iterable[str], profile: str, fingerprint: str) -> str:
+    """Return the command that tells the findings of an id as arguments."""
+    words = ["cdmtrace", "explain"]
+    if profile != DEFAULT_PROFILE:
+        words += ["--profile", profile]
+    return shlex.join([*words, *files, fingerprint])
+
+
+def plain(text: str) -> list[str]:
+    """Return a sentence as lines under 80 columns."""
     return textwrap.wrap(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def rule(one: Mapping[str, Any]) -> str:
     """Return what ``explain`` says of a rule."""
     lines = [f"{one['rule']} {one['name']}: {one['severity']}", ""]
-    lines += _plain(one["statement"])
+    lines += plain(one["statement"])
     lines.append("")
     for head, texts in sections(one):
         lines += _section(head, texts)

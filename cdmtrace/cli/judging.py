@@ -1,0 +1,91 @@
+"""What is asked of recordings by the options of every verb that judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdmtrace.errors import UsageTrouble
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.permissions import Permissions
+    from cdmtrace.analysis.replay import Result
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What to judge by. rules: ids; None: all that the profile is about."""
+
+    rules: frozenset[str] | None
+    profile: str
+    permissions: Permissions
+
+
+def rule_ids(text: str) -> frozenset[str]:
+    """Return the ids of rules given by id or name, separated by commas.
+
+    Raises UsageTrouble for one that does not exist.
+    """
+    from cdmtrace.analysis.rules import RULES, find
+
+    ids = set()
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        rule = find(name)
+        if rule is None:
+            known = ", ".join(one.id for one in RULES)
+            raise UsageTrouble(
+                f"--rules {name}: no such rule", hint=f"one of {known}, or its name"
+            )
+        ids.add(rule.id)
+    if not ids:
+        raise UsageTrouble("--rules names no rule", hint="such as --rules CDM001")
+    return frozenset(ids)
+
+
+def asked_for(
+    rules: str | None, profile: str, allow: tuple[str, ...], permissions: Path | None
+) -> Asked:
+    """Return what the options of ``judged_by`` ask for.
+
+    Raises UsageTrouble for what there is not, and for what does not go together.
+    """
+    from cdmtrace.analysis import services
+    from cdmtrace.analysis.permissions import read
+
+    chosen = None if rules is None else rule_ids(rules)
+    if (allow or permissions) and profile != "np":
+        given = "--allow" if allow else "--permissions"
+        raise UsageTrouble(
+            f"{given} is about services, of which --profile {profile} says nothing",
+            hint=f"--profile np {given} ...",
+        )
+    flags = {one.name: one.flag for one in services.SERVICES}
+    return Asked(
+        rules=chosen, profile=profile, permissions=read(allow, permissions, flags)
+    )
+
+
+def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
+    """Return what comes of each recording. recordings: the parts of each.
+
+    Raises UnreadableFile for a file that is none, and UsageTrouble where a node is
+    allowed something that is a CDM node of none of them.
+    """
+    from cdmtrace.analysis import frames, replay
+    from cdmtrace.analysis.permissions import require_nodes
+
+    traces = [frames.load(*files) for files in recordings]
+    require_nodes(
+        asked.permissions, {node for trace in traces for node in trace.terms.nodes}
+    )
+    return [
+        replay.check(
+            trace,
+            profile=asked.profile,
+            rules=asked.rules,
+            permissions=asked.permissions,
+        )
+        for trace in traces
+    ]
