@@ -5,14 +5,23 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cdmtrace.analysis.audit import Audit
+from cdmtrace.analysis.compare import Change, Comparison, RulePair
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.invariants import Invariant
-from cdmtrace.analysis.replay import Finding, Observed, Result, Shadowed, Step
+from cdmtrace.analysis.replay import (
+    Finding,
+    Observed,
+    Result,
+    RuleResult,
+    Shadowed,
+    Step,
+)
 from cdmtrace.analysis.rules import Rule
 from cdmtrace.analysis.touched import Cell
 from cdmtrace.events import Probe
 
 SCHEMA: Final = "cdmtrace.check/1"
+COMPARE_SCHEMA: Final = "cdmtrace.compare/1"
 
 Document = dict[str, Any]
 
@@ -23,34 +32,14 @@ def check(result: Result) -> Document:
     Times in ns; addresses and masks are text in hexadecimal, for they may pass
     2**53, beyond which JSON's readers round.
     """
-    trace, terms = result.trace, result.trace.terms
+    terms = result.trace.terms
     return {
         "schema": SCHEMA,
         "verdict": result.verdict.value,
         "profile": result.profile.name,
-        "trace": {
-            "path": trace.path,
-            "files": list(trace.files or (trace.path,)),
-            "rows_before": trace.before.count if trace.before else 0,
-            "kernel": terms.kernel,
-            "events": trace.count,
-            "lost": trace.lost,
-            "clean_end": trace.clean_end,
-            "cut": trace.cut,
-            "cdm_nodes": list(terms.nodes),
-            "vm_cdm_mask": hex(terms.tag),
-            "page_size": terms.page,
-            "filters": dict(terms.filters),
-        },
+        "trace": _trace(result),
         "rules": [
-            {
-                "rule": one.rule.id,
-                "name": one.rule.name,
-                "verdict": one.verdict.value,
-                "checked": one.checked,
-                "why": one.why,
-                "findings": one.findings,
-            }
+            {"rule": one.rule.id, "name": one.rule.name, **_outcome(one)}
             for one in result.rules
         ],
         "findings": [_finding(finding) for finding in result.findings],
@@ -59,6 +48,80 @@ def check(result: Result) -> Document:
         "services": services(result.services, terms)
         if result.profile.name == "np"
         else None,
+    }
+
+
+def _trace(result: Result) -> Document:
+    trace, terms = result.trace, result.trace.terms
+    return {
+        "path": trace.path,
+        "files": list(trace.files or (trace.path,)),
+        "rows_before": trace.before.count if trace.before else 0,
+        "kernel": terms.kernel,
+        "events": trace.count,
+        "lost": trace.lost,
+        "clean_end": trace.clean_end,
+        "cut": trace.cut,
+        "cdm_nodes": list(terms.nodes),
+        "vm_cdm_mask": hex(terms.tag),
+        "page_size": terms.page,
+        "filters": dict(terms.filters),
+    }
+
+
+def _outcome(one: RuleResult) -> Document:
+    return {
+        "verdict": one.verdict.value,
+        "checked": one.checked,
+        "why": one.why,
+        "findings": one.findings,
+    }
+
+
+def compare(comparison: Comparison) -> Document:
+    """Return the document of ``cdmtrace.compare/1``; units as in that of check."""
+    both = comparison.a, comparison.b
+    a, b = (
+        {
+            "verdict": result.verdict.value,
+            "findings": len(result.findings),
+            "trace": _trace(result),
+            "audit": _audit(result.audit) if result.audit else None,
+        }
+        for result in both
+    )
+    return {
+        "schema": COMPARE_SCHEMA,
+        "as_expected": comparison.as_expected,
+        "profile": comparison.a.profile.name,
+        "a": a,
+        "b": b,
+        "unlike": [
+            {"what": one.what, "a": one.a, "b": one.b} for one in comparison.unlike
+        ],
+        "rules": [_pair(one) for one in comparison.rules],
+        "findings": [_change(one) for one in comparison.findings],
+    }
+
+
+def _pair(one: RulePair) -> Document:
+    return {
+        "rule": one.rule.id,
+        "name": one.rule.name,
+        "changed": one.changed,
+        "blinder": one.blinder,
+        "a": _outcome(one.a),
+        "b": _outcome(one.b),
+    }
+
+
+def _change(one: Change) -> Document:
+    return {
+        "status": one.status.value,
+        "a": one.a,
+        "b": one.b,
+        "why": one.why,
+        "finding": _finding(one.finding),
     }
 
 

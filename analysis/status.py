@@ -1,9 +1,10 @@
-"""From a verdict to the exit status of ``check``."""
+"""From a verdict to the exit status of ``check``, and of ``compare``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cdmtrace.analysis.compare import Comparison
 from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.analysis.rules import Severity
 from cdmtrace.errors import ExitStatus
@@ -20,7 +21,7 @@ def exit_status(
     as inconclusive.
     """
     several = list(results)
-    if any(result.audit and result.audit.differences for result in several):
+    if any(map(_wrong, several)):
         return ExitStatus.TROUBLE
     if any(
         finding.rule.severity is not Severity.INFO
@@ -36,3 +37,17 @@ def exit_status(
     ):
         return ExitStatus.INCONCLUSIVE
     return ExitStatus.OK
+
+
+def compared(comparison: Comparison) -> ExitStatus:
+    """Return TROUBLE where an audit found the model wrong, as above; FINDINGS where not
+    all is as expected; else OK.
+    """
+    if _wrong(comparison.a) or _wrong(comparison.b):
+        return ExitStatus.TROUBLE
+    return ExitStatus.OK if comparison.as_expected else ExitStatus.FINDINGS
+
+
+def _wrong(result: Result) -> bool:
+    """Return whether an audit found the model wrong."""
+    return bool(result.audit and result.audit.differences)

@@ -12,6 +12,11 @@ for name in cdm-6.1/rfc cdm-6.1/none foreign-6.1/rfc; do
 	echo "$golden: check ends with $status"
 done
 
+golden=tests/golden
+cdmtrace compare $golden/cdm-6.1-{rfc,none}.arrows >$golden/mended.compare.txt
+cdmtrace compare $golden/cdm-6.1-{none,rfc}.arrows >$golden/broken.compare.txt ||
+	test $? = 1
+
 # Each rule in a recording of a kernel that breaks it, small enough to be kept.
 rules=tests/golden/rules
 rm -rf demo/rules "$rules"

@@ -58,6 +58,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.explain:explain",
         summary="A rule, or one finding told as an argument.",
     ),
+    "compare": Verb(
+        target="cdmtrace.cli.compare:compare",
+        summary="Two traces: which findings are new, gone, unchanged.",
+    ),
     "info": Verb(
         target="cdmtrace.cli.info:info",
         summary="What a trace file holds, and what was lost.",

@@ -100,6 +100,22 @@ def told(result: Result) -> list[tuple[object, ...]]:
 # --- what is written --------------------------------------------------------------
 
 
+def test_parts_are_one_side_of_a_comparison(
+    rfc: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    none, *parts = str(GOLDEN / "cdm-6.1-none.arrows"), *map(str, reversed(rfc))
+    for files, words in (
+        ([*parts, none], "as expected: 10 gone"),
+        ([none, *parts], "not as expected: 10 new"),
+        # Who stands between the parts is the other one all the same.
+        ([parts[0], none, *parts[1:]], "as expected: 10 gone"),
+    ):
+        main(["compare", *files])
+        assert capsys.readouterr().out.endswith(f"\nverdict: {words}\n")
+    assert main(["compare", *parts]) == 2
+    assert "and this is one" in capsys.readouterr().err
+
+
 def test_names_of_the_files(rfc: list[Path]) -> None:
     assert len(rfc) > 5
     numbers = range(len(rfc))

@@ -90,6 +90,22 @@ def test_the_text(
     assert capsys.readouterr().out == expected
 
 
+COMPARED = {"mended": ("rfc", "none", 0), "broken": ("none", "rfc", 1)}
+"""Text of compare -> before, after, and the status that it ends with."""
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_the_text_of_compare(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(GOLDEN.parent.parent)
+    *sides, status = COMPARED[name]
+    files = [f"tests/golden/cdm-6.1-{side}.arrows" for side in sides]
+    assert main(["compare", *files]) == status
+    expected = (GOLDEN / f"{name}.compare.txt").read_text()
+    assert capsys.readouterr().out == expected
+
+
 @pytest.mark.parametrize(
     ("name", "status"),
     [("cdm-6.1-rfc", 0), ("foreign-6.1-rfc", 0), ("cdm-6.1-none", 1)],

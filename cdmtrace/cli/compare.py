@@ -1,0 +1,70 @@
+"""``cdmtrace compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cdmtrace.cli import judging
+from cdmtrace.cli.options import judged_by, option
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.render.tables import FORMATS
+
+
+@click.command()
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="A B",
+    type=click.Path(path_type=Path),
+)
+@judged_by
+@option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
+    show_default=True,
+    help="How to print it; json is one document.",
+)
+def compare(
+    files: tuple[Path, ...],
+    rules: str | None,
+    profile: str,
+    allow: tuple[str, ...],
+    permissions: Path | None,
+    form: str,
+) -> int:
+    """Compare the findings of two recordings: new in B, gone, unchanged.
+
+    A is the one before, B the one after: another kernel, or another version of a patch.
+    Either may be all parts of a recording (record --rotate); A is the one whose file is
+    given first.
+
+    Findings are the same that have the same id, in which is no address, pid or time.
+    Where a rule could not be judged in B, its findings are not gone, and where it could
+    not be judged in A, it is told that they may not be new.
+
+    The exit status: 1 for a finding in B that is a warning or an error and was not in
+    A, 0 if there is none, 2 for trouble.
+    """
+    from cdmtrace.analysis import compare as comparing
+    from cdmtrace.analysis import document, parts, status
+    from cdmtrace.render import compare as render
+
+    asked = judging.asked_for(rules, profile, allow, permissions)
+    recordings = parts.recordings(files)
+    if len(recordings) != 2:
+        many = "one" if len(recordings) == 1 else str(len(recordings))
+        raise UsageTrouble(
+            f"compare takes two recordings, and this is {many}",
+            hint="cdmtrace compare BEFORE.arrows AFTER.arrows",
+        )
+    comparison = comparing.compare(*judging.results(recordings, asked))
+    shown = document.compare(comparison)
+    click.echo(render.render(shown, form), nl=False)
+    if form == FORMATS[0]:
+        click.echo(f"cdmtrace: {render.next_command(shown)}", err=True)
+    return status.compared(comparison)
