@@ -175,6 +175,9 @@ def test_another_boot_is_no_change() -> None:
     simstory.tell(other)
     comparison = compare(story("rfc"), check(other.trace()))
     assert statuses(comparison) == {Status.UNCHANGED}
+    assert {id(c.finding) for c in comparison.findings} <= {
+        id(finding) for finding in comparison.b.findings
+    }
     assert comparison.unlike == ()
     assert not any(pair.changed for pair in comparison.rules)
 
@@ -274,9 +277,10 @@ def test_probes_that_one_has_not() -> None:
 
 
 def test_programs_of_other_names_have_nothing_in_common() -> None:
-    def named(comm: str) -> Result:
+    def named(*comms: str) -> Result:
         kernel = SimKernel("one-way")
-        CASES["CDM001"].breaks(kernel.process(comm))
+        for comm in comms:
+            CASES["CDM001"].breaks(kernel.process(comm))
         return check(kernel.trace())
 
     comparison = compare(named("postgres"), named("mysqld"))
@@ -284,6 +288,7 @@ def test_programs_of_other_names_have_nothing_in_common() -> None:
     (one,) = comparison.unlike
     assert (one.what, one.a, one.b) == ("who has findings", "postgres", "mysqld")
     assert compare(named("postgres"), story()).unlike == ()
+    assert compare(named("postgres", "x"), named("postgres")).unlike == ()
 
 
 # --- the exit status -----------------------------------------------------------
@@ -389,6 +394,15 @@ def test_the_last_line_counts() -> None:
     assert last("not in A") == "verdict: not as expected: 1 not judged in A"
     assert last("not in B") == "verdict: as expected: 1 not judged in B"
     assert last("mixed") == "verdict: not as expected: 3 new, 1 unchanged"
+
+
+def test_a_long_name_does_not_break_the_lines() -> None:
+    shown = document.compare(COMPARISONS["gone"])
+    for change in shown["findings"]:
+        change["finding"]["comm"] = "x" * 60
+    text = render.text(shown)
+    assert max(map(len, text.splitlines())) == 79
+    assert "xxx..\n" in text
 
 
 def test_why_a_rule_was_not_judged_is_told() -> None:
