@@ -456,14 +456,21 @@ class Decoder:
 
 
 def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:
-    cause = causes.get(event.stack)
-    if cause in (None, event.cause) or event.kind == EventKind.STACK:
+    if event.kind == EventKind.STACK:
         return event
+    cause = cause_of(event.cause, causes.get(event.stack))
+    return event if cause == event.cause else replace(event, cause=cause)
+
+
+def cause_of(seen: int, told: Cause | None) -> int:
+    """Return the cause of a row. seen: what its probe says; told: what its stack says,
+    None if that is nothing, or there is none.
+    """
+    if told is None:
+        return seen
     # A page that a driver or a file has given out is faulted in like any other.
-    faulted = event.cause == Cause.FILE and cause is Cause.FAULT
-    if faulted or event.cause in (Cause.DRIVER, Cause.CPUSET):
-        return event
-    return replace(event, cause=cause)
+    faulted = seen == Cause.FILE and told is Cause.FAULT
+    return seen if faulted or seen in (Cause.DRIVER, Cause.CPUSET) else told
 
 
 def rows(columns: pa.RecordBatch) -> Iterator[Event]:

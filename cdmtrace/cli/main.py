@@ -62,6 +62,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.compare:compare",
         summary="Two traces: which findings are new, gone, unchanged.",
     ),
+    "export": Verb(
+        target="cdmtrace.cli.export:export",
+        summary="The events of a trace as Parquet, CSV or NDJSON.",
+    ),
     "info": Verb(
         target="cdmtrace.cli.info:info",
         summary="What a trace file holds, and what was lost.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
 import random
 import subprocess
@@ -114,6 +115,26 @@ def test_parts_are_one_side_of_a_comparison(
         assert capsys.readouterr().out.endswith(f"\nverdict: {words}\n")
     assert main(["compare", *parts]) == 2
     assert "and this is one" in capsys.readouterr().err
+
+
+def test_parts_are_exported_as_one(
+    rfc: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exported(*files: Path) -> list[dict[str, object]]:
+        assert main(["export", "ndjson", *map(str, files)]) == 0
+        rows = map(json.loads, capsys.readouterr().out.splitlines())
+        # Each part has the names and stacks that it leans on once more.
+        return [
+            {key: value for key, value in row.items() if key != "seq"}
+            for row in rows
+            if row["kind"] not in ("comm", "stack")
+        ]
+
+    whole = exported(GOLDEN / "cdm-6.1-rfc.arrows")
+    assert exported(*reversed(rfc)) == whole
+    assert exported(rfc[-1]) == whole[-len(exported(rfc[-1])) :]
+    main(["export", "csv", str(rfc[0]), str(rfc[2])])
+    assert "rows are missing before part 2" in capsys.readouterr().err
 
 
 def test_names_of_the_files(rfc: list[Path]) -> None:

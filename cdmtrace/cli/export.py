@@ -1,0 +1,122 @@
+"""``cdmtrace export``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from cdmtrace.cli.options import option
+from cdmtrace.errors import UsageTrouble
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cdmtrace.analysis.export import Exporter
+    from cdmtrace.format.reader import TraceInfo
+
+FORMATS: Final = ("parquet", "csv", "ndjson")
+"""What events are exported to."""
+
+
+@click.command()
+@click.argument("form", metavar="FORMAT", type=click.Choice(FORMATS))
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path),
+)
+@option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Where it goes; csv and ndjson go to stdout without it.",
+)
+@option("--force", is_flag=True, help="Replace OUT if it is there.")
+def export(
+    form: str, files: tuple[Path, ...], output: Path | None, force: bool
+) -> None:
+    """Write the rows of a recording as parquet, csv or ndjson.
+
+    Several files have to be parts of one recording (record --rotate). As many rows as
+    there are in the file come out, with names for numbers, and with each row the name
+    that its task had, and its stack. A batch at a time is in memory.
+    """
+    from cdmtrace.analysis import export as exporting
+    from cdmtrace.analysis import frames, parts
+    from cdmtrace.format.reader import TraceReader
+    from cdmtrace.output import created
+    from cdmtrace.render import events
+
+    if output is None and form == "parquet":
+        raise UsageTrouble(
+            "parquet is not for a terminal or a pipe: no -o", hint="-o events.parquet"
+        )
+    if output is None and force:
+        raise UsageTrouble("--force without -o replaces nothing", hint="-o OUT --force")
+    in_order = parts.one_recording(files)
+    text = form != "parquet"
+    with TraceReader(in_order[0]) as first:
+        terms = frames.terms_of(first.header, first.path)
+    exporter = exporting.Exporter(terms, text=text)
+    infos: list[TraceInfo] = []
+    batches = _batches(in_order, exporter, infos)
+    schema = exporting.schema(text=text)
+    if output is None:
+        events.write(batches, schema, form, sys.stdout.buffer)
+    else:
+        with created(output, force=force) as file:
+            events.write(batches, schema, form, file)
+    _tell(infos, exporter.left_out)
+    if output is not None:
+        rows = sum(info.events for info in infos)
+        click.echo(f"cdmtrace: {rows:,} rows: {_reads(form, output)}", err=True)
+
+
+def _batches(
+    files: list[Path], exporter: Exporter, infos: list[TraceInfo]
+) -> Iterator[pa.RecordBatch]:
+    """Yield what becomes of each batch; what was read of a file goes to infos."""
+    from cdmtrace.format.reader import TraceReader
+
+    for file in files:
+        with TraceReader(file) as reader:
+            for batch in reader:
+                yield exporter.take(batch.columns)
+            infos.append(reader.info)
+
+
+def _tell(infos: list[TraceInfo], left_out: int) -> None:
+    """Say on stderr what is not in the export."""
+    from cdmtrace.analysis import frames
+    from cdmtrace.render.units import count
+
+    told = [f"{info.path}: cut: {info.torn}" for info in infos if info.torn]
+    told += [
+        f"{hole.gap.count:,} rows are missing {hole.gap.reason}"
+        for hole in frames.joints(infos)
+    ]
+    if lost := sum(loss.count for info in infos for loss in info.losses):
+        told.append(
+            "1 event was lost, and has no row"
+            if lost == 1
+            else f"{lost:,} events were lost, and have no row"
+        )
+    if left_out:
+        rows = count(left_out, "row")
+        told.append(f"which pages they list is left out of {rows} of kind snap_ranges")
+    for line in told:
+        click.echo(f"cdmtrace: {line}", err=True)
+
+
+def _reads(form: str, output: Path) -> str:
+    """Return a command that reads it."""
+    if form == "ndjson":
+        return f"pandas.read_json({str(output)!r}, lines=True)"
+    return f"pandas.read_{form}({str(output)!r})"
