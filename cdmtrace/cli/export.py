@@ -70,6 +70,7 @@ def export(
     schema = exporting.schema(text=text)
     if output is None:
         events.write(batches, schema, form, sys.stdout.buffer)
+        sys.stdout.buffer.flush()
     else:
         with created(output, force=force) as file:
             events.write(batches, schema, form, file)

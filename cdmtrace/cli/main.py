@@ -6,11 +6,12 @@ import costs seconds, and ``cdmtrace --help`` needs none of them.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -85,6 +86,14 @@ VERBS: dict[str, Verb] = {
 }
 
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""What a disk may say to a write, beside that it is done."""
+
+
+class _ReaderGone(Exception):
+    """Nobody reads what is printed any more."""
+
+
 class LazyGroup(click.Group):
     """A click group whose commands are imported on first use."""
 
@@ -101,6 +110,16 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb.
+
+        A broken pipe is kept from click, which would end with 1: that is a finding.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter
@@ -162,9 +181,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cdmtrace: interrupted", err=True)
         return ExitStatus.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone; the interpreter must not complain
-        # about it once more when it flushes stdout on the way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except _ReaderGone:
+        _let_stdout_go()
         return ExitStatus.BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        _let_stdout_go()
+        report_error(
+            CdmtraceError(
+                f"what is printed cannot be written: {error.strerror}",
+                hint="df says which disk is full",
+            )
+        )
+        return ExitStatus.TROUBLE
     return result if isinstance(result, int) else ExitStatus.OK
+
+
+def _let_stdout_go() -> None:
+    """Have nothing more written there.
+
+    The interpreter must not complain about it once more when it flushes stdout on the
+    way out.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
