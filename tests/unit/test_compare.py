@@ -427,6 +427,13 @@ def test_several_of_one_id_are_shown_once() -> None:
     assert line.endswith(", of 3 findings; the first one is shown")
 
 
+def test_pages_of_what_is_new_are_those_of_b() -> None:
+    shown = document.compare(COMPARISONS["new"])
+    shown["b"]["trace"]["page_size"] = 512
+    first = divergence.finding(shown["findings"][0]["finding"], page=512)
+    assert first in render.text(shown)
+
+
 def test_what_is_not_alike_is_told() -> None:
     shown = document.compare(compare(with_filters(comm="x"), with_filters(node=[1])))
     text = render.text(shown)
