@@ -93,6 +93,8 @@ def test_every_row_comes_out_and_numbers_are_what_they_were(exported) -> None:
     for name in ("node", "src_node"):
         told = [-1 if row[name] is None else row[name] for row in rows]
         assert told == [row[name] for row in ROWS]
+        assert None in {row[name] for row in rows}
+        assert -1 not in {row[name] for row in rows}
     assert [int(row["mm"] or "0", 16) for row in rows] == [row["mm"] for row in ROWS]
     since = [(row["ts"] - HEADER["clock"]["started"]) / 1e9 for row in ROWS]
     assert [row["since_start"] for row in rows] == pytest.approx(since, abs=1e-9)
@@ -171,6 +173,16 @@ def test_the_other_policy_is_told_where_there_is_one(exported) -> None:
     assert {kind for kind, other in told if other is None} >= {"map", "unmap"}
 
 
+def test_a_row_that_is_about_no_vma_has_no_policy_of_one(exported) -> None:
+    has: dict[str, set[bool]] = {}
+    for row in exported["parquet"]:
+        has.setdefault(row["kind"], set()).add(row["policy"] is not None)
+    without = {kind for kind, told in has.items() if told == {False}}
+    assert without >= {"call", "comm", "stack", "mm_exit"}
+    assert {kind for kind, told in has.items() if told == {True}} == {*has} - without
+    assert {"alloc", "map", "migrate", "policy"} <= {*has} - without
+
+
 def test_the_three_say_the_same(exported) -> None:
     for name in schema(text=False).names:
         column = [row[name] for row in exported["parquet"]]
@@ -236,7 +248,7 @@ def test_what_has_a_column_of_its_own_and_what_has_none(
         row(EventKind.COMM, b"\x1b[2J", tid=9),
         row(EventKind.MAP, tid=9, vma=0, call=0, bits=1 | 128),
         row(EventKind.COMM, b"later", tid=9),
-        row(EventKind.MAP, tid=9),
+        row(EventKind.MAP, tid=9, lock_entry=2, lock_exit=1 | 2 << 4),
     )
     path = save(trace, tmp_path / "x.arrows")
     assert main(["export", "ndjson", str(path)]) == 0
@@ -246,6 +258,7 @@ def test_what_has_a_column_of_its_own_and_what_has_none(
     assert (ranges["kind"], ranges["instruction"]) == ("snap_ranges", None)
     # A name is the one of that time, and moves no cursor.
     assert (before["comm"], after["comm"]) == ("?[2J", "later")
+    assert (after["lock_entry"], after["lock_exit"]) == ("read", "none+vma:read")
     assert (before["bits"], before["vma"], before["call"]) == (
         "foreign ksm",
         None,
