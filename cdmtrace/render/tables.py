@@ -65,8 +65,10 @@ def plain(rows: Rows) -> str:
 
 
 def _github(rows: Rows) -> str:
+    # A task calls itself what it likes, and no name of one ends a cell.
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in _cells(rows)]
     return tabulate(
-        _cells(rows),
+        cells,
         headers=list(rows[0]),
         tablefmt="github",
         disable_numparse=True,
