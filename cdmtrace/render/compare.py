@@ -286,7 +286,7 @@ def _markdown(document: Document) -> str:
         parts.append(f"## {_headed(head, changes)}\n\n{fence}diff\n{shown}\n{fence}\n")
     listed: dict[str, Sequence[Row]] = {
         _headed(head, changes): [
-            {key: value for key, value in row.items() if key != "status"}
+            {key: value for key, value in row.items() if _told(key, value)}
             for row in _findings({"findings": changes})
         ]
         for head, changes in _sections(document, OLD)
@@ -299,6 +299,13 @@ def _markdown(document: Document) -> str:
     parts.append(tables.render(listed, "markdown"))
     parts.append("  \n".join(_verdict(document)) + "\n")
     return "\n".join(parts)
+
+
+def _told(key: str, value: object) -> bool:
+    """Return whether a heading does not say it already. Of one status, all rows have a
+    reason, or none has.
+    """
+    return key != "status" and (key != "why" or value is not None)
 
 
 def _json(document: Document) -> str:

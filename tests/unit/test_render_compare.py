@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,29 @@ def test_markdown_has_the_divergences_as_diffs() -> None:
     gone = render.render(document.compare(COMPARISONS["gone"]), "markdown")
     assert "## Gone in B: " in gone
     assert "diff" not in gone
+
+
+def test_markdown_says_why_where_there_is_a_reason() -> None:
+    for name, told in (("gone", False), ("not in B", True)):
+        text = render.render(document.compare(COMPARISONS[name]), "markdown")
+        assert ("why" in text) == told
+        assert ("not once was there a page that KSM" in text) == told
+        assert " ? " not in text
+
+
+def test_no_name_ends_a_cell_of_markdown() -> None:
+    kernel = SimKernel("one-way")
+    CASES["CDM001"].breaks(kernel.process("a|b"))
+    shown = document.compare(compare(check(kernel.trace()), story()))
+    (line,) = [
+        line
+        for line in render.render(shown, "markdown").splitlines()
+        if shown["findings"][0]["finding"]["fingerprint"] in line
+    ]
+    assert r" a\|b " in line
+    assert len(re.findall(r"(?<!\\)\|", line)) == 1 + len(
+        ("rule", "name", "severity", "cause", "comm", "fingerprint", "A", "B")
+    )
 
 
 def test_every_form_there_is() -> None:
