@@ -65,7 +65,9 @@ def check(
         shown = documents[0]["findings"]
         if one and shown:
             command = divergence.explained(
-                map(str, files), profile, shown[0]["fingerprint"]
+                map(str, files),
+                judging.typed(profile, allow, permissions),
+                shown[0]["fingerprint"],
             )
             click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)
     return status.exit_status(

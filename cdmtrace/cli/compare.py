@@ -66,5 +66,6 @@ def compare(
     shown = document.compare(comparison)
     click.echo(render.render(shown, form), nl=False)
     if form == FORMATS[0]:
-        click.echo(f"cdmtrace: {render.next_command(shown)}", err=True)
+        options = judging.typed(profile, allow, permissions)
+        click.echo(f"cdmtrace: {render.next_command(shown, options)}", err=True)
     return status.compared(comparison)

@@ -7,20 +7,15 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import SPECIFICATIONS, option
+from cdmtrace.cli import judging
+from cdmtrace.cli.options import judged_by, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[RULE | FILE... FINDING]")
-@option(
-    "--profile",
-    type=click.Choice(SPECIFICATIONS),
-    default=SPECIFICATIONS[0],
-    show_default=True,
-    help="Under which specification FILE is judged.",
-)
+@judged_by
 @option(
     "--all",
     "everything",
@@ -35,12 +30,20 @@ from cdmtrace.render.tables import FORMATS
     show_default=True,
     help="How rules are printed; an argument is text.",
 )
-def explain(words: tuple[str, ...], profile: str, everything: bool, form: str) -> None:
+def explain(
+    words: tuple[str, ...],
+    rules: str | None,
+    profile: str,
+    allow: tuple[str, ...],
+    permissions: Path | None,
+    everything: bool,
+    form: str,
+) -> None:
     """Explain a rule, or one finding of a trace as an argument.
 
     RULE is an id or a name; without it all rules are listed. FINDING is the id that
     check prints with each divergence, or the beginning of one. Several files have to be
-    parts of one recording.
+    parts of one recording. They are judged as check does it by the same options.
     """
     what = words[0] if words else None
     if everything and what is not None:
@@ -55,7 +58,9 @@ def explain(words: tuple[str, ...], profile: str, everything: bool, form: str) -
             f"--format {form}: an argument is text",
             hint=f"cdmtrace check --format json {' '.join(words[:-1])}",
         )
-    click.echo(_argument(words[:-1], words[-1], profile), nl=False)
+    asked = judging.asked_for(rules, profile, allow, permissions)
+    again = judging.typed(profile, allow, permissions)
+    click.echo(_argument(words[:-1], words[-1], asked, again), nl=False)
 
 
 def _rules(what: str | None, everything: bool, form: str) -> str:
@@ -92,12 +97,18 @@ def _rules(what: str | None, everything: bool, form: str) -> str:
     return rulebook.rows({rulebook.RULES: [one]}, form)
 
 
-def _argument(files: Sequence[str], finding: str, profile: str) -> str:
-    """Return the findings of a recording that have this id, as arguments."""
-    from cdmtrace.analysis import document, frames, replay, rules
+def _argument(
+    files: Sequence[str], finding: str, asked: judging.Asked, again: Sequence[str]
+) -> str:
+    """Return the findings of a recording that have this id, as arguments.
+
+    again: the options by which it is judged, to type them again.
+    """
+    from cdmtrace.analysis import document, rules
     from cdmtrace.render import divergence
 
-    shown = document.check(replay.check(frames.load(*files), profile=profile))
+    (result,) = judging.results([[Path(file) for file in files]], asked)
+    shown = document.check(result)
     found = [one for one in shown["findings"] if one["fingerprint"].startswith(finding)]
     ids = sorted({one["fingerprint"] for one in found})
     if len(ids) > 1:
@@ -109,7 +120,7 @@ def _argument(files: Sequence[str], finding: str, profile: str) -> str:
         what = " ".join(files)
         raise UsageTrouble(
             f"{finding}: no finding of {what} has this id",
-            hint=f"cdmtrace check {what} prints their ids",
+            hint=f"cdmtrace check {' '.join([*again, what])} prints their ids",
         )
     page = shown["trace"]["page_size"]
     return "\n".join(

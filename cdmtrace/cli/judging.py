@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdmtrace.cli.options import SPECIFICATIONS
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
@@ -21,6 +22,18 @@ class Asked:
     rules: frozenset[str] | None
     profile: str
     permissions: Permissions
+
+
+def typed(
+    profile: str, allow: Iterable[str] = (), permissions: Path | None = None
+) -> tuple[str, ...]:
+    """Return these options as they are typed, but for what counts by default."""
+    words = [] if profile == SPECIFICATIONS[0] else ["--profile", profile]
+    if permissions is not None:
+        words += ["--permissions", str(permissions)]
+    for one in allow:
+        words += ["--allow", one]
+    return tuple(words)
 
 
 def rule_ids(text: str) -> frozenset[str]:

@@ -63,9 +63,11 @@ def text(document: Document) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def next_command(document: Document) -> str:
-    """Return what may be asked next, and the command that answers it."""
-    profile = document["profile"]
+def next_command(document: Document, options: Sequence[str]) -> str:
+    """Return what may be asked next, and the command that answers it.
+
+    options: by which both were judged, as they are typed.
+    """
     for statuses, which, side in (
         (NEW, "the first one that is new", "b"),
         (("gone", "not judged in B"), "the first one that is gone", "a"),
@@ -75,7 +77,7 @@ def next_command(document: Document) -> str:
             if change["status"] in statuses:
                 files = document[side]["trace"]["files"]
                 id_ = change["finding"]["fingerprint"]
-                told = divergence.explained(files, profile, id_)
+                told = divergence.explained(files, options, id_)
                 return f"{which} as an argument: {told}"
     files = document["b"]["trace"]["files"]
     return f"what happened in B: {shlex.join(['cdmtrace', 'report', *files])}"

@@ -16,8 +16,6 @@ from cdmtrace.render.units import count
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""
 
-DEFAULT_PROFILE: Final = "intended"
-"""By which a verb judges where nobody says."""
 
 _HANG: Final = " " * 13
 
@@ -266,12 +264,12 @@ def recording(trace: Mapping[str, Any], profile: str) -> list[str]:
     return told
 
 
-def explained(files: Iterable[str], profile: str, fingerprint: str) -> str:
-    """Return the command that tells the findings of an id as arguments."""
-    words = ["cdmtrace", "explain"]
-    if profile != DEFAULT_PROFILE:
-        words += ["--profile", profile]
-    return shlex.join([*words, *files, fingerprint])
+def explained(files: Iterable[str], options: Iterable[str], fingerprint: str) -> str:
+    """Return the command that tells the findings of an id as arguments.
+
+    options: by which they were found, as they are typed.
+    """
+    return shlex.join(["cdmtrace", "explain", *options, *files, fingerprint])
 
 
 def plain(text: str) -> list[str]:

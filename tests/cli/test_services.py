@@ -76,11 +76,22 @@ def test_what_is_allowed_is_not(
     assert not found["compaction"]["allowed"]
 
 
-def test_it_can_be_explained(merged: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["check", "--profile", "np", "--format", "json", merged])
-    (one,) = json.loads(capsys.readouterr().out)["findings"]
-    assert main(["explain", "--profile", "np", merged, one["fingerprint"]]) == 0
-    assert "The argument:" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "options", [[], ["--allow", "1:compaction"], ["--allow", "all:mlock,offline"]]
+)
+def test_it_can_be_explained(
+    options: list[str], merged: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["check", "--profile", "np", *options, merged])
+    told = capsys.readouterr().err.partition("as an argument: cdmtrace ")[2]
+    assert main(told.split()) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "The argument:" in out
+    allowed = {
+        "mempolicy",
+        *(n for o in options[1:] for n in o[o.index(":") + 1 :].split(",")),
+    }
+    assert "allowed there: " + ", ".join(sorted(allowed)) in out
 
 
 @pytest.mark.parametrize(

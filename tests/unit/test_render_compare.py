@@ -233,7 +233,7 @@ def test_the_next_command_explains_the_first(name: str, side: str, words: str) -
     shown = document.compare(COMPARISONS[name])
     shown[side]["trace"]["files"] = ["one file.arrows", "two.arrows"]
     id_ = shown["findings"][0]["finding"]["fingerprint"]
-    assert render.next_command(shown) == (
+    assert render.next_command(shown, ()) == (
         f"the first one that {words} as an argument: cdmtrace explain "
         f"'one file.arrows' two.arrows {id_}"
     )
@@ -242,17 +242,19 @@ def test_the_next_command_explains_the_first(name: str, side: str, words: str) -
 def test_the_next_command_of_what_is_unchanged_and_of_nothing() -> None:
     same = document.compare(compare(story("rfc"), story("rfc")))
     assert "that is in both as an argument: cdmtrace explain " in (
-        render.next_command(same)
+        render.next_command(same, ())
     )
     nothing_found = document.compare(COMPARISONS["nothing"])
     nothing_found["b"]["trace"]["files"] = ["b.arrows"]
-    assert render.next_command(nothing_found) == (
+    assert render.next_command(nothing_found, ()) == (
         "what happened in B: cdmtrace report b.arrows"
     )
 
 
-def test_the_next_command_names_the_profile() -> None:
+def test_the_next_command_has_the_options() -> None:
     mended, bad = story().trace, story("rfc").trace
     results = (check(trace, profile="rfc-v2") for trace in (bad, mended))
     shown = document.compare(compare(*results))
-    assert "cdmtrace explain --profile rfc-v2 " in render.next_command(shown)
+    assert "cdmtrace explain --profile rfc-v2 " in render.next_command(
+        shown, ("--profile", "rfc-v2")
+    )
