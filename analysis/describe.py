@@ -68,6 +68,8 @@ def what(event: Event, terms: Terms) -> str:
             return f"{names.size(event.size, terms.page)} moved to {event.other:x}"
         case EventKind.SNAP_VMA:
             return "VMA as it was when recording began"
+        case EventKind.SNAP_RANGES:
+            return f"pages of node {event.node} as they were then"
         case EventKind.KSM_ADVICE:
             return f"ksm_madvise({names.advice(event.arg)})"
         case EventKind.FLAGS if event.bits & Bit.VMA_UNREAD:

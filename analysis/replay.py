@@ -214,6 +214,9 @@ class Result:
 
 
 Observer = Callable[[Mm, Event, Note], None]
+Follower = Callable[[tuple[int, int], Event, State, State], None]
+"""Is told a row, the id and generation of an mm that it is about, and the mm's state
+before and after."""
 
 
 def check(
@@ -223,20 +226,22 @@ def check(
     rules: Collection[str] | None = None,
     until: int | None = None,
     observer: Observer | None = None,
+    follower: Follower | None = None,
     permissions: Permissions = DEFAULT,
 ) -> Result:
     """Judge a trace.
 
     rules: ids to judge; None: all that are about what the profile is about.
     permissions: which services may touch pages of which node. until: stop after the
-    row of this seq. observer: is told every note of the model. Raises KeyError for a
-    profile that does not exist.
+    row of this seq. observer: is told every note of the model; follower: every row that
+    is about an mm. Raises KeyError for a profile that does not exist.
     """
     run = Replay(
         trace,
         profile=profile,
         rules=rules,
         observer=observer,
+        follower=follower,
         permissions=permissions,
     )
     for event in trace.events:
@@ -312,17 +317,19 @@ class Replay:
         profile: str = "intended",
         rules: Collection[str] | None = None,
         observer: Observer | None = None,
+        follower: Follower | None = None,
         bounds: Bounds = CHECK,
         permissions: Permissions = DEFAULT,
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
-        profile, rules, observer, permissions: as for check(). Raises KeyError for a
-        profile that does not exist.
+        profile, rules, observer, follower, permissions: as for check(). Raises KeyError
+        for a profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
         self._profile = PROFILES[profile]
         self._observer = observer
+        self._follower = follower
         self._bounds = bounds
         self._tallies = [
             _Tally(
@@ -419,14 +426,17 @@ class Replay:
             life.moved |= event.kind == EventKind.MOVE or (
                 event.probe == Probe.SYS_MREMAP and event.other != event.addr
             )
+            before = life.state
             life.state, notes = model.step(
-                life.state,
+                before,
                 event,
                 self._terms,
                 self._profile,
                 parent,
                 own=mm == event.mm,
             )
+            if self._follower:
+                self._follower((mm, life.generation), event, before, life.state)
             if mm == event.mm:
                 notes += self._services.take(event, notes, life.state.pages)
             self._judge(mm, event, notes)

@@ -2,6 +2,14 @@
 # Make tests/golden anew from the recordings that `make demo demo-foreign` has left.
 set -euo pipefail
 
+# The life of the VMA that is most worth a look (at an address, if one is given); the
+# list, which says so, where there is none.
+life() {
+	local list
+	list=$(cdmtrace timeline "$@")
+	eval "$(grep -m1 'cdmtrace timeline .* --pid ' <<<"$list" || echo 'echo "$list"')"
+}
+
 for name in cdm-6.1/rfc cdm-6.1/none foreign-6.1/rfc; do
 	golden=tests/golden/${name/\//-}
 	cp "demo/$name/story.arrows" "$golden.arrows"
@@ -9,6 +17,8 @@ for name in cdm-6.1/rfc cdm-6.1/none foreign-6.1/rfc; do
 	status=0
 	cdmtrace check "$golden.arrows" >"$golden.check.txt" || status=$?
 	cdmtrace report "$golden.arrows" >"$golden.report.txt"
+	cdmtrace timeline "$golden.arrows" >"$golden.timeline.txt"
+	life "$golden.arrows" --addr 100040000000 >"$golden.life.txt"
 	echo "$golden: check ends with $status"
 done
 
@@ -52,5 +62,6 @@ for trace in demo/rules/*/*.arrows; do
 	(cd "$(dirname "$trace")" &&
 		cdmtrace check --profile $profile --rules "${asked[$name]}" "$name.arrows") \
 		>"$rules/$name.check.txt" || test $? = 1
+	(cd "$(dirname "$trace")" && life "$name.arrows") >"$rules/$name.life.txt"
 	xz -9 <"$trace" >"$rules/$name.arrows.xz"
 done

@@ -55,6 +55,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.report:report",
         summary="What happened: per process, VMA, node and way.",
     ),
+    "timeline": Verb(
+        target="cdmtrace.cli.timeline:timeline",
+        summary="The life of one VMA: policy, tag, pages by node, locks.",
+    ),
     "explain": Verb(
         target="cdmtrace.cli.explain:explain",
         summary="A rule, or one finding told as an argument.",

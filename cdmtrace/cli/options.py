@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from cdmtrace.errors import UsageTrouble
 from cdmtrace.kernel.profiles import PROFILES
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -40,6 +41,20 @@ def size(text: str) -> int:
     if match is None:
         raise click.BadParameter(f"{text!r} is no size such as 64M or 1G")
     return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def address(text: str) -> int:
+    """Return an address of a process, from --addr. Raises UsageTrouble."""
+    try:
+        number = int(text, 16)
+    except ValueError:
+        number = -1
+    if not 0 < number < 1 << 64:
+        raise UsageTrouble(
+            f"--addr {text}: not an address",
+            hint="in hexadecimal, as in /proc/PID/maps",
+        )
+    return number
 
 
 option = functools.partial(click.option, cls=Option)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdmtrace.cli.options import kernel_profile, loader_option, option
+from cdmtrace.cli.options import address, kernel_profile, loader_option, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.units import count, size
 
@@ -88,7 +88,7 @@ def watch(
     of record --pid with these writes in it. It ends with COMMAND, if there is one, else
     with the process; or with Ctrl-C. A cpu that comes online later does not look.
     """
-    where = [_address(text) for text in addresses]
+    where = [address(text) for text in addresses]
     if len(where) > REGISTERS:
         raise UsageTrouble(
             f"{len(where)} addresses, and a processor has {REGISTERS} debug registers",
@@ -159,16 +159,3 @@ def _notes(write: Write) -> tuple[str, ...]:
         *(("another cpu wrote as well",) if write.overlapped else ()),
         *(("the VMA is torn down",) if write.leaving else ()),
     )
-
-
-def _address(text: str) -> int:
-    try:
-        address = int(text, 16)
-    except ValueError:
-        address = -1
-    if not 0 < address < 1 << 64:
-        raise UsageTrouble(
-            f"--addr {text}: not an address",
-            hint="in hexadecimal, as in /proc/PID/maps",
-        )
-    return address

@@ -24,27 +24,32 @@ Tables = Mapping[str, Rows]
 and what is in a column "bytes" is bytes."""
 
 
-def render(tables: Tables, how: str) -> str:
-    """Return the tables in one of FORMATS. Raises KeyError for another one."""
-    return _FORMS[how](tables)
+def render(tables: Tables, how: str, limit: int | None = LIMIT) -> str:
+    """Return the tables in one of FORMATS. Raises KeyError for another one.
+
+    limit: rows of a table that people are shown, None: all.
+    """
+    for_people = {"table": _table, "markdown": _markdown}.get(how)
+    return for_people(tables, limit) if for_people else _FORMS[how](tables)
 
 
-def _table(tables: Tables) -> str:
+def _table(tables: Tables, limit: int | None) -> str:
     return "\n".join(
-        f"{title}\n{plain(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
+        f"{title}\n{plain(rows[:limit]) if rows else '(none)'}\n{_more(rows, limit)}"
         for title, rows in tables.items()
     )
 
 
-def _markdown(tables: Tables) -> str:
+def _markdown(tables: Tables, limit: int | None) -> str:
     return "\n".join(
-        f"## {title}\n\n{_github(rows[:LIMIT]) if rows else '(none)'}\n{_more(rows)}"
+        f"## {title}\n\n{_github(rows[:limit]) if rows else '(none)'}\n"
+        f"{_more(rows, limit)}"
         for title, rows in tables.items()
     )
 
 
-def _more(rows: Rows) -> str:
-    hidden = len(rows) - LIMIT
+def _more(rows: Rows, limit: int | None) -> str:
+    hidden = len(rows) - len(rows[:limit])
     return f"\n{hidden:,} more, in --format csv\n" if hidden > 0 else ""
 
 
@@ -116,9 +121,7 @@ def _csv(tables: Tables) -> str:
 
 
 _FORMS: Final = {
-    "table": _table,
     "json": _json,
     "ndjson": _ndjson,
     "csv": _csv,
-    "markdown": _markdown,
 }

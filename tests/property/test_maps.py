@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdmtrace.analysis.frames import Event
-from cdmtrace.analysis.pages import LEAF_SHIFT, Page, PageMap
+from cdmtrace.analysis.pages import LEAF_SHIFT, Census, Page, PageMap
 from cdmtrace.analysis.state import Area, State, put
 from cdmtrace.events import EventKind
 
@@ -238,3 +238,17 @@ def test_nothing_is_put_into_nothing(empty: tuple[int, int]) -> None:
     start, end = BASE + empty[0] * PAGE, BASE + empty[1] * PAGE
     assert put(areas, start, end, [area(3, 4, 2)]) == areas
     assert State(areas=areas).overlapping(start, end) == ()
+
+
+@relaxed
+@given(st.lists(st.tuples(st.one_of(SMALL, BIGS), RANGE), min_size=1, max_size=30))
+def test_counting_what_has_changed_counts_all(steps) -> None:
+    census, pages = Census(), PageMap()
+    for one, (start, end) in steps:
+        there = pages.get(one.addr)
+        if there:
+            pages = pages.drop(there)
+        elif not pages.covering(one.addr):
+            pages = pages.drop_within(one.addr, one.addr + one.size).put(one)
+        for span in ((start, end), (BASE, BASE + 2 * LEAF)):
+            assert census.on_nodes(pages, *span) == pages.on_nodes(*span)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import lzma
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,7 @@ def test_every_rule_was_broken_by_a_real_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("verb", ["check", "report"])
+@pytest.mark.parametrize("verb", ["check", "report", "timeline"])
 def test_the_text(
     name: str,
     verb: str,
@@ -104,6 +106,39 @@ def test_the_text_of_compare(
     assert main(["compare", *files]) == status
     expected = (GOLDEN / f"{name}.compare.txt").read_text()
     assert capsys.readouterr().out == expected
+
+
+def life(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Return the life of the VMA that is most worth a look; where none is, the list."""
+    assert main(["timeline", *words]) == 0
+    listed = capsys.readouterr().out
+    command = re.search(r"(?m)^ +cdmtrace (timeline .* --pid .*)$", listed)
+    if command is None:
+        return listed
+    assert main(shlex.split(command[1])) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_life_of_a_vma(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(GOLDEN.parent.parent)
+    shown = life(capsys, f"tests/golden/{name}.arrows", "--addr", "100040000000")
+    assert shown == (GOLDEN / f"{name}.life.txt").read_text()
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_life_of_a_vma_of_a_row(
+    row: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    unpacked(row, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    shown = life(capsys, f"{row}.arrows")
+    assert shown == (GOLDEN / f"rules/{row}.life.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,305 @@
+"""Which VMAs of a recording are worth a look, the worst first."""
+
+from __future__ import annotations
+
+import bisect
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cdmtrace.analysis.frames import Event, Terms, Trace
+from cdmtrace.analysis.pages import Census
+from cdmtrace.analysis.replay import Finding, Mm, check
+from cdmtrace.analysis.rules import Severity
+from cdmtrace.analysis.state import Area, State
+from cdmtrace.analysis.timeline import moved, seconds, spans
+from cdmtrace.analysis.traffic import Space
+from cdmtrace.events import Bit, EventKind
+
+_WORST_FIRST: Final = (Severity.ERROR, Severity.WARNING, Severity.INFO)
+
+_EVER: Final = 1 << 64
+
+
+@dataclass(slots=True)
+class Vma:
+    """A VMA of the recording.
+
+    start, end: as it was last. places: all that it has been, a range for each place to
+    which it was moved. first, last: seqs of rows. since: when it was seen first; seen:
+    when it was seen to be what it was last; ns. most: base pages of CDM nodes, the most
+    at a time. changes: rows that set its policy or show its flags to change.
+    """
+
+    space: Space
+    start: int
+    end: int
+    first: int
+    since: int
+    seen: int
+    last: int = _EVER
+    most: int = 0
+    changes: int = 0
+    places: list[tuple[int, int]] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    census: Census = field(default_factory=Census)
+
+    def holds(self, addr: int) -> bool:
+        """Return whether the address is in what it has been."""
+        return self.shares(addr, addr + 1) > 0
+
+    def shares(self, start: int, end: int) -> int:
+        """Return how many bytes of [start, end) are in what it has been."""
+        return max(
+            (min(high, end) - max(low, start) for low, high in self.places), default=0
+        )
+
+    def extend(self, start: int, end: int) -> None:
+        """Note that it has been [start, end)."""
+        for at, (low, high) in enumerate(self.places):
+            if low <= end and start <= high:
+                self.places[at] = min(low, start), max(high, end)
+                return
+        self.places.append((start, end))
+
+    def absorb(self, other: Vma) -> None:
+        """Take in another one, which has been merged with it."""
+        for place in other.places:
+            self.extend(*place)
+        self.first = min(self.first, other.first)
+        self.since = min(self.since, other.since)
+        self.most = max(self.most, other.most)
+        self.changes += other.changes
+
+    @property
+    def worth(self) -> bool:
+        """Whether there is anything to be seen of it."""
+        return bool(self.findings or self.most or self.changes)
+
+
+class Collector:
+    """Takes note of every VMA; give take() to replay.check() as a follower."""
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._live: dict[Space, dict[int, Vma]] = defaultdict(dict)
+        self._areas: dict[Space, tuple[Area, ...]] = {}
+        self._all: list[Vma] = []
+        self._merged: set[int] = set()
+
+    @property
+    def all(self) -> list[Vma]:
+        """Every VMA, but for those that have been merged into others."""
+        return [vma for vma in self._all if id(vma) not in self._merged]
+
+    def take(self, space: Space, event: Event, before: State, after: State) -> None:
+        """Take note of a row, and of its mm before and after it."""
+        live = self._live[space]
+        known = self._areas.get(space, ())
+        if known is not after.areas:
+            self._reconcile(space, event, known, after)
+            self._areas[space] = after.areas
+        if event.mm == space[0]:
+            changed = event.kind == EventKind.POLICY and not event.ret
+            changed |= event.flags_before != event.flags_after
+            area = after.area(event.start)
+            if changed and area and not event.bits & Bit.UNLINKED:
+                live[area.start].changes += 1
+        if before.pages is not after.pages:
+            for area in self._touched(event, after):
+                vma = live[area.start]
+                held = vma.census.on_nodes(after.pages, area.start, area.end)
+                vma.most = max(vma.most, held.total() // self._terms.page)
+        if event.kind == EventKind.MM_EXIT:
+            for vma in live.values():
+                vma.last = event.seq
+            live.clear()
+
+    def _touched(self, event: Event, after: State) -> list[Area]:
+        found = {
+            area.start: area
+            for start, end in spans(event)
+            for area in after.overlapping(start, end)
+        }
+        return list(found.values())
+
+    def _reconcile(
+        self, space: Space, event: Event, before: tuple[Area, ...], after: State
+    ) -> None:
+        """Give each VMA that there is now to what it was before, or was part of."""
+        olds, news = _differing(before, after.areas)
+        if not (olds or news):
+            return
+        live = self._live[space]
+        # The record of a VMA is under its start: a merge leaves the greatest part's.
+        there = [(area, live.pop(area.start, None)) for area in olds]
+        way = moved(event, self._terms)
+        for area in news:
+            overlaps = [
+                (min(area.end, old.end) - max(area.start, old.start), at)
+                for at, (old, vma) in enumerate(there)
+                if vma and old.start < area.end and area.start < old.end
+            ]
+            vma = None
+            if overlaps:
+                at = max(overlaps)[1]
+                vma = there[at][1]
+                there[at] = (there[at][0], None)
+            elif way and area.start <= way[2] < area.end:
+                source = next((a for a in before if a.start <= way[0] < a.end), None)
+                vma = live.pop(source.start, None) if source else None
+                if vma and source:
+                    live[source.start] = self._new(space, source, event)
+            if vma is None:
+                vma = self._new(space, area, event)
+            vma.start, vma.end, vma.seen = area.start, area.end, event.ts
+            vma.extend(area.start, area.end)
+            live[area.start] = vma
+        for old, vma in there:
+            if vma is None:
+                continue
+            vma.last = event.seq
+            # What has merged is one: the life of the one that is left is its own, too.
+            whole = after.area(old.start)
+            if whole and any(whole is area for area in news):
+                live[whole.start].absorb(vma)
+                self._merged.add(id(vma))
+
+    def _new(self, space: Space, area: Area, event: Event) -> Vma:
+        vma = Vma(
+            space=space,
+            start=area.start,
+            end=area.end,
+            first=event.seq,
+            since=event.ts,
+            seen=event.ts,
+        )
+        self._all.append(vma)
+        return vma
+
+
+def _differing(
+    old: tuple[Area, ...], new: tuple[Area, ...]
+) -> tuple[list[Area], list[Area]]:
+    """Return the areas of which the ranges are not the same in both."""
+    first, ends = 0, min(len(old), len(new))
+    while first < ends and old[first] is new[first]:
+        first += 1
+    last = 0
+    while last < ends - first and old[-1 - last] is new[-1 - last]:
+        last += 1
+    one, other = old[first : len(old) - last], new[first : len(new) - last]
+    same = {(a.start, a.end) for a in one} & {(a.start, a.end) for a in other}
+    return (
+        [area for area in one if (area.start, area.end) not in same],
+        [area for area in other if (area.start, area.end) not in same],
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidates:
+    """All VMAs of a recording, those that are worth most first, and the mms."""
+
+    vmas: tuple[Vma, ...]
+    mms: Mapping[Space, Mm]
+    terms: Terms
+
+    def pid(self, vma: Vma) -> int:
+        """Return the process of a VMA, 0 if it is not known."""
+        return self.mms[vma.space].pid
+
+    def often(self) -> set[int]:
+        """Return the ids of VMAs whose address others of the process have held, too."""
+        by_pid: dict[int, list[Vma]] = defaultdict(list)
+        for vma in self.vmas:
+            by_pid[self.pid(vma)].append(vma)
+        found = set()
+        for vmas in by_pid.values():
+            lows = sorted(low for vma in vmas for low, _ in vma.places)
+            highs = sorted(high for vma in vmas for _, high in vma.places)
+            for vma in vmas:
+                began = bisect.bisect_right(lows, vma.start)
+                if began - bisect.bisect_right(highs, vma.start) > 1:
+                    found.add(id(vma))
+        return found
+
+    @property
+    def processes(self) -> dict[int, str]:
+        """Pid -> name of each process of which an address space was recorded."""
+        return {mm.pid: mm.comm for mm in self.mms.values()}
+
+
+def collect(trace: Trace, *, profile: str) -> Candidates:
+    """Return what there is. Raises KeyError for a profile that does not exist."""
+    collector = Collector(trace.terms)
+    result = check(trace, profile=profile, follower=collector.take)
+    vmas = collector.all
+    for finding in result.findings:
+        vma = _of(finding, vmas)
+        if vma:
+            vma.findings.append(finding)
+    ranked = sorted(
+        vmas,
+        key=lambda vma: (*_weight(vma.findings), -vma.most, -vma.changes, vma.first),
+    )
+    return Candidates(
+        vmas=tuple(ranked),
+        mms={(life.mm.id, life.mm.generation): life.mm for life in result.lives},
+        terms=trace.terms,
+    )
+
+
+def _weight(findings: Iterable[Finding]) -> tuple[int, ...]:
+    """Return a key by which what is worse comes first: errors, warnings, the others."""
+    found = Counter(finding.rule.severity for finding in findings)
+    return tuple(-found[severity] for severity in _WORST_FIRST)
+
+
+def _of(finding: Finding, vmas: Iterable[Vma]) -> Vma | None:
+    """Return the VMA that a finding is about: the one that has most of its range."""
+    space = finding.mm.id, finding.mm.generation
+    shares = [
+        (vma.shares(finding.start, finding.end), vma.first, number, vma)
+        for number, vma in enumerate(vmas)
+        if vma.space == space and vma.first <= finding.seq <= vma.last
+    ]
+    best = max(shares, key=lambda share: share[:3], default=None)
+    return best[3] if best and best[0] > 0 else None
+
+
+def rows(
+    found: Candidates, *, pid: int | None, addr: int | None
+) -> list[dict[str, Any]]:
+    """Return the VMAs that are worth a look, of a process or with an address if given.
+
+    most: base pages of CDM nodes, the most at a time. at: when it held the address at
+    which it starts, where others have held it at other times; else None.
+    """
+    often = found.often()
+    return [
+        {
+            "pid": found.pid(vma),
+            "comm": found.mms[vma.space].comm or None,
+            "VMA": f"{vma.start:x}-{vma.end:x}",
+            "findings": len(vma.findings),
+            "most on CDM": vma.most,
+            "changes": vma.changes,
+            "since (s)": seconds(vma.since, found.terms),
+            "at": seconds(vma.seen, found.terms) if id(vma) in often else None,
+            "why": _why(vma),
+        }
+        for vma in found.vmas
+        if vma.worth
+        and pid in (None, found.pid(vma))
+        and (addr is None or vma.holds(addr))
+    ]
+
+
+def _why(vma: Vma) -> str:
+    if vma.findings:
+        told = dict.fromkeys(f"{f.rule.id} {f.rule.name}" for f in vma.findings)
+        return ", ".join(told)
+    if vma.most:
+        return "pages of CDM nodes"
+    return "its flags or policy changed"

@@ -1,0 +1,39 @@
+"""Timelines of a simulated kernel, and what they tell, for short."""
+
+from __future__ import annotations
+
+from simkernel import SimKernel, Task
+
+from cdmtrace.analysis.timeline import Timeline, follow
+from cdmtrace.events import EventKind, Probe
+
+FAR = 0x300000000000
+"""An address that SimKernel gives to nobody who does not ask for it."""
+
+
+def told(found: Timeline, number: int = 0) -> list[str]:
+    """Return the kinds of the rows of a generation, a run of one kind once."""
+    kinds: list[str] = []
+    for moment in found.lives[number].moments:
+        kind = EventKind(moment.event.kind).name
+        if kind == "CALL":
+            kind = Probe(moment.event.probe).name
+        if not kinds or kinds[-1] != kind:
+            kinds.append(kind)
+    return kinds
+
+
+def at(kernel: SimKernel, task: Task, addr: int) -> Timeline:
+    return follow(kernel.trace(), task.pid, addr, profile="intended")
+
+
+def ends(found: Timeline) -> list[tuple[str, str]]:
+    return [(life.began, life.ended) for life in found.lives]
+
+
+def watched(*quirks: str) -> tuple[SimKernel, Task]:
+    """Return a process that is recorded from its first mmap() on."""
+    kernel = SimKernel(*quirks)
+    task = kernel.process()
+    task.mbind(task.mmap(1).start, 1)
+    return kernel, task
