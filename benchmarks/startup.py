@@ -26,10 +26,12 @@ from pathlib import Path
 
 from cdmtrace.kernel import headers
 from cdmtrace.lab.paths import Layout
+from cdmtrace.lab.specs import DEFAULT_KERNEL
 
 # The tests compile the program as well, so what they compile it with is complete.
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from bpfnumbers import WHOLE
+from bpfnumbers import KERNEL, WHOLE
+from signatures import ARGUMENTS, types_of
 
 STEPS = ("import", "numbers", "compile, or open", "verify and load")
 
@@ -42,6 +44,7 @@ def once(how: str) -> None:
     from cdmtrace.kernel import bpf, btf, config, layout, profiles, vmflags
     from cdmtrace.loader.bcc import import_bcc
     from cdmtrace.loader.choice import make_program
+    from cdmtrace.planning import plan
     from cdmtrace.probes import PROBES, Kind
 
     del cdmtrace.session
@@ -74,11 +77,16 @@ def once(how: str) -> None:
         )
         for kind in Kind
     }
+    tracepoints = frozenset(
+        n for p in PROBES for a in p.attachments for n in a.candidates
+    )
     program.load(
         {
             one.handler: one.kind
-            for probe in PROBES
-            for one in probe.every_attachment
+            for item in plan(
+                frozenset(ARGUMENTS[KERNEL]), tracepoints, types_of(KERNEL)
+            )
+            for one in item.probe.attachments
             if able[one.kind]
         }
     )
@@ -107,7 +115,9 @@ def measure(how: str, count: int) -> None:
         environment = dict(os.environ)
         if headers.find() in (None, headers.KHEADERS):
             packed = sorted(
-                Layout.default().work.glob("*/obj-*/kernel/kheaders_data.tar.xz")
+                Layout.default().work.glob(
+                    f"*/obj-{DEFAULT_KERNEL}/kernel/kheaders_data.tar.xz"
+                )
             )
             if not packed:
                 sys.exit("no kernel headers here: make kernel")

@@ -6,6 +6,10 @@
  * who calls them, directly or not, has. What he was told is kept for them.
  */
 
+/* Compiled where the kernel is one: with bcc it would cost all others a second. */
+#if MAYBE(ARG_rmap_remove_untold_page || ARG_rmap_add_file_untold_page ||	\
+	  ARG_range_next_mm || ARG_numa_huge_entry_vma || ARG_vma_linked_vma)
+
 /*
  * The VMA that this task works in: of these functions, the one that was called last.
  * hugetlb_cow() may call __unmap_hugepage_range(), and then has none: but pages of hugetlb
@@ -315,3 +319,5 @@ int grow_end(struct pt_regs *ctx)
 	place_drop(PLACE_GROW);
 	return vma && !(int)PT_REGS_RC(ctx) ? vma_is_new(vma) : 0;
 }
+
+#endif
