@@ -92,10 +92,10 @@ class Machine:
     """A kernel's memory, one task, and the program."""
 
     def __init__(self, library: Path) -> None:
-        self.library = ctypes.CDLL(str(library))
+        self.native = ctypes.CDLL(str(library))
         for name in ("id_of", "count_missing"):
-            getattr(self.library, name).restype = ctypes.c_uint64
-        self._memory = (ctypes.c_uint8 * (1 << 16)).in_dll(self.library, "memory")
+            getattr(self.native, name).restype = ctypes.c_uint64
+        self._memory = (ctypes.c_uint8 * (1 << 16)).in_dll(self.native, "memory")
         # Nothing is at the first words of it: no pointer is that low.
         self._next = ctypes.addressof(self._memory) + 256
         self.task = self.struct("task_struct")
@@ -104,7 +104,7 @@ class Machine:
         self.enable(True)
 
     def _u64(self, name: str) -> ctypes.c_uint64:
-        return ctypes.c_uint64.in_dll(self.library, name)
+        return ctypes.c_uint64.in_dll(self.native, name)
 
     def be(self, pid: int) -> None:
         """The thread goes on as one of another process: its id was given anew."""
@@ -116,27 +116,27 @@ class Machine:
 
     def join_cgroup(self, on: bool) -> None:
         """The task is in the cgroup that is followed, or leaves it."""
-        ctypes.c_int.in_dll(self.library, "current_in_cgroup").value = on
+        ctypes.c_int.in_dll(self.native, "current_in_cgroup").value = on
 
     def name(self, comm: bytes) -> None:
         """The task is called so now."""
         ctypes.memmove(
-            (ctypes.c_char * 16).in_dll(self.library, "current_comm"),
+            (ctypes.c_char * 16).in_dll(self.native, "current_comm"),
             comm.ljust(16, b"\0"),
             16,
         )
 
     def follow(self, pid: int) -> None:
         """Let a process be one of those that are named."""
-        self.library.set_named(pid)
+        self.native.set_named(pid)
 
     @property
     def stacks(self) -> int:
         """How many stacks were taken."""
-        return int(self.library.count_stacks())
+        return int(self.native.count_stacks())
 
     def enable(self, on: bool) -> None:
-        self.library.set_enabled(on)
+        self.native.set_enabled(on)
 
     def words(self, *words: int, room: int = 256) -> int:
         """Return the address of these words, followed by zeros."""
@@ -165,7 +165,7 @@ class Machine:
     def mm(self, *, watched: bool = False) -> int:
         address = self.struct("mm_struct")
         if watched:
-            self.library.set_watched(ctypes.c_uint64(address))
+            self.native.set_watched(ctypes.c_uint64(address))
         return address
 
     def vma_mm(self, vma: int) -> int:
@@ -183,24 +183,24 @@ class Machine:
     def enter(self, handler: str, *arguments: int, sp: int = 0) -> None:
         """A function is called."""
         words = (*arguments, *[0] * (7 - len(arguments)), sp)
-        getattr(self.library, handler)(ctypes.c_void_p(self.words(*words)))
+        getattr(self.native, handler)(ctypes.c_void_p(self.words(*words)))
 
     def leave(self, handler: str, value: int = 0) -> None:
         """A function returns a value."""
         words = (*[0] * 6, value, 0)
-        getattr(self.library, handler)(ctypes.c_void_p(self.words(*words)))
+        getattr(self.native, handler)(ctypes.c_void_p(self.words(*words)))
 
     def call(self, name: str, *arguments: int) -> None:
         """A system call begins."""
-        number = ctypes.c_int.in_dll(self.library, f"nr_{name}").value
+        number = ctypes.c_int.in_dll(self.native, f"nr_{name}").value
         words = self.words(0, number, *arguments)
-        self.library.call_enter(ctypes.c_void_p(words))
+        self.native.call_enter(ctypes.c_void_p(words))
 
     def call_ends(self, result: int) -> None:
-        self.library.call_exit(ctypes.c_void_p(self.words(0, 0, result)))
+        self.native.call_exit(ctypes.c_void_p(self.words(0, 0, result)))
 
     def id(self, pointer: int) -> int:
-        return int(self.library.id_of(ctypes.c_uint64(pointer)))
+        return int(self.native.id_of(ctypes.c_uint64(pointer)))
 
     def clear_meanwhile(self, address: int) -> None:
         """Another task clears a word while the program takes room in the ring."""
@@ -209,34 +209,34 @@ class Machine:
     @property
     def waiting(self) -> int:
         """How many entries wait for their return."""
-        return int(self.library.count_waiting())
+        return int(self.native.count_waiting())
 
     def unpaired(self, probe: Probe) -> int:
-        return int(self.library.count_missing(int(probe), int(Lost.UNPAIRED)))
+        return int(self.native.count_missing(int(probe), int(Lost.UNPAIRED)))
 
     def unread(self, probe: Probe) -> int:
-        return int(self.library.count_missing(int(probe), int(Lost.READ)))
+        return int(self.native.count_missing(int(probe), int(Lost.READ)))
 
     def fill(self, used: int) -> None:
         """So many bytes wait in the ring, and nobody takes them out."""
         self._u64("ring_waiting").value = used
 
     def full(self, probe: Probe) -> int:
-        return int(self.library.count_missing(int(probe), int(Lost.RING)))
+        return int(self.native.count_missing(int(probe), int(Lost.RING)))
 
     @property
     def woken(self) -> list[bool]:
         """Of each record, whether whoever drains the ring was woken for it."""
-        used = ctypes.c_uint32.in_dll(self.library, "ring_filled").value
+        used = ctypes.c_uint32.in_dll(self.native, "ring_filled").value
         flags = ctypes.c_uint32 * (used // EVENT_DTYPE.itemsize)
         force = 2
-        return [x == force for x in flags.in_dll(self.library, "submitted")]
+        return [x == force for x in flags.in_dll(self.native, "submitted")]
 
     @property
     def rows(self) -> list[Any]:
         """What is in the ring, but for names of tasks."""
-        used = ctypes.c_uint32.in_dll(self.library, "ring_filled").value
-        ring = (ctypes.c_uint8 * used).in_dll(self.library, "ring")
+        used = ctypes.c_uint32.in_dll(self.native, "ring_filled").value
+        ring = (ctypes.c_uint8 * used).in_dll(self.native, "ring")
         events = np.frombuffer(bytes(ring), EVENT_DTYPE)
         return [row for row in events if row["kind"] != EventKind.COMM]
 

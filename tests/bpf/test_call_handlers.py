@@ -17,7 +17,7 @@ PLACES = {"di": 14, "si": 13, "dx": 12, "r10": 7, "r8": 9, "r9": 8, "orig_ax": 1
 def registers(machine: Machine, name: str, *arguments: int) -> int:
     """Return what a task had in its registers when it made a system call."""
     words = [0] * 16
-    number = ctypes.c_int.in_dll(machine.library, f"nr_{name}").value
+    number = ctypes.c_int.in_dll(machine.native, f"nr_{name}").value
     order = ("di", "si", "dx", "r10", "r8", "r9")
     told = dict(zip(order, arguments, strict=False)) | {"orig_ax": number}
     for register, word in told.items():

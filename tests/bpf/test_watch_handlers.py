@@ -34,7 +34,7 @@ class Watching:
     """A machine on which the recorder watches the VMA at START by watchpoint 2."""
 
     def __init__(self, machine: Machine) -> None:
-        self.machine, self.native = machine, machine.library
+        self.machine, self.native = machine, machine.native
         self.native.watchpoint_of.restype = ctypes.POINTER(ctypes.c_uint64 * 8)
         self.native.found_vma.restype = ctypes.c_uint64
         self.mm = machine.mm()
@@ -274,6 +274,6 @@ def test_a_write_without_room_in_the_ring_is_lost(watching: Watching) -> None:
         watching.write(FLAGS | (n & 1) << 38)
         watching.hit()
     told = watching.writes
-    lost = int(machine.library.count_missing(int(Probe.WATCHPOINT), int(Lost.RING)))
+    lost = int(machine.native.count_missing(int(Probe.WATCHPOINT), int(Lost.RING)))
     assert len(told) + lost == watching.hits == 600
     assert lost > 0
