@@ -103,8 +103,8 @@ def guest_script(
 def in_memory(*words: str) -> tuple[str, ...]:
     """Return a command, to be run in a guest with copies of bcc's libraries.
 
-    A guest's root is on 9p without a cache: of a library that is mapped from there, and
-    LLVM's has 100 MiB, each page is asked for by itself. A copy reads 500 KiB at once.
+    Of a library that is mapped from a guest's root, which is on 9p, little is read at a
+    time, and LLVM's has 100 MiB. A copy reads 500 KiB at once.
     Where bcc is not to be found, the words are returned as they are.
     """
     library = next(Path("/usr/lib").glob("*/libbcc.so.0"), None)

@@ -10,6 +10,7 @@ from cdmtrace.lab.accel import Accelerator
 from cdmtrace.lab.guest import resolve_command
 from cdmtrace.lab.guestscript import guest_script
 from cdmtrace.lab.machine import (
+    ROOT_FLAGS,
     Machine,
     check_device,
     find_tools,
@@ -44,8 +45,9 @@ def test_two_nodes_the_second_without_cpus_and_named_on_the_command_line() -> No
         *("--memory", "4096M", "--cpus", "2"),
         *("--numa", "3072M,cpus=0-1", "--numa", "1024M"),
         *("--user", "root", "--rwdir=/run/x"),
-        *("--append=cdm-nodes=0x2", "--append=nokaslr"),
-        *("--append=no_timer_check", "--append=quiet"),
+        *("--append=cdm-nodes=0x2", f"--append=rootflags={ROOT_FLAGS}"),
+        *("--append=nokaslr", "--append=no_timer_check"),
+        "--append=quiet",
         *("--", "sh /run/x/guest.sh"),
     ]
 
