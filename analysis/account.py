@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
@@ -81,7 +82,7 @@ def _how_mapped(event: Event, terms: Terms) -> str:
     """By what a page came that was mapped outside a migration."""
     if event.bits & Bit.KSM:
         return "ksm"
-    told = names.BY_FAULT.get(Cause(event.cause)) if event.cause in set(Cause) else None
+    told = names.BY_FAULT.get(event.cause)
     if told:
         return told
     if event.cause == Cause.UNKNOWN:
@@ -109,8 +110,8 @@ def on_migrate(state: State, event: Event, terms: Terms) -> tuple[State, Notes]:
     if back is not None and _is_back(back, event):
         # It is where it was: the migration failed, or it moved within its node.
         return dirty(replace(state, pages=state.pages.put(back)), event.addr), ()
-    cause = Cause(event.cause) if event.cause in set(Cause) else Cause.UNKNOWN
-    how = names.BY_MIGRATION.get(cause) or names.BY_REASON.get(event.arg, "migration")
+    how = names.BY_MIGRATION.get(event.cause)
+    how = how or names.BY_REASON.get(event.arg, "migration")
     page = Page.of(event, how, explicit=event.cause == Cause.DRIVER)
     state = dirty(replace(state, pages=state.pages.put(page)), event.addr)
     if call is not None:

@@ -18,7 +18,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import msgspec
+
 from cdmtrace.analysis.frames import Event, Terms
+from cdmtrace.analysis.rows import only
 from cdmtrace.analysis.state import State
 from cdmtrace.events import EventKind
 
@@ -33,8 +36,10 @@ _PAGES = frozenset(
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+_COUNTS = frozenset({EventKind.SNAP_VMA, EventKind.SNAP_PAGES})
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One VMA of which the model holds something else than the kernel counted.
 
     model, kernel: node -> pages of the base size. pid: of the process that was
@@ -50,8 +55,7 @@ class Difference:
     seq: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Audit:
+class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What all comparisons of a recording came to.
 
     looks: times that an address space was looked at. vmas, pages: compared; VMAs
@@ -105,7 +109,7 @@ class Auditor:
         self._terms = terms
         self._counts: dict[int, deque[_Count]] = {}
         last: dict[int, tuple[int, _Count]] = {}
-        for event in events:
+        for event in only(events, _COUNTS):
             if event.kind == EventKind.SNAP_VMA:
                 count = _Count(
                     since=event.ts_entry,

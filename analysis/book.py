@@ -9,8 +9,12 @@ that is told later and touches what it rests on takes it back, as if it had been
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import ROWS, Gap
 
@@ -18,8 +22,7 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.replay import Finding
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bounds:
+class Bounds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How much a replay keeps of what is over; as it is here, all that check needs.
 
     pending: findings of a rule that a later loss may take back, the latest ones.
@@ -37,12 +40,15 @@ class Bounds:
 CHECK = Bounds()
 """Everything is known when the first row comes, and everything is kept."""
 
+VERDICT = Bounds(ended=False)
+"""The same for who asks for findings and verdicts only: an address space is forgotten
+when it has ended, of which a long recording has many."""
+
 LIVE = Bounds(pending=200, findings=200, ended=False, audit=False)
 """What is kept does not grow with the length of the recording."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ground:
+class Ground(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What an answer rests on: [first, last] in ns, [start, end) of an mm.
 
     kin, moved: those of the mm when it was judged (see replay). rows: only rows of
@@ -100,7 +106,7 @@ class Book:
     """The findings of one rule.
 
     once: one for a VMA and a cause, and not one for each event. withheld: how many
-    losses have taken back.
+    losses have taken back. _places: where those of each address space are.
     """
 
     once: bool
@@ -110,6 +116,7 @@ class Book:
     _counted: int = 0
     _pending: deque[tuple[Finding, Ground | None]] = field(default_factory=deque)
     _shown: list[Finding] | None = None
+    _places: dict[tuple[int, int], list[int]] = field(default_factory=dict)
 
     def add(self, finding: Finding, ground: Ground | None) -> None:
         """Enter a finding. ground: what it rests on; None: no loss can shake it."""
@@ -150,30 +157,43 @@ class Book:
         return self._counted + len(self.findings)
 
     def _settle(self, finding: Finding) -> None:
-        _enter(self._findings, finding, self.once)
         most = self.bounds.findings
-        if most is not None and len(self._findings) > most:
-            del self._findings[0]
-            self._counted += 1
+        if most is not None:
+            _enter(self._findings, finding, self.once)
+            if len(self._findings) > most:
+                del self._findings[0]
+                self._counted += 1
+            return
+        # Of all there may be many, and of those of one address space there are few.
+        places = self._places.setdefault((finding.mm.id, finding.mm.generation), [])
+        if not (self.once and _counted_in(self._findings, finding, places)):
+            places.append(len(self._findings))
+            self._findings.append(finding)
 
 
 def _enter(findings: list[Finding], new: Finding, once: bool) -> None:
     """Add a finding, or count it in with the one that it is part of."""
-    if once:
-        for at, known in enumerate(findings):
-            if (
-                known.mm.id == new.mm.id
-                and known.mm.generation == new.mm.generation
-                and known.cause == new.cause
-                and known.expected == new.expected
-                and known.start < new.end
-                and new.start < known.end
-            ):
-                findings[at] = replace(
-                    known,
-                    count=known.count + 1,
-                    start=min(known.start, new.start),
-                    end=max(known.end, new.end),
-                )
-                return
-    findings.append(new)
+    if not (once and _counted_in(findings, new, range(len(findings)))):
+        findings.append(new)
+
+
+def _counted_in(findings: list[Finding], new: Finding, places: Iterable[int]) -> bool:
+    """Count it in with the one that it is part of, if one of those at places is."""
+    for at in places:
+        known = findings[at]
+        if (
+            known.mm.id == new.mm.id
+            and known.mm.generation == new.mm.generation
+            and known.cause == new.cause
+            and known.expected == new.expected
+            and known.start < new.end
+            and new.start < known.end
+        ):
+            findings[at] = replace(
+                known,
+                count=known.count + 1,
+                start=min(known.start, new.start),
+                end=max(known.end, new.end),
+            )
+            return True
+    return False

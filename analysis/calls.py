@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.account import on_move
@@ -44,7 +45,7 @@ def close(
         return state, ()
     state = replace(state, open={k: v for k, v in state.open.items() if k != key})
     notes: list[Note] = []
-    way = names.BY_CALL.get(Probe(event.probe)) if event and _is_probe(event) else None
+    way = names.BY_CALL.get(event.probe) if event else None
     for moved in call.arrived.all():
         addr, row = moved.addr, moved.event
         page = state.pages.get(addr)
@@ -91,10 +92,6 @@ def close(
         ts = event.ts if event is not None else told.ts
         state = flags_given(state, told, terms, had, flags, ts)
     return state, tuple(notes)
-
-
-def _is_probe(event: Event) -> bool:
-    return event.probe in set(Probe)
 
 
 def _asks(event: Event | None, node: int) -> bool:

@@ -14,7 +14,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from cdmtrace.analysis import names
-from cdmtrace.analysis.frames import Terms, cause_of
+from cdmtrace.analysis.frames import Terms
+from cdmtrace.analysis.rows import cause_of
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.events import Bit, Cause, EventKind
 from cdmtrace.format.schema import printable

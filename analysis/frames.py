@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from cdmtrace import vmbits
-from cdmtrace.analysis import sanity
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.errors import TraceFileError
-from cdmtrace.events import Cause, EventKind
 from cdmtrace.format.schema import printable
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
 
     from cdmtrace.format.reader import Loss, TraceInfo
     from cdmtrace.format.schema import Header, Part
@@ -40,12 +38,8 @@ BEFORE: Final = "before"
 
 _NEVER: Final = 1 << 64
 
-_SLICE: Final = 512
-"""Rows that are made into objects at a time: a batch may have 65,536."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, gc=False):
     """One row. What each field means is told in ``bpf/events.h``, per kind.
 
     Addresses and sizes in bytes, times in ns (CLOCK_MONOTONIC), kinds, probes,
@@ -86,12 +80,7 @@ class Event:
     payload: bytes | None = None
 
 
-FIELDS: Final = tuple(f.name for f in fields(Event))
-"""Names of the columns that a row is made of."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Events of one probe that are missing.
 
     They returned after ``since`` and not after ``until`` (ns). mm: id of the address
@@ -109,8 +98,7 @@ class Gap:
     end: int = 1 << 64
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
+class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a recording says its events are about.
 
     cdm: mask of the CDM nodes. tag: VM_CDM's mask in vm_flags, 0 if the kernel has
@@ -131,13 +119,13 @@ class Terms:
     tag: int
     page: int = 4096
     kernel: str = ""
-    flags: Mapping[int, str] = field(default_factory=lambda: vmbits.COMMON)
-    probes: Mapping[str, str | None] = field(default_factory=dict)
+    flags: Mapping[int, str] = msgspec.field(default_factory=lambda: vmbits.COMMON)
+    probes: Mapping[str, str | None] = msgspec.field(default_factory=dict)
     started: int = 0
     utc_offset: int = 0
     all: bool = False
     taken_by: str | None = None
-    filters: Mapping[str, Any] = field(default_factory=dict)
+    filters: Mapping[str, Any] = msgspec.field(default_factory=dict)
     told: int = -1
     addr: tuple[int, int] = (0, 1 << 64)
     late: bool = False
@@ -163,8 +151,7 @@ class Terms:
         return tuple(n for n in range(self.cdm.bit_length()) if self.cdm >> n & 1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trace:
+class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A recording, read.
 
     cut: where and why the reading stopped short of the recording's own end; None
@@ -180,7 +167,7 @@ class Trace:
     events: Iterable[Event]
     count: int
     gaps: tuple[Gap, ...] = ()
-    stacks: Mapping[int, Stack] = field(default_factory=dict)
+    stacks: Mapping[int, Stack] = msgspec.field(default_factory=dict)
     clean_end: bool = True
     cut: str | None = None
     files: tuple[str, ...] = ()
@@ -201,21 +188,14 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
     parts of one recording.
     """
     from cdmtrace.analysis.parts import one_recording
+    from cdmtrace.analysis.rows import Rows
 
-    read = [_File.read(file) for file in one_recording([path, *more])]
-    events = [event for file in read for event in file.events]
-    stacks = {
-        event.stack: Stack.parse(event.payload)
-        for event in events
-        if event.kind == EventKind.STACK
-    }
-    causes = {id_: stack.cause for id_, stack in stacks.items()}
-    events = [_caused(event, causes) for event in events]
-    infos = [file.info for file in read]
+    events = Rows.of(one_recording([path, *more]))
+    infos = events.infos
     header, last = infos[0].header, infos[-1]
     holes = joints(infos)
     cuts = [info.torn for info in infos if info.torn]
-    if len(read) > 1:
+    if len(infos) > 1:
         cuts = [f"{info.path}: {info.torn}" for info in infos if info.torn]
     if last.more:
         following = last.header.part.number + 1 if last.header.part else 1
@@ -226,7 +206,7 @@ def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
         terms=terms_of(header, infos[0].path),
         events=events,
         count=sum(info.events for info in infos),
-        stacks=stacks,
+        stacks=events.stacks,
         gaps=tuple(gap_of(loss) for info in infos for loss in info.losses)
         + tuple(hole.gap for hole in holes if hole.gap.reason != BEFORE),
         before=next((hole.gap for hole in holes if hole.gap.reason == BEFORE), None),
@@ -282,27 +262,7 @@ def gap_of(loss: Loss) -> Gap:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _File:
-    """One file, read."""
-
-    info: TraceInfo
-    events: list[Event]
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> _File:
-        from cdmtrace.format.reader import TraceReader
-
-        with TraceReader(path) as reader:
-            plausible = _Plausible(reader.path, reader.header.page_size)
-            events = [
-                event for batch in reader for event in plausible.rows(batch.columns)
-            ]
-            return cls(info=reader.info, events=events)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Hole:
+class Hole(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Rows that are missing before a part. seq: of the first row after them."""
 
     gap: Gap
@@ -353,45 +313,6 @@ def _hole(part: Part, seq: int, since: int, reason: str) -> Hole:
     return Hole(gap=gap, seq=part.seq + 1)
 
 
-class _Plausible:
-    """The batches of one file, each looked at before its rows are made of it."""
-
-    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
-        self._path, self._page = path, page
-        self._pages = 0
-
-    def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
-        """Yield the rows of a batch. Raises TraceFileError for one that cannot be."""
-        try:
-            self._pages += sanity.pages_before(columns, self._page)
-            self._pages += sanity.batched(columns, self._page)
-            why = sanity.implausible(columns, self._page)
-            why = why or sanity.too_many(self._pages)
-        except ValueError as error:
-            why = str(error)
-        if why:
-            raise TraceFileError(
-                f"{self._path}: {why}",
-                hint=f"cdmtrace info {shlex.quote(str(self._path))} says what made it",
-            )
-        for first in range(0, columns.num_rows, _SLICE):
-            for event in rows(columns.slice(first, _SLICE)):
-                yield from self._singly(event)
-
-    def _singly(self, event: Event) -> Iterable[Event]:
-        """Return an event for each page that a row is about.
-
-        A kernel that has folios maps and unmaps some small pages of one at a time.
-        """
-        several = self._page < event.size < sanity.table(self._page)
-        if not several or not event.addr or event.kind not in sanity.MAPPED:
-            return (event,)
-        return (
-            replace(event, addr=addr, size=self._page)
-            for addr in range(event.addr, event.addr + event.size, self._page)
-        )
-
-
 def _filtered(header: Header, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what the filters of a header say of what can be known.
 
@@ -426,59 +347,6 @@ def _addresses(text: str | None) -> tuple[int, int]:
     if not 0 <= start < end <= 1 << 64:
         raise ValueError("addresses")
     return start, end
-
-
-class Decoder:
-    """Batches that come one by one, as rows: for a file that is still written.
-
-    A recorder writes a stack before the first row that names it, so nothing is known
-    of a row's cause later that is not known when it comes.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
-        """Begin. path: what to call the file; page: bytes of a base page."""
-        self.stacks: dict[int, Stack] = {}
-        self._causes: dict[int, Cause | None] = {}
-        self._plausible = _Plausible(path, page)
-
-    def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
-        """Yield the rows of one batch, each with the cause that its stack tells.
-
-        What was yielded is not kept, but for the stacks. Raises TraceFileError for
-        rows that no kernel can have told.
-        """
-        for event in self._plausible.rows(columns):
-            if event.kind == EventKind.STACK:
-                stack = Stack.parse(event.payload)
-                self.stacks[event.stack] = stack
-                self._causes[event.stack] = stack.cause
-            yield _caused(event, self._causes)
-
-
-def _caused(event: Event, causes: Mapping[int, Cause | None]) -> Event:
-    if event.kind == EventKind.STACK:
-        return event
-    cause = cause_of(event.cause, causes.get(event.stack))
-    return event if cause == event.cause else replace(event, cause=cause)
-
-
-def cause_of(seen: int, told: Cause | None) -> int:
-    """Return the cause of a row. seen: what its probe says; told: what its stack says,
-    None if that is nothing, or there is none.
-    """
-    if told is None:
-        return seen
-    # A page that a driver or a file has given out is faulted in like any other.
-    faulted = seen == Cause.FILE and told is Cause.FAULT
-    return seen if faulted or seen in (Cause.DRIVER, Cause.CPUSET) else told
-
-
-def rows(columns: pa.RecordBatch) -> Iterator[Event]:
-    """Yield the rows of one batch that has the trace file's columns."""
-    names = [name for name in FIELDS if name in columns.schema.names]
-    values = [columns.column(name).to_pylist() for name in names]
-    for row in zip(*values, strict=True):
-        yield Event(**dict(zip(names, row, strict=True)))
 
 
 def dataframe(path: str | os.PathLike[str]) -> pd.DataFrame:

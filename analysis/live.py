@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.book import LIVE
-from cdmtrace.analysis.frames import Decoder, Trace, begins_late, gap_of, terms_of
+from cdmtrace.analysis.frames import Trace, begins_late, gap_of, terms_of
 from cdmtrace.analysis.replay import Life, Replay, Result
+from cdmtrace.analysis.rows import Decoder
 from cdmtrace.analysis.state import Area
 
 if TYPE_CHECKING:

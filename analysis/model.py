@@ -28,8 +28,9 @@ nothing in its mm is judged, for it has not settled.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis.account import (
     is_ram,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from cdmtrace import vmbits
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
 VM_MERGEABLE: Final = 0x80000000
 """KSM may merge identical pages (include/linux/mm.h, since 2.6.32)."""
 
-_MMAP_LOCK: Final = {
+_MMAP_LOCK: Final[Mapping[int, str]] = {
     Lock.UNKNOWN: "?",
     Lock.NONE: "none",
     Lock.READ: "read",
     Lock.WRITE_SELF: "write",
     Lock.WRITE_OTHER: "other's",
 }
+_VMA_LOCKS: Final = {int(lock): lock.name.lower() for lock in VmaLock}
+_PROBES: Final = {int(probe): probe.name.lower() for probe in Probe}
+_KINDS: Final = {int(kind): kind.name.lower() for kind in EventKind}
+_CAUSES: Final = {int(cause): cause.name.lower() for cause in Cause}
+_MODES: Final = {int(mode): mode.name for mode in Mpol}
 _ERRNO: Final = {
     1: "EPERM",
     2: "ENOENT",
@@ -110,7 +116,7 @@ def nodes(mask: int) -> str:
 def mode(policy: int) -> str:
     """Return the mode in a policy byte, with its flags: "BIND", "BIND|STATIC"."""
     number = policy & 15
-    text = Mpol(number).name if number in set(Mpol) else f"mode{number}"
+    text = _MODES.get(number) or f"mode{number}"
     for flag in MpolFlag:
         if policy & flag:
             text += f"|{str(flag.name).removesuffix('_NODES')}"
@@ -132,9 +138,9 @@ def lock(byte: int) -> str:
     Where the kernel has a lock in each VMA, its state follows: "read+vma:read".
     """
     low, high = byte & 15, byte >> 4
-    text = _MMAP_LOCK[Lock(low)] if low in set(Lock) else "?"
-    if high and high in set(VmaLock):
-        text += f"+vma:{VmaLock(high).name.lower()}"
+    text = _MMAP_LOCK.get(low, "?")
+    if high and high in _VMA_LOCKS:
+        text += f"+vma:{_VMA_LOCKS[high]}"
     return text
 
 
@@ -146,7 +152,7 @@ def locks(entry: int, exit_: int) -> str:
 
 def probe(number: int) -> str:
     """Return a logical probe's name as the trace's header has it."""
-    return Probe(number).name.lower() if number in set(Probe) else str(number)
+    return _PROBES.get(number) or str(number)
 
 
 def instruction(payload: bytes | None) -> str:
@@ -161,12 +167,12 @@ def function(payload: bytes | None) -> str:
 
 def kind(number: int) -> str:
     """Return an event kind's name in lower case."""
-    return EventKind(number).name.lower() if number in set(EventKind) else str(number)
+    return _KINDS.get(number) or str(number)
 
 
 def cause(number: int) -> str:
     """Return a cause's name in lower case."""
-    return Cause(number).name.lower() if number in set(Cause) else str(number)
+    return _CAUSES.get(number) or str(number)
 
 
 def errno(ret: int) -> str:
@@ -187,14 +193,14 @@ def size(count: int, page: int) -> str:
 
 # --- the ways by which pages come ----------------------------------------------
 
-BY_CALL: Final = {
+BY_CALL: Final[Mapping[int, str]] = {
     Probe.SYS_MBIND: "mbind",
     Probe.SYS_MOVE_PAGES: "move_pages",
     Probe.SYS_MIGRATE_PAGES: "migrate_pages",
 }
 """A system call that migrates -> the way of what it has moved."""
 
-BY_MIGRATION: Final = {
+BY_MIGRATION: Final[Mapping[int, str]] = {
     Cause.COMPACTION: "compaction",
     Cause.CPUSET: "cpuset",
     Cause.DRIVER: "driver",
@@ -210,7 +216,7 @@ BY_REASON: Final = {0: "compaction", 2: "hotplug", 5: "numa-balancing", 8: "demo
 It can lie, so it is asked only where neither a stack nor a system call tells more.
 """
 
-BY_FAULT: Final = {
+BY_FAULT: Final[Mapping[int, str]] = {
     Cause.COW: "cow",
     Cause.SWAP_IN: "swap-in",
     Cause.NUMA_BALANCING: "numa-balancing",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.pages import Page, PageMap
@@ -11,8 +12,7 @@ from cdmtrace.analysis.profiles import Demand, Facts
 from cdmtrace.analysis.state import Area
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FlagsChanged:
+class FlagsChanged(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """vm_flags of an attached VMA differ between entry and return of a row.
 
     Or they were seen to be written (WRITE), be it the same value. explained: an
@@ -29,8 +29,7 @@ class FlagsChanged:
     lost: tuple[Event, int] | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arrived:
+class Arrived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A page of a CDM node was mapped.
 
     named: the VMA's own policy names its node; None: not known. asked: an explicit
@@ -47,16 +46,14 @@ class Arrived:
     call: Event | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A page of a CDM node is no longer mapped; page: None if it was not known."""
 
     event: Event
     page: Page | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Settled:
+class Settled(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A VMA has settled: nothing that has to do with it is under way.
 
     area: as it was found, its rise and standing those before the judgement.
@@ -76,27 +73,24 @@ class Settled:
     since: int
     beside: tuple[Area, ...] = ()
     due: Event | None = None
-    held: PageMap = field(default_factory=PageMap)
+    held: PageMap = PageMap()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OverTag:
+class OverTag(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tagged after mbind(), untagged before, and not in its range."""
 
     area: Area
     before: Area
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MbindEnded:
+class MbindEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An mbind() that named CDM nodes returned; over: what it tagged beside."""
 
     event: Event
     over: tuple[OverTag, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CallFailed:
+class CallFailed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A system call that was to change VMAs failed.
 
     retagged: VMAs as they were before and are now, of which the tag is another and the
@@ -107,8 +101,7 @@ class CallFailed:
     retagged: tuple[tuple[Area, Area], ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FaultEnded:
+class FaultEnded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A fault is over in which an allocation set a tag, or an allocation has set one
     that was for no VMA of an address space.
 
@@ -129,8 +122,7 @@ class FaultEnded:
         return self.alloc is self.event
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Serviced:
+class Serviced(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """KSM or NUMA balancing worked on a VMA, or a page of it.
 
     near: a tagged VMA is in the same address space.
@@ -144,8 +136,7 @@ Way = Literal["came", "left", "stayed"]
 """A service brought a page to a node, took it away, or worked on it where it is."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A service of the kernel touched pages of a CDM node (touched.py).
 
     service: which, None where nobody knows who it was. way, size: what became of the
@@ -164,15 +155,13 @@ class Served:
     since: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Advised:
+class Advised(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """madvise() asked KSM to have a VMA, or to leave it. event: its KSM_ADVICE row."""
 
     event: Event
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Began:
+class Began(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The recording began. event: its first row."""
 
     event: Event

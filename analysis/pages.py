@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from cdmtrace.analysis.frames import Event
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
 LEAF_SHIFT: Final = 21
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Page:
+class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A page that is mapped at addr.
 
     how: by what it came ("fault", "move_pages", …; "fork", "before" and "unknown"
@@ -57,11 +58,13 @@ class Page:
         return self.how not in ("fork", "before", "unknown")
 
 
-@dataclass(frozen=True, slots=True)
-class _Leaf:
+class _Leaf(msgspec.Struct, frozen=True, gc=False):
+    """The pages of one leaf; most: no page of it is, or was, larger, bytes."""
+
     pages: Mapping[int, Page]
     explicit: int
     came: int
+    most: int
 
     @classmethod
     def of(cls, pages: dict[int, Page]) -> _Leaf:
@@ -69,6 +72,7 @@ class _Leaf:
             pages,
             sum(page.explicit for page in pages.values()),
             sum(page.came for page in pages.values()),
+            max((page.size for page in pages.values()), default=0),
         )
 
     def put(self, page: Page) -> _Leaf:
@@ -79,21 +83,21 @@ class _Leaf:
 
     def _swap(self, old: Page | None, new: Page | None) -> _Leaf:
         pages = dict(self.pages)
-        explicit, came = self.explicit, self.came
+        explicit, came, most = self.explicit, self.came, self.most
         if old is not None:
             del pages[old.addr]
             explicit, came = explicit - old.explicit, came - old.came
         if new is not None:
             pages[new.addr] = new
             explicit, came = explicit + new.explicit, came + new.came
-        return _Leaf(pages, explicit, came)
+            most = max(most, new.size)
+        return _Leaf(pages, explicit, came, most)
 
 
-@dataclass(frozen=True, slots=True)
-class PageMap:
+class PageMap(msgspec.Struct, frozen=True, gc=False):
     """Address -> Page, of one mm. Every method that changes it returns a new one."""
 
-    leaves: Mapping[int, _Leaf] = field(default_factory=dict)
+    leaves: Mapping[int, _Leaf] = msgspec.field(default_factory=dict)
     count: int = 0
 
     def get(self, addr: int) -> Page | None:
@@ -109,16 +113,19 @@ class PageMap:
         page = leaf.pages.get(addr)
         if page is not None:
             return page
-        # A page bigger than a base page is aligned to its size.
-        for page in leaf.pages.values():
-            if page.addr <= addr < page.addr + page.size:
+        # Sizes are powers of two, and a page is aligned to its size.
+        size = leaf.most
+        while (start := addr & -size) != addr:
+            page = leaf.pages.get(start)
+            if page is not None and addr < start + page.size:
                 return page
+            size >>= 1
         return None
 
     def put(self, page: Page) -> PageMap:
         """Map a page; what was mapped at its address is no more."""
         key = page.addr >> LEAF_SHIFT
-        leaf = self.leaves.get(key) or _Leaf({}, 0, 0)
+        leaf = self.leaves.get(key) or _Leaf({}, 0, 0, 0)
         grown = leaf.put(page)
         return PageMap(
             {**self.leaves, key: grown},

@@ -9,9 +9,10 @@ source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
+
+import msgspec
 
 from cdmtrace.events import Mpol
 
@@ -24,8 +25,7 @@ class Want(Enum):
     MAY = "either"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is wanted, by which clause, and that clause in words."""
 
     want: Want
@@ -33,8 +33,7 @@ class Demand:
     why: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is known of a VMA when it has settled.
 
     tag: it has VM_CDM. policy_names: P, None where its policy is not known. asked:
@@ -64,16 +63,14 @@ class Facts:
     by_driver: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mode:
+class Mode(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A policy that is looked at: mode number, and its nodes as a mask."""
 
     number: int
     nodes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Clause:
+class Clause(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One sentence of a specification and where it comes from."""
 
     id: str

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+import msgspec
+
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
@@ -76,8 +78,7 @@ class Verdict(Enum):
     UNCHECKED = "unchecked"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Mm:
+class Mm(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One address space of the recording.
 
     id: as in the trace. generation: how many had the same id before. pid, comm: of
@@ -95,8 +96,7 @@ class Mm:
         return f"{self.id:016x}" + (f".{self.generation}" if self.generation else "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One event of a witness, in words. Times in ns, CLOCK_MONOTONIC.
 
     stack: the kernel's functions at that time, innermost first; empty where no stack
@@ -119,8 +119,7 @@ class Step:
     stack: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One divergence between kernel and model.
 
     count: how many events the one finding stands for. seq: where it was found.
@@ -140,8 +139,7 @@ class Finding:
     count: int = 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RuleResult:
+class RuleResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a run says of one rule; checked: how often its premise held."""
 
     rule: Rule
@@ -151,16 +149,14 @@ class RuleResult:
     why: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Life:
+class Life(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An mm and its last state: at its exit, or where the replay ended."""
 
     mm: Mm
     state: State
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Shadowed:
+class Shadowed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What would have to be tagged where there is no VM_CDM.
 
     vmas: each with the mm that it is of. why: what may make it wrong or incomplete,
@@ -171,8 +167,7 @@ class Shadowed:
     why: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Observed:
+class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What services of the kernel did to the pages of CDM nodes.
 
     cells: each service on each node. why: what may make it incomplete, None if nothing
@@ -183,8 +178,7 @@ class Observed:
     why: str | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything a replay found out.
 
     shadow: None where the kernel has a VM_CDM, or nothing is asked of it.
@@ -228,13 +222,15 @@ def check(
     observer: Observer | None = None,
     follower: Follower | None = None,
     permissions: Permissions = DEFAULT,
+    bounds: Bounds = CHECK,
 ) -> Result:
     """Judge a trace.
 
     rules: ids to judge; None: all that are about what the profile is about.
     permissions: which services may touch pages of which node. until: stop after the
     row of this seq. observer: is told every note of the model; follower: every row that
-    is about an mm. Raises KeyError for a profile that does not exist.
+    is about an mm. bounds: what is kept. Raises KeyError for a profile that does not
+    exist.
     """
     run = Replay(
         trace,
@@ -243,6 +239,7 @@ def check(
         observer=observer,
         follower=follower,
         permissions=permissions,
+        bounds=bounds,
     )
     for event in trace.events:
         if until is not None and event.seq > until:
@@ -340,6 +337,7 @@ class Replay:
             for rule in RULES
             if (_listed(rule, self._profile) if rules is None else rule.id in rules)
         ]
+        self._by_note: dict[type[Note], list[_Tally]] = {}
         self._gaps = {one.rule.id: Gaps() for one in self._tallies}
         self._lives: dict[int, _Life] = {}
         self._done: list[_Life] = []
@@ -466,7 +464,7 @@ class Replay:
     def _leave(self, life: _Life) -> None:
         """Count an mm of which nothing more will come."""
         self._past[life.id] += 1
-        if self._bounds.ended:
+        if self._bounds.ended or self._shadow is not None:
             self._done.append(life)
 
     def _look_done(self, event: Event) -> None:
@@ -538,9 +536,7 @@ class Replay:
                 self._shadow.take((mm, self._lives[mm].generation), note)
             if self._observer:
                 self._observer(self._mm(self._lives[mm]), event, note)
-            for tally in self._tallies:
-                if not tally.applies:
-                    continue
+            for tally in self._asked(type(note)):
                 judgement = tally.rule.judge(note, self._terms, self._profile.name)
                 if judgement is not None:
                     self._count(tally, mm, event, judgement)
@@ -549,6 +545,16 @@ class Replay:
         ours = mm == event.mm and mm in self._lives
         if self._shadow is not None and unmapped and ours and not event.ret:
             self._shadow.unmapped((mm, self._lives[mm].generation), event)
+
+    def _asked(self, kind: type[Note]) -> list[_Tally]:
+        """Return the rules that judge notes of a class."""
+        if kind not in self._by_note:
+            self._by_note[kind] = [
+                tally
+                for tally in self._tallies
+                if tally.applies and tally.rule.note in (None, kind)
+            ]
+        return self._by_note[kind]
 
     def _count(
         self, tally: _Tally, mm: int, event: Event, judgement: Judgement
@@ -652,11 +658,11 @@ class Replay:
             ),
             lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
             audit=self._auditor.result() if self._auditor else None,
-            services=self._observed(len(lives)),
+            services=self._observed(),
             shadow=self._shadowed(lives),
         )
 
-    def _observed(self, mms: int) -> Observed:
+    def _observed(self) -> Observed:
         reasons = []
         if self._services.unknown:
             pages = names.size(self._services.unknown, self._terms.page)
@@ -665,11 +671,16 @@ class Replay:
             pages = names.size(self._services.by_reason, self._terms.page)
             reasons.append(f"of {pages} only the kernel's reason says who moved them")
         if gaps := self._serviceless.all:
-            reasons.append(_told(gaps, mms))
+            reasons.append(_told(gaps, self._spaces))
         reasons += self._cut_off()
         return Observed(
             cells=self._services.cells(self._comms), why="; ".join(reasons) or None
         )
+
+    @property
+    def _spaces(self) -> int:
+        """How many address spaces there were so far."""
+        return len(self._lives) + self._past.total()
 
     def _cut_off(self) -> list[str]:
         """Return that the recording's beginning is not here, if that is so."""
@@ -687,7 +698,7 @@ class Replay:
         if _stackless(MISSING_TAG, self._terms):
             reasons.append(f"recorded with --stacks {self._terms.stacks}")
         if gaps := self._shadowless.all:
-            reasons.append(_told(gaps, len(by_space)))
+            reasons.append(_told(gaps, self._spaces))
         reasons += self._cut_off()
         return Shadowed(
             vmas=tuple((self._mm(by_space[due.space]), due) for due in found),
@@ -720,7 +731,7 @@ class Replay:
         if _stackless(rule, self._terms):
             reasons.append(f"recorded with --stacks {self._terms.stacks}")
         if gaps := self._gaps[rule.id].all:
-            reasons.append(_told(gaps, len(self._lives) + self._past.total()))
+            reasons.append(_told(gaps, self._spaces))
         if rule.departures and not self._terms.departures:
             reasons.append(NO_DEPARTURES)
         if tally.book.withheld:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Note, Notes, Settled

@@ -8,7 +8,10 @@ it holds. Nothing is judged: without the flag no kernel can do as it is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.notes import Settled
@@ -19,8 +22,7 @@ Space = tuple[int, int]
 """An mm by its id and generation."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """[start, end) of an mm as it was when a VMA there had to be tagged last.
 
     clause, why: of the profile. since: the row that gave it the reason, or the first
@@ -40,8 +42,7 @@ class Due:
     pages: Mapping[int, int]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Span:
+class _Span(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One that still holds; held: all pages of its mm when it was last judged."""
 
     start: int

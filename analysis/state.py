@@ -8,18 +8,26 @@ state.
 from __future__ import annotations
 
 import bisect
+import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.profiles import Mode
 from cdmtrace.events import Mpol, MpolFlag
 
+_START: Final = operator.attrgetter("start")
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Policy:
+Mapped = tuple[int, int, bool, bool]
+"""What a task has just mapped: address, call, whether on a CDM node, and whether a page
+may have been there."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A VMA's own memory policy: the byte of an event and its nodes."""
 
     byte: int
@@ -47,8 +55,7 @@ class Policy:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rise:
+class Rise(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The tag went 0 -> 1 in [start, end).
 
     event: the row that showed the 1; before: the last row that showed the 0.
@@ -60,8 +67,7 @@ class Rise:
     before: Event | None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Area:
+class Area(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """[start, end) as it was last seen to be one VMA, and the story of its tag.
 
     flags, policy: None where not known. seen: the row that showed it last, None
@@ -105,8 +111,7 @@ class Area:
         return None if self.flags is None else bool(self.flags & terms.tag)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Open:
+class Open(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A system call (or, with call 0, a fault) that has not returned.
 
     before: the VMAs as rows inside it showed them first. arrived: pages that it
@@ -117,22 +122,20 @@ class Open:
     """
 
     before: tuple[Area, ...] = ()
-    arrived: PageMap = field(default_factory=PageMap)
-    unlocked: PageMap = field(default_factory=PageMap)
-    limbo: PageMap = field(default_factory=PageMap)
+    arrived: PageMap = msgspec.field(default_factory=PageMap)
+    unlocked: PageMap = msgspec.field(default_factory=PageMap)
+    limbo: PageMap = msgspec.field(default_factory=PageMap)
     alloc: Event | None = None
     told: tuple[tuple[Event, int | None], ...] = ()
     failed: tuple[Event, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class State:
+class State(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One mm.
 
     pages: those of CDM nodes; ram: the others, where the recording tells of them.
     gone: what was unmapped that was not known to be there, for rows that say later
-    how it was at an earlier time. last: by tid, what a task has just mapped: address,
-    call, whether on a CDM node, and whether a page may have been there. whole: its
+    how it was at an earlier time. last: by tid, what a task has just mapped. whole: its
     pages are known from the start; its life lies within the recording, or it was
     looked at when that began. writes: the last rows that show a change of flags.
     tagging: by tid, the allocation by which a fault that goes on has set a tag, and how
@@ -141,23 +144,23 @@ class State:
     """
 
     areas: tuple[Area, ...] = ()
-    pages: PageMap = field(default_factory=PageMap)
-    ram: PageMap = field(default_factory=PageMap)
-    gone: PageMap = field(default_factory=PageMap)
-    open: Mapping[tuple[int, int], Open] = field(default_factory=dict)
-    limbo: PageMap = field(default_factory=PageMap)
-    last: Mapping[int, tuple[int, int, bool, bool]] = field(default_factory=dict)
-    task_policy: Mapping[int, Event] = field(default_factory=dict)
+    pages: PageMap = msgspec.field(default_factory=PageMap)
+    ram: PageMap = msgspec.field(default_factory=PageMap)
+    gone: PageMap = msgspec.field(default_factory=PageMap)
+    open: Mapping[tuple[int, int], Open] = msgspec.field(default_factory=dict)
+    limbo: PageMap = msgspec.field(default_factory=PageMap)
+    last: Mapping[int, Mapped] = msgspec.field(default_factory=dict)
+    task_policy: Mapping[int, Event] = msgspec.field(default_factory=dict)
     dirty: tuple[int, ...] = ()
     whole: bool = False
     ended: bool = False
     writes: tuple[Event, ...] = ()
-    tagging: Mapping[int, tuple[Event, int]] = field(default_factory=dict)
-    near: tuple[tuple[Area, ...], bool] = field(default=((), False), compare=False)
+    tagging: Mapping[int, tuple[Event, int]] = msgspec.field(default_factory=dict)
+    near: tuple[tuple[Area, ...], bool] = ((), False)
 
     def area(self, addr: int) -> Area | None:
         """Return the area in which the address lies."""
-        at = bisect.bisect_right(self.areas, addr, key=lambda area: area.start) - 1
+        at = bisect.bisect_right(self.areas, addr, key=_START) - 1
         if at >= 0 and addr < self.areas[at].end:
             return self.areas[at]
         return None
@@ -172,10 +175,10 @@ class State:
 
 def _span(areas: Sequence[Area], start: int, end: int) -> tuple[int, int]:
     """Return the slice of areas that overlap [start, end)."""
-    first = bisect.bisect_right(areas, start, key=lambda area: area.start)
+    first = bisect.bisect_right(areas, start, key=_START)
     if first and areas[first - 1].end > start:
         first -= 1
-    last = bisect.bisect_left(areas, end, key=lambda area: area.start)
+    last = bisect.bisect_left(areas, end, key=_START)
     return first, max(first, last)
 
 

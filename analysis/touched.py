@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Arrived, Note, Served, Way
 from cdmtrace.analysis.pages import PageMap
@@ -60,8 +62,7 @@ _BREAKS: Final = frozenset({"break_ksm"})
 """KSM gives a VMA a page of its own again."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one service did to the pages of one node.
 
     came, left, stayed: pages (of the base size) that it brought, took away, and worked
@@ -77,7 +78,7 @@ class Cell:
     left: int = 0
     stayed: int = 0
     first: Event | None = None
-    by: Mapping[str, int] = field(default_factory=dict)
+    by: Mapping[str, int] = msgspec.field(default_factory=dict)
     unchecked: str | None = None
 
     @property

@@ -18,12 +18,7 @@ from cdmtrace.events import EventKind
 Space = tuple[int, int]
 """An mm of the recording: its id, and how many had the same id before."""
 
-_CALLS: Final[Mapping[int, str]] = {int(p): way for p, way in names.BY_CALL.items()}
-_STACKS: Final[Mapping[int, str]] = {
-    int(cause): name
-    for table in (names.BY_FAULT, names.BY_MIGRATION)
-    for cause, name in table.items()
-}
+_STACKS: Final[Mapping[int, str]] = {**names.BY_FAULT, **names.BY_MIGRATION}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +74,9 @@ def read(events: Iterable[Event], breaks: frozenset[int] = frozenset()) -> Traff
                 tracks.move(space, event)
             case EventKind.MAP:
                 tracks.replace(space, event)
-            case EventKind.CALL | EventKind.CALL_OPEN if event.probe in _CALLS:
+            case EventKind.CALL | EventKind.CALL_OPEN if event.probe in names.BY_CALL:
                 # This row comes after those of what the call did.
-                calls[event.tid, event.call] = _CALLS[event.probe]
+                calls[event.tid, event.call] = names.BY_CALL[event.probe]
             case EventKind.MM_EXIT:
                 ended[event.mm] += 1
                 alive.discard(event.mm)

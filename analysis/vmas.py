@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import FlagsChanged, Notes

@@ -20,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.events import EventKind

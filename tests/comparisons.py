@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import simstory
+from msgspec.structs import replace
 from rulecases import CASES, nothing, run
 from simkernel import SimKernel
 
@@ -49,8 +48,8 @@ def vacuous(rule: str) -> SimKernel:
 
 def with_filters(**filters: object) -> Result:
     trace = story().trace
-    terms = dataclasses.replace(trace.terms, filters=filters)
-    return check(dataclasses.replace(trace, terms=terms))
+    terms = replace(trace.terms, filters=filters)
+    return check(replace(trace, terms=terms))
 
 
 def comparisons() -> dict[str, Comparison]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.pages import Page, PageMap

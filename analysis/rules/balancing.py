@@ -6,7 +6,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event, Terms
-from cdmtrace.analysis.notes import Arrived, Note
+from cdmtrace.analysis.notes import Arrived, Note, Serviced
 from cdmtrace.analysis.rules.common import chain, worked_on
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 from cdmtrace.events import Cause, EventKind
@@ -47,6 +47,7 @@ NUMA_SCANNED: Final = Rule(
         ),
     ),
     judge=_scanned,
+    note=Serviced,
     profiles=frozenset({"intended", "rfc-v2"}),
     once=True,
 )
@@ -83,6 +84,7 @@ NUMA_MIGRATED: Final = Rule(
     threats=("a page that several VMAs share is moved for the one that faults",),
     limits=("that a page was to be moved, and was not, breaks nothing",),
     judge=_moved,
+    note=Serviced,
     once=True,
 )
 
@@ -153,6 +155,7 @@ LYING_REASON: Final = Rule(
     threats=("a stack of which the end was cut off does not tell who called",),
     limits=("there is no reason that says driver: whatever one gives is wrong",),
     judge=_lying,
+    note=Arrived,
     tagless=True,
     stacks="all",
     once=True,

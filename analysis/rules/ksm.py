@@ -6,7 +6,7 @@ from typing import Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.notes import Advised, Note, Settled
+from cdmtrace.analysis.notes import Advised, Note, Serviced, Settled
 from cdmtrace.analysis.rules.common import (
     LIFE,
     chain,
@@ -58,6 +58,7 @@ KSM_LEFT_ON: Final = Rule(
     threats=("MADV_MERGEABLE on a VMA that is tagged already is CDM007",),
     limits=("whether KSM has merged a page in the meantime is CDM006",),
     judge=_ksm_left_on,
+    note=Settled,
 )
 
 
@@ -93,6 +94,7 @@ KSM_MERGED: Final = Rule(
     threats=("a page that KSM makes its own where it is has not been replaced",),
     limits=("why KSM could is CDM005 or CDM007",),
     judge=_ksm_merged,
+    note=Serviced,
     once=True,
 )
 
@@ -136,5 +138,6 @@ MERGEABLE_HONOURED: Final = Rule(
     threats=("advice for a VMA that is mergeable already changes nothing",),
     limits=("prctl(PR_SET_MEMORY_MERGE) of 6.4 and later does not come this way",),
     judge=_mergeable_honoured,
+    note=Advised,
     profiles=frozenset({"intended", "rfc-v2"}),
 )

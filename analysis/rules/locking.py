@@ -120,6 +120,7 @@ UNLOCKED_WRITE: Final = Rule(
         ),
     ),
     judge=_unlocked,
+    note=FlagsChanged,
     tagless=True,
     profiles=frozenset({"intended", "rfc-v2"}),
 )
@@ -187,6 +188,7 @@ LOST_UPDATE: Final = Rule(
         ),
     ),
     judge=_lost_update,
+    note=FlagsChanged,
     tagless=True,
 )
 
@@ -244,6 +246,7 @@ RACING_WRITERS: Final = Rule(
         "one that saw the other's bit set, and wrote nothing itself, is told as well",
     ),
     judge=_racing,
+    note=FlagsChanged,
     tagless=True,
     once=True,
 )

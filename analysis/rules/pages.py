@@ -62,6 +62,7 @@ IMPLICIT_ALLOCATION: Final = Rule(
     ),
     limits=("what a driver maps or moves counts as asked for",),
     judge=_implicit_allocation,
+    note=Arrived,
     profiles=frozenset({"intended", "np"}),
     tagless=True,
     stacks="all",

@@ -79,6 +79,7 @@ SERVICE_NOT_ALLOWED: Final = Rule(
         "a page that came by fallback, to a VMA without such a policy, is CDM014",
     ),
     judge=_not_allowed,
+    note=Served,
     profiles=frozenset({"np"}),
     once=True,
     stacks="all",

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.notes import Note
 
@@ -18,8 +20,7 @@ class Severity(Enum):
     INFO = "info"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Violation:
+class Violation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A rule is broken in [start, end).
 
     expected, observed: what the model requires, what the kernel had, in words.
@@ -38,8 +39,7 @@ class Violation:
     breaks: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Judgement:
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One premise of a rule that held.
 
     window: the first and the last time that the answer rests on, ns; a loss between
@@ -65,7 +65,7 @@ class Rule:
     one for each event. tagless: it asks nothing of the tag, so that it is checked where
     the kernel has no VM_CDM, too. departures: it looks at stacks of what leaves a node,
     without which it may miss something. sentence: the one of the review that a
-    violation breaks.
+    violation breaks. note: the only class of notes that it judges; None: it may be any.
     """
 
     id: str
@@ -81,6 +81,7 @@ class Rule:
     threats: tuple[str, ...]
     limits: tuple[str, ...]
     judge: Judge
+    note: type[Note] | None = None
     profiles: frozenset[str] = frozenset({"intended"})
     once: bool = False
     stacks: str = ""

@@ -46,5 +46,6 @@ BIT_TAKEN: Final = Rule(
     ),
     limits=("record refuses such a bit unless it is forced to take it",),
     judge=_bit_taken,
+    note=Began,
     profiles=frozenset({"intended", "rfc-v2"}),
 )

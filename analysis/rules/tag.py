@@ -131,6 +131,7 @@ STALE_TAG: Final = Rule(
         ),
     ),
     judge=_stale,
+    note=Settled,
     stacks="all",
 )
 
@@ -202,6 +203,7 @@ MISSING_TAG: Final = Rule(
         ),
     ),
     judge=_missing,
+    note=Settled,
     stacks="all",
     profiles=frozenset({"intended", "rfc-v2"}),
 )
@@ -273,6 +275,7 @@ BORN_STALE: Final = Rule(
         ),
     ),
     judge=_born_stale,
+    note=Settled,
     stacks="all",
 )
 
@@ -331,5 +334,6 @@ MERGE_BLOCKED: Final = Rule(
     ),
     limits=("mappings of files are left out: their offsets are not recorded",),
     judge=_merge_blocked,
+    note=Settled,
     once=True,
 )

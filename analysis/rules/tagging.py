@@ -95,6 +95,7 @@ IMPLICIT_TAG: Final = Rule(
         ),
     ),
     judge=_implicit_tag,
+    note=Settled,
     stacks="all",
     profiles=frozenset({"intended", "rfc-v2"}),
 )
@@ -162,6 +163,7 @@ OVER_TAG: Final = Rule(
         ),
     ),
     judge=_over_tag,
+    note=MbindEnded,
     stacks="all",
 )
 
@@ -219,6 +221,7 @@ TAG_AFTER_FAILURE: Final = Rule(
         ),
     ),
     judge=_tag_after_failure,
+    note=CallFailed,
     stacks="all",
 )
 
@@ -291,6 +294,7 @@ TAG_WITHOUT_PAGE: Final = Rule(
     ),
     limits=("faults inside system calls that are told of are not judged",),
     judge=_tag_without_page,
+    note=FaultEnded,
     stacks="changes",
 )
 
@@ -347,6 +351,7 @@ WRONG_VMA: Final = Rule(
         "a page for a file that no fault asked for (write(), read()) is not judged",
     ),
     judge=_wrong_vma,
+    note=FaultEnded,
     stacks="changes",
     once=True,
 )

@@ -87,6 +87,7 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
     allowed something that is a CDM node of none of them.
     """
     from cdmtrace.analysis import frames, replay
+    from cdmtrace.analysis.book import VERDICT
     from cdmtrace.analysis.permissions import require_nodes
 
     traces = [frames.load(*files) for files in recordings]
@@ -99,6 +100,7 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
             profile=asked.profile,
             rules=asked.rules,
             permissions=asked.permissions,
+            bounds=VERDICT,
         )
         for trace in traces
     ]

@@ -17,11 +17,12 @@ import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from labrun import found_under, lab_record
+from msgspec.structs import replace
 from tap import failures
 
 from cdmtrace.analysis import check, load, names

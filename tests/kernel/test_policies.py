@@ -14,11 +14,12 @@ import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from labrun import by_libbpf, found_under, lab_run
+from msgspec.structs import replace
 from tap import failures
 
 from cdmtrace.analysis import check, load

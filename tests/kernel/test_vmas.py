@@ -14,11 +14,12 @@ import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from labrun import found_under, lab_record
+from msgspec.structs import replace
 from tap import failures
 
 from cdmtrace.analysis import check, load, names

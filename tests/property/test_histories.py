@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 import simdefects
 import simstory
 from hypothesis import HealthCheck, Phase, event, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from simkernel import (
     BIND,
     CDM,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from simkernel import (
     BIND,
     CDM,
@@ -347,7 +348,7 @@ def test_what_went_before_a_move_does_not_keep_a_page_from_coming(
 def test_a_page_that_comes_behind_a_move_stays(kernel: SimKernel, task: Task) -> None:
     """MREMAP_DONTUNMAP leaves the old VMA, and another task touches it at once."""
     vma = held(task, 3)
-    old = replace(task.vma(vma.start))
+    old = dataclasses.replace(task.vma(vma.start))
     task.mremap(vma, 3, to=ELSEWHERE)
     call = kernel.events.pop()
     assert call.probe == Probe.SYS_MREMAP

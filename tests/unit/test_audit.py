@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 from simfile import save
 from simkernel import BIND, DEFAULT, HUGE, PAGE, PREFERRED, Region, SimKernel, Task, Vma
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import simstory
+from msgspec.structs import replace
 from simkernel import SimKernel
 
 from cdmtrace.analysis import Finding, Gap, check
@@ -89,7 +90,6 @@ def test_what_is_no_more_pending_stays(finding: Finding) -> None:
 
 def test_what_is_taken_back_parts_what_it_had_joined(finding: Finding) -> None:
     """[0, 2) and [4, 6) are one finding only by [1, 5), which does not stand."""
-    from dataclasses import replace
 
     book = Book(once=True, bounds=LIVE)
     for start, end, first in ((0, 2, 100), (1, 5, 300), (4, 6, 500)):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import simstory
 from lives import FAR, watched
+from msgspec.structs import replace
 from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel, Task
 
 from cdmtrace.analysis import check

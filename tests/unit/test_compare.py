@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +16,7 @@ from comparisons import (
     vacuous,
     with_filters,
 )
+from msgspec.structs import replace
 from rulecases import CASES, INFO, LOCAL, run
 from simkernel import CDM, SimKernel, Task
 
@@ -194,7 +194,7 @@ def test_in_what_recordings_differ(
     terms: dict[str, object], told: tuple[str, str, str] | None
 ) -> None:
     trace = story().trace
-    other = dataclasses.replace(trace, terms=dataclasses.replace(trace.terms, **terms))
+    other = replace(trace, terms=replace(trace.terms, **terms))
     expected = () if told is None else (Unlike(what=told[0], a=told[1], b=told[2]),)
     assert compare(check(trace), check(other)).unlike == expected
 
@@ -211,9 +211,7 @@ def test_probes_that_one_has_not() -> None:
     # No rule looks at these.
     less |= {"watchpoint": "x", "nobody's": "y"}
     del less["numa_scan"]
-    other = dataclasses.replace(
-        trace, terms=dataclasses.replace(trace.terms, probes=less)
-    )
+    other = replace(trace, terms=replace(trace.terms, probes=less))
     (one,) = compare(check(trace), check(other)).unlike
     assert one.what == "probes that only it has"
     assert (one.a, one.b) == ("alloc, ksm_merge, numa_scan", "none")
@@ -248,11 +246,11 @@ def test_an_audit_that_finds_us_wrong_is_trouble() -> None:
     assert compared(compare(good, good)) is ExitStatus.OK
     assert compared(compare(bad, bad)) is ExitStatus.OK
     assert compared(compare(good, bad)) is ExitStatus.FINDINGS
-    audited = dataclasses.replace(good, audit=audit)
+    audited = replace(good, audit=audit)
     assert compared(compare(audited, bad)) is ExitStatus.TROUBLE
     assert compared(compare(bad, audited)) is ExitStatus.TROUBLE
     shown = render.render(document.compare(compare(audited, good)), "table")
     assert "This is an error of cdmtrace" in shown
-    sound = dataclasses.replace(audit, differences=())
-    audited = dataclasses.replace(good, audit=sound)
+    sound = replace(audit, differences=())
+    audited = replace(good, audit=sound)
     assert compared(compare(audited, good)) is ExitStatus.OK

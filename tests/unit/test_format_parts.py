@@ -14,6 +14,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from msgspec import structs
 from mutations import GOLDEN, events_of, recorded
 
 from cdmtrace.analysis import check, frames
@@ -547,7 +548,7 @@ def test_what_reaches_into_missing_rows_is_kept_back(
             probe=frames.ROWS, reason=reason, count=1234, since=started, until=until
         )
         there = {"before": gap} if reason == frames.BEFORE else {"gaps": (gap,)}
-        result = check(dataclasses.replace(trace, **there))
+        result = check(structs.replace(trace, **there))
         held.append(len(whole.findings) - len(result.findings))
         for one, before in zip(result.rules, whole.rules, strict=True):
             why, named = str(one.why), bool(one.rule.probes)

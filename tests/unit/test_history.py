@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 from pathlib import Path
 
 import pytest
 import simstory
 from lives import FAR, at, watched
+from msgspec.structs import replace
 from simkernel import PAGE, PREFERRED, SimKernel, Task
 
 from cdmtrace.analysis import Trace, check, load
@@ -168,7 +169,7 @@ def test_one_id_marks_a_row_once() -> None:
     task.faults(vma)
     found = at(kernel, task, vma.start)
     twice = replace(found.result, findings=found.result.findings * 2)
-    found = replace(found, result=twice)
+    found = dataclasses.replace(found, result=twice)
     shown = tables(document(found, vma.start))
     marks = [row["findings"] for row in shown["Timeline"] if row["findings"]]
     assert marks

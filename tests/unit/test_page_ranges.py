@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from mappings import (
     places,
     row,
 )
+from msgspec.structs import replace
 
 from cdmtrace.analysis.account import (
     is_ram,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from mappings import (
     places,
     row,
 )
+from msgspec.structs import replace
 
 from cdmtrace.analysis.account import (
     on_map,

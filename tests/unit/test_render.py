@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import simstory
+from msgspec.structs import replace
 from simfile import save
 from simkernel import BIND, CDM, PAGE, RAM, TAG, SimKernel
 
@@ -249,7 +250,7 @@ def terms_on(release: str, machine: str = "x86_64", **changes: Any) -> Terms:
         vm_cdm_mask=1 << 45,
         vm_cdm_mask_from="",
     )
-    return terms_of(replace(header, **changes), "x.arrows")
+    return terms_of(dataclasses.replace(header, **changes), "x.arrows")
 
 
 @pytest.mark.parametrize(

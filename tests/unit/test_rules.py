@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import simdefects
 import simstory
+from msgspec.structs import replace
 from rulecases import (
     CASES,
     INFO,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 from notes import BASE, PAGE, PLAIN, row
 from simfile import header_of
 from simkernel import PROBES
@@ -657,7 +658,7 @@ def test_an_old_recording_has_no_stacks_of_what_leaves() -> None:
     ],
 )
 def test_the_header_says_whether_it_has(extra: dict[str, Any], expected: bool) -> None:
-    header = replace(header_of(World().trace()), extra=extra)
+    header = dataclasses.replace(header_of(World().trace()), extra=extra)
     assert terms_of(header, "x").departures is expected
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 import simdefects
 import simstory
+from msgspec.structs import replace
 from notes import BASE, FACTS, area, row, settled
 from rulecases import CASES, found, one, run, task_policy
 from simdefects import LOCKED, bound, set_flags, thread

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import simstory
+from msgspec.structs import replace
 from simfile import save
 from simkernel import SimKernel
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from lives import FAR, at, ends, told, watched
+from msgspec.structs import replace
 from simkernel import BIND, CDM, DEFAULT, PAGE, RAM, Mm, SimKernel
 
 from cdmtrace.analysis.frames import Event

@@ -3,10 +3,10 @@ them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rows import PLAIN, TAG, TERMS, Rows, other, span
 
 from cdmtrace.analysis import check, load

@@ -1,0 +1,247 @@
+"""The rows of trace files as events, decoded batch by batch.
+
+No more than a batch is in memory: a recording may have more rows than would fit. So
+it is read once when it is opened, to learn what the rows lean on (stacks, losses, and
+whether a kernel can have told all that), and once each time that its rows are asked
+for.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from msgspec.structs import fields, replace
+
+from cdmtrace.analysis import sanity
+from cdmtrace.analysis.frames import Event
+from cdmtrace.analysis.stacks import Stack
+from cdmtrace.errors import TraceFileError
+from cdmtrace.events import Cause, EventKind
+from cdmtrace.format.schema import column_values
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from cdmtrace.format.reader import TraceInfo
+
+FIELDS: Final = tuple(field.name for field in fields(Event))
+"""Names of the columns that a row is made of."""
+
+_SLICE: Final = 4096
+"""Rows that are made into events at a time: a batch may have 65,536."""
+
+Chosen = npt.NDArray[np.bool_]
+
+
+def only(events: Iterable[Event], kinds: Collection[int]) -> Iterable[Event]:
+    """Return those of the rows that are of some kinds; of a file, only they are made
+    into events.
+    """
+    if isinstance(events, Rows):
+        return events.only(kinds)
+    return (event for event in events if event.kind in kinds)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """The rows of a recording. They can be iterated more than once.
+
+    infos: what was read of each of its files, in order. stacks: by the number that rows
+    name them with. The cause of each row is what its stack says.
+    """
+
+    infos: tuple[TraceInfo, ...]
+    stacks: Mapping[int, Stack]
+
+    @classmethod
+    def of(cls, paths: Sequence[str | os.PathLike[str]]) -> Rows:
+        """Read the files through. paths: the parts of one recording, in order.
+
+        Raises TraceFileError if nothing can be read of one, or where it has rows that
+        no kernel can have told.
+        """
+        from cdmtrace.format.reader import TraceReader
+
+        stacks: dict[int, Stack] = {}
+        infos = []
+        for path in paths:
+            with TraceReader(path) as reader:
+                plausible = _Plausible(reader.path, reader.header.page_size)
+                for batch in reader:
+                    plausible.require(batch.columns)
+                    stacks |= stacks_of(batch.columns)
+                infos.append(reader.info)
+        return cls(infos=tuple(infos), stacks=stacks)
+
+    def __iter__(self) -> Iterator[Event]:
+        return self._events(None)
+
+    def only(self, kinds: Collection[int]) -> Iterator[Event]:
+        """Yield the rows of some kinds."""
+        return self._events(list(kinds))
+
+    def batches(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Yield what was read of the files, and how many bytes a base page has.
+
+        Raises TraceFileError for a file that has changed since.
+        """
+        from cdmtrace.format.reader import TraceReader
+
+        for info in self.infos:
+            left = info.events
+            with TraceReader(info.path) as reader:
+                same = reader.header == info.header
+                for batch in reader if same else ():
+                    # It may have grown: what came later nobody has looked at.
+                    if not left:
+                        break
+                    yield batch.columns, info.header.page_size
+                    left -= batch.columns.num_rows
+            if left:
+                raise TraceFileError(
+                    f"{info.path}: it has changed while it was read",
+                    hint="a recording that goes on can be followed: cdmtrace live "
+                    f"{shlex.quote(str(info.path))}",
+                )
+
+    def _events(self, kinds: list[int] | None) -> Iterator[Event]:
+        causes = {number: stack.cause for number, stack in self.stacks.items()}
+        for columns, page in self.batches():
+            chosen = None
+            if kinds is not None:
+                chosen = np.isin(column_values(columns.column("kind")), kinds)
+                if not chosen.any():
+                    continue
+            yield from decoded(columns, causes, page, chosen)
+
+
+class Decoder:
+    """Batches that come one by one, as rows: for a file that is still written.
+
+    A recorder writes a stack before the first row that names it, so nothing is known
+    of a row's cause later that is not known when it comes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
+        """Begin. path: what to call the file; page: bytes of a base page."""
+        self.stacks: dict[int, Stack] = {}
+        self._causes: dict[int, Cause | None] = {}
+        self._plausible = _Plausible(path, page)
+        self._page = page
+
+    def rows(self, columns: pa.RecordBatch) -> Iterator[Event]:
+        """Yield the rows of one batch, each with the cause that its stack tells.
+
+        What was yielded is not kept, but for the stacks. Raises TraceFileError for
+        rows that no kernel can have told.
+        """
+        self._plausible.require(columns)
+        new = stacks_of(columns)
+        self.stacks |= new
+        self._causes |= {number: stack.cause for number, stack in new.items()}
+        yield from decoded(columns, self._causes, self._page)
+
+
+class _Plausible:
+    """The batches of one file, each looked at before its rows are made of it."""
+
+    def __init__(self, path: str | os.PathLike[str], page: int) -> None:
+        self._path, self._page = path, page
+        self._pages = 0
+
+    def require(self, columns: pa.RecordBatch) -> None:
+        """Raise TraceFileError for a batch that has a row which cannot be."""
+        try:
+            self._pages += sanity.pages_before(columns, self._page)
+            self._pages += sanity.batched(columns, self._page)
+            why = sanity.implausible(columns, self._page)
+            why = why or sanity.too_many(self._pages)
+        except ValueError as error:
+            why = str(error)
+        if why:
+            raise TraceFileError(
+                f"{self._path}: {why}",
+                hint=f"cdmtrace info {shlex.quote(str(self._path))} says what made it",
+            )
+
+
+def stacks_of(columns: pa.RecordBatch) -> dict[int, Stack]:
+    """Return the stacks that a batch tells, by number."""
+    rows = np.flatnonzero(column_values(columns.column("kind")) == EventKind.STACK)
+    numbers, payloads = columns.column("stack"), columns.column("payload")
+    return {
+        numbers[row].as_py(): Stack.parse(payloads[row].as_py())
+        for row in rows.tolist()
+    }
+
+
+def cause_of(seen: int, told: Cause | None) -> int:
+    """Return the cause of a row. seen: what its probe says; told: what its stack says,
+    None if that is nothing, or there is none.
+    """
+    if told is None:
+        return seen
+    # A page that a driver or a file has given out is faulted in like any other.
+    faulted = seen == Cause.FILE and told is Cause.FAULT
+    return seen if faulted or seen in (Cause.DRIVER, Cause.CPUSET) else told
+
+
+def decoded(
+    columns: pa.RecordBatch,
+    causes: Mapping[int, Cause | None],
+    page: int,
+    chosen: Chosen | None = None,
+) -> Iterator[Event]:
+    """Yield the rows of a batch as events, those that are chosen.
+
+    causes: what each stack says. page: bytes of a base page. A row about several small
+    pages of a folio, which newer kernels map and unmap together, is an event for each.
+    """
+    several = bool(sanity.batched(columns, page))
+    for first in range(0, columns.num_rows, _SLICE):
+        part = columns.slice(first, _SLICE)
+        where = None if chosen is None else chosen[first : first + _SLICE]
+        values = {name: _values(part, name, where) for name in FIELDS}
+        values["cause"] = [
+            cause
+            if not stack or kind == EventKind.STACK
+            # Of a stack that is not there nothing is told.
+            else cause_of(cause, causes.get(stack))
+            for cause, stack, kind in zip(
+                values["cause"], values["stack"], values["kind"], strict=True
+            )
+        ]
+        events = map(Event, *values.values())
+        if several:
+            yield from itertools.chain.from_iterable(
+                _singly(event, page) for event in events
+            )
+        else:
+            yield from events
+
+
+def _values(columns: pa.RecordBatch, name: str, where: Chosen | None) -> list[Any]:
+    column = columns.column(name)
+    if name == "payload":
+        told = column.to_pylist()
+        return told if where is None else list(itertools.compress(told, where))
+    values = column_values(column)
+    listed: list[Any] = (values if where is None else values[where]).tolist()
+    return listed
+
+
+def _singly(event: Event, page: int) -> Iterable[Event]:
+    several = page < event.size < sanity.table(page)
+    if not several or not event.addr or event.kind not in sanity.MAPPED:
+        return (event,)
+    return (
+        replace(event, addr=addr, size=page)
+        for addr in range(event.addr, event.addr + event.size, page)
+    )
