@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Measure what the analysis of a large trace takes: time, and memory at most.
+
+    benchmarks/analysis.py [BASE...] [--events N...] [--verb NAME...] [--keep DIR]
+
+Prints a table in Markdown (docs/speed.md). A large trace is made of each BASE
+(benchmarks/large.py); without one, of the recordings that the tests have. Each verb
+runs as people run it, in a process of its own, and prints to nowhere. Events a second
+are those of the file by the time that the processors worked, of all that they did:
+starting Python, too, which is why small files look slow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import large
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+BASES: Final = (
+    ROOT / "tests/golden/cdm-6.1-none.arrows",
+    ROOT / "tests/golden/cdm-6.1-rfc.arrows",
+)
+VERBS: Final = {
+    "info": ("info",),
+    "check": ("check", "--format", "json"),
+    "report": ("report", "--format", "json"),
+    "timeline": ("timeline",),
+    "export": ("export", "ndjson"),
+}
+GOOD: Final = (0, 1, 3)
+"""Exit statuses of a verb that has done its work."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run. wall, cpu: seconds; memory: bytes, the most at a time."""
+
+    base: str
+    verb: str
+    events: int
+    wall: float
+    cpu: float
+    memory: int
+
+    def row(self) -> str:
+        """Return it as a row of the table."""
+        cells = (
+            self.base,
+            self.verb,
+            f"{self.events:,}",
+            f"{self.wall:,.1f}",
+            f"{self.cpu:,.1f}",
+            f"{self.events / self.cpu:,.0f}",
+            f"{self.memory / 1e6:,.0f}",
+        )
+        return f"| {' | '.join(cells)} |"
+
+
+HEAD: Final = """\
+| base | verb | events | s | s of processor | events/s | MB at most |
+|---|---|---:|---:|---:|---:|---:|"""
+
+
+def measure(base: str, verb: str, trace: Path, events: int) -> Run:
+    """Run a verb on a file. Exits where it fails."""
+    command = [sys.executable, "-m", "cdmtrace", *VERBS[verb], str(trace)]
+    before = os.times().elapsed
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+    _, status, used = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode not in GOOD:
+        sys.exit(f"analysis: {' '.join(command)}: status {child.returncode}")
+    return Run(
+        base=base,
+        verb=verb,
+        events=events,
+        wall=os.times().elapsed - before,
+        cpu=used.ru_utime + used.ru_stime,
+        memory=used.ru_maxrss << 10,
+    )
+
+
+def runs(options: argparse.Namespace, directory: Path) -> Iterator[Run]:
+    """Yield one run after the other; one large file at a time is there."""
+    for base in options.base or BASES:
+        for events in options.events:
+            trace = directory / f"{base.stem}-{events}.arrows"
+            made = large.make(base, trace, events)
+            for verb in options.verb or VERBS:
+                yield measure(base.stem, verb, trace, made)
+            if options.keep is None:
+                trace.unlink()
+
+
+def main() -> None:
+    """Print the table, row by row."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("base", type=Path, nargs="*")
+    parser.add_argument(
+        "--events", type=int, nargs="+", default=[10_000, 100_000, 1_000_000]
+    )
+    parser.add_argument("--verb", choices=VERBS, nargs="+")
+    parser.add_argument("--keep", type=Path, metavar="DIR")
+    options = parser.parse_args()
+    print(HEAD)
+    with tempfile.TemporaryDirectory() as scratch:
+        for run in runs(options, options.keep or Path(scratch)):
+            print(run.row(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
