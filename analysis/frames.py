@@ -22,6 +22,7 @@ from cdmtrace.format.schema import printable
 if TYPE_CHECKING:
     import pandas as pd
 
+    from cdmtrace.analysis.rows import Ticker
     from cdmtrace.format.reader import Loss, TraceInfo
     from cdmtrace.format.schema import Header, Part
 
@@ -180,17 +181,22 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return sum(gap.count for gap in self.gaps)
 
 
-def load(path: str | os.PathLike[str], *more: str | os.PathLike[str]) -> Trace:
+def load(
+    path: str | os.PathLike[str],
+    *more: str | os.PathLike[str],
+    ticker: Ticker | None = None,
+) -> Trace:
     """Read a trace file, whole or torn, or several that are parts of one recording.
 
-    Parts may be given in any order, and some may be missing. Raises TraceFileError (an
+    Parts may be given in any order, and some may be missing. ticker: is told how far
+    it is, now and whenever the events are gone through. Raises TraceFileError (an
     UnreadableFile) if nothing can be read of one, and UsageTrouble where they are not
     parts of one recording.
     """
     from cdmtrace.analysis.parts import one_recording
-    from cdmtrace.analysis.rows import Rows
+    from cdmtrace.analysis.rows import Rows, no_ticker
 
-    events = Rows.of(one_recording([path, *more]))
+    events = Rows.of(one_recording([path, *more]), ticker or no_ticker)
     infos = events.infos
     header, last = infos[0].header, infos[-1]
     holes = joints(infos)

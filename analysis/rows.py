@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import os
 import shlex
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,7 +24,7 @@ from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.errors import TraceFileError
 from cdmtrace.events import Cause, EventKind
-from cdmtrace.format.schema import column_values
+from cdmtrace.format.schema import column_values, printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,6 +38,13 @@ _SLICE: Final = 4096
 """Rows that are made into events at a time: a batch may have 65,536."""
 
 Chosen = npt.NDArray[np.bool_]
+
+Ticker = Callable[[str, int, int], None]
+"""Is told now and then how far it is: with what, how much is done, and of how much."""
+
+
+def no_ticker(what: str, done: int, total: int) -> None:
+    """Nobody wants to know how far it is."""
 
 
 def only(events: Iterable[Event], kinds: Collection[int]) -> Iterable[Event]:
@@ -54,14 +61,18 @@ class Rows:
     """The rows of a recording. They can be iterated more than once.
 
     infos: what was read of each of its files, in order. stacks: by the number that rows
-    name them with. The cause of each row is what its stack says.
+    name them with. The cause of each row is what its stack says. ticker: is told how
+    far it is each time that they are gone through.
     """
 
     infos: tuple[TraceInfo, ...]
     stacks: Mapping[int, Stack]
+    ticker: Ticker = no_ticker
 
     @classmethod
-    def of(cls, paths: Sequence[str | os.PathLike[str]]) -> Rows:
+    def of(
+        cls, paths: Sequence[str | os.PathLike[str]], ticker: Ticker = no_ticker
+    ) -> Rows:
         """Read the files through. paths: the parts of one recording, in order.
 
         Raises TraceFileError if nothing can be read of one, or where it has rows that
@@ -74,11 +85,14 @@ class Rows:
         for path in paths:
             with TraceReader(path) as reader:
                 plausible = _Plausible(reader.path, reader.header.page_size)
+                what = f"reading {printable(reader.path.name)}"
                 for batch in reader:
+                    ticker(what, batch.offset, reader.size)
                     plausible.require(batch.columns)
                     stacks |= stacks_of(batch.columns)
+                ticker(what, reader.size, reader.size)
                 infos.append(reader.info)
-        return cls(infos=tuple(infos), stacks=stacks)
+        return cls(infos=tuple(infos), stacks=stacks, ticker=ticker)
 
     def __iter__(self) -> Iterator[Event]:
         return self._events(None)
@@ -113,13 +127,17 @@ class Rows:
 
     def _events(self, kinds: list[int] | None) -> Iterator[Event]:
         causes = {number: stack.cause for number, stack in self.stacks.items()}
+        total, done = sum(info.events for info in self.infos), 0
+        what = f"going through {total:,} events"
         for columns, page in self.batches():
-            chosen = None
-            if kinds is not None:
-                chosen = np.isin(column_values(columns.column("kind")), kinds)
-                if not chosen.any():
-                    continue
-            yield from decoded(columns, causes, page, chosen)
+            for part in _slices(columns):
+                chosen = None
+                if kinds is not None:
+                    chosen = np.isin(column_values(part.column("kind")), kinds)
+                if chosen is None or chosen.any():
+                    yield from decoded(part, causes, page, chosen)
+                done += part.num_rows
+                self.ticker(what, done, total)
 
 
 class Decoder:
@@ -146,7 +164,8 @@ class Decoder:
         new = stacks_of(columns)
         self.stacks |= new
         self._causes |= {number: stack.cause for number, stack in new.items()}
-        yield from decoded(columns, self._causes, self._page)
+        for part in _slices(columns):
+            yield from decoded(part, self._causes, self._page)
 
 
 class _Plausible:
@@ -182,6 +201,11 @@ def stacks_of(columns: pa.RecordBatch) -> dict[int, Stack]:
     }
 
 
+def _slices(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    for first in range(0, columns.num_rows, _SLICE):
+        yield columns.slice(first, _SLICE)
+
+
 def cause_of(seen: int, told: Cause | None) -> int:
     """Return the cause of a row. seen: what its probe says; told: what its stack says,
     None if that is nothing, or there is none.
@@ -199,32 +223,25 @@ def decoded(
     page: int,
     chosen: Chosen | None = None,
 ) -> Iterator[Event]:
-    """Yield the rows of a batch as events, those that are chosen.
+    """Return the rows of a batch as events, those that are chosen.
 
     causes: what each stack says. page: bytes of a base page. A row about several small
     pages of a folio, which newer kernels map and unmap together, is an event for each.
     """
-    several = bool(sanity.batched(columns, page))
-    for first in range(0, columns.num_rows, _SLICE):
-        part = columns.slice(first, _SLICE)
-        where = None if chosen is None else chosen[first : first + _SLICE]
-        values = {name: _values(part, name, where) for name in FIELDS}
-        values["cause"] = [
-            cause
-            if not stack or kind == EventKind.STACK
-            # Of a stack that is not there nothing is told.
-            else cause_of(cause, causes.get(stack))
-            for cause, stack, kind in zip(
-                values["cause"], values["stack"], values["kind"], strict=True
-            )
-        ]
-        events = map(Event, *values.values())
-        if several:
-            yield from itertools.chain.from_iterable(
-                _singly(event, page) for event in events
-            )
-        else:
-            yield from events
+    values = {name: _values(columns, name, chosen) for name in FIELDS}
+    values["cause"] = [
+        cause
+        if not stack or kind == EventKind.STACK
+        # Of a stack that is not there nothing is told.
+        else cause_of(cause, causes.get(stack))
+        for cause, stack, kind in zip(
+            values["cause"], values["stack"], values["kind"], strict=True
+        )
+    ]
+    events = map(Event, *values.values())
+    if not sanity.batched(columns, page):
+        return events
+    return itertools.chain.from_iterable(_singly(event, page) for event in events)
 
 
 def _values(columns: pa.RecordBatch, name: str, where: Chosen | None) -> list[Any]:

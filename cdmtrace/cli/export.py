@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from cdmtrace.cli.options import option
+from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
@@ -86,10 +87,13 @@ def _batches(
     """Yield what becomes of each batch; what was read of a file goes to infos."""
     from cdmtrace.format.reader import TraceReader
 
+    tick = ticker()
     for file in files:
         with TraceReader(file) as reader:
             for batch in reader:
+                tick(f"exporting {file.name}", batch.offset, reader.size)
                 yield exporter.take(batch.columns)
+            tick(f"exporting {file.name}", reader.size, reader.size)
             infos.append(reader.info)
 
 

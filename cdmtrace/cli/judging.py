@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdmtrace.cli.options import SPECIFICATIONS
+from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
     from cdmtrace.analysis.book import VERDICT
     from cdmtrace.analysis.permissions import require_nodes
 
-    traces = [frames.load(*files) for files in recordings]
+    traces = [frames.load(*files, ticker=ticker()) for files in recordings]
     require_nodes(
         asked.permissions, {node for trace in traces for node in trace.terms.nodes}
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cdmtrace.cli.options import option
+from cdmtrace.cli.progress import ticker
 from cdmtrace.render.tables import FORMATS
 
 
@@ -37,7 +38,7 @@ def report(files: tuple[Path, ...], form: str) -> None:
     from cdmtrace.analysis import aggregate, frames
     from cdmtrace.render import tables
 
-    trace = frames.load(*files)
+    trace = frames.load(*files, ticker=ticker())
     file = trace.path
     click.echo(tables.render(aggregate.report(trace), form), nl=False)
     if trace.cut:

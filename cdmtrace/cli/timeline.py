@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli.options import SPECIFICATIONS, address, option
+from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
@@ -95,7 +96,7 @@ def timeline(
             f"{chosen} is of one address of one process",
             hint="give --pid and --addr, too",
         )
-    trace = frames.load(*files)
+    trace = frames.load(*files, ticker=ticker())
     if pid is None or where is None:
         text = _candidates(trace, pid, where, profile, form)
     else:

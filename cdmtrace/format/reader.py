@@ -166,6 +166,11 @@ class TraceReader:
         return self._path
 
     @property
+    def size(self) -> int:
+        """Bytes that the file had when it was opened."""
+        return self._file.size
+
+    @property
     def header(self) -> Header:
         """What the recording says about itself."""
         return self._header

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import errno
 import io
 import itertools
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import simstory
+from msgspec.structs import replace
 from mutations import NUMBERS
 from simfile import save
 from simkernel import SimKernel
@@ -227,10 +227,10 @@ def with_rows(*more: Event) -> Trace:
     trace = kernel.trace()
     last = [*trace.events][-1]
     added = [
-        dataclasses.replace(one, seq=last.seq + n, ts=last.ts + n, ts_entry=last.ts)
+        replace(one, seq=last.seq + n, ts=last.ts + n, ts_entry=last.ts)
         for n, one in enumerate(more, 1)
     ]
-    return dataclasses.replace(
+    return replace(
         trace, events=[*trace.events, *added], count=trace.count + len(added)
     )
 

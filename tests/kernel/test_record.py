@@ -5,7 +5,6 @@ One boot for all: recordings.py makes them there, the tests look at the files.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from msgspec.structs import replace
 
 from cdmtrace import analysis
 from cdmtrace.analysis import check, describe, frames
@@ -824,7 +824,7 @@ def test_a_work_item_that_writes_is_named(watched: analysis.Result) -> None:
 def test_without_watchpoints_nobody_has_seen_it(watched: analysis.Result) -> None:
     trace = watched.trace
     rest = [e for e in trace.events if e.probe != Probe.WATCHPOINT]
-    assert check(dataclasses.replace(trace, events=rest)).findings == ()
+    assert check(replace(trace, events=rest)).findings == ()
 
 
 def test_a_watchpoint_follows_its_address(watched: analysis.Result) -> None:

@@ -1,4 +1,4 @@
-"""The rows of files, read batch by batch and more than once; and what large files are."""
+"""The rows of files, read batch by batch, more than once; and what large files are."""
 
 from __future__ import annotations
 
