@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from cdmtrace import tomlfile
 from cdmtrace.errors import UsageTrouble
 
 ALL: Final = "all"
@@ -129,19 +129,12 @@ def _read_file(
     file: str | os.PathLike[str], known: Mapping[str, str | None]
 ) -> Mapping[int | None, frozenset[str]]:
     where = os.fspath(file)
-    try:
-        with Path(file).open("rb") as opened:
-            told = tomllib.load(opened)
-    except OSError as error:
-        raise UsageTrouble(
-            f"{where}: cannot be read: {error.strerror}",
-            hint="--permissions names a file of TOML",
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageTrouble(
-            f"{where}: not TOML: {error}", hint='[node.1] and allow = ["migration"]'
-        ) from error
-    _only(told, {"node"}, where)
+    told = tomlfile.read(
+        Path(file),
+        option="--permissions",
+        example='[node.1] and allow = ["migration"]',
+    )
+    tomlfile.only(told, {"node"}, where)
     nodes = told.get("node", {})
     if not isinstance(nodes, dict):
         raise UsageTrouble(f"{where}: node: is no table", hint="[node.1], [node.all]")
@@ -151,7 +144,7 @@ def _read_file(
         node = _node(key, at)
         if not isinstance(table, dict):
             raise UsageTrouble(f"{at}: is no table", hint=f"[node.{key}]")
-        _only(table, {"allow"}, at)
+        tomlfile.only(table, {"allow"}, at)
         names = table.get("allow")
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise UsageTrouble(
@@ -160,11 +153,3 @@ def _read_file(
             )
         found[node] = frozenset(_service(n, f"{at}.allow", known) for n in names)
     return found
-
-
-def _only(table: Mapping[str, Any], keys: Collection[str], where: str) -> None:
-    for key in table:
-        if key not in keys:
-            raise UsageTrouble(
-                f"{where}: {key}: no such key", hint=f"known: {', '.join(keys)}"
-            )
