@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pytest
 from labrun import by_libbpf, lab_run
-from tap import failures
+from scenariotap import failures
 
 from cdmtrace.analysis import Trace, load
 from cdmtrace.analysis.frames import Event

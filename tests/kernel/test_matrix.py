@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from places import Place, places
-from tap import failures
+from scenariotap import failures
 
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.replay import Result

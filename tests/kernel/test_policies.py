@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from labrun import by_libbpf, found_under, lab_run
 from msgspec.structs import replace
-from tap import failures
+from scenariotap import failures
 
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.frames import Event, Trace

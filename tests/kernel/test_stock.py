@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from labrun import by_libbpf, lab_run
 from places import Place, places
-from tap import failures
+from scenariotap import failures
 
 from cdmtrace.analysis import check, describe, load
 from cdmtrace.analysis.permissions import Permissions

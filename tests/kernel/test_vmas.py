@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from labrun import found_under, lab_record
 from msgspec.structs import replace
-from tap import failures
+from scenariotap import failures
 
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
