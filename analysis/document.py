@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from cdmtrace.analysis.audit import Audit
+from cdmtrace.analysis.baseline import NONE, Baseline
 from cdmtrace.analysis.compare import Change, Comparison, RulePair
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.invariants import Invariant
@@ -26,29 +27,46 @@ COMPARE_SCHEMA: Final = "cdmtrace.compare/1"
 Document = dict[str, Any]
 
 
-def check(result: Result) -> Document:
-    """Return the document of ``cdmtrace.check/1``.
+def check(result: Result, known: Baseline = NONE) -> Document:
+    """Return the document of ``cdmtrace.check/1``. known: what is suppressed.
 
     Times in ns; addresses and masks are text in hexadecimal, for they may pass
     2**53, beyond which JSON's readers round.
     """
     terms = result.trace.terms
+    suppressed = [one.rule.id for one in result.findings if known.suppresses(one)]
     return {
         "schema": SCHEMA,
         "verdict": result.verdict.value,
         "profile": result.profile.name,
         "trace": _trace(result),
+        "baseline": {"file": known.file, "suppressed": len(suppressed)}
+        if known.file
+        else None,
         "rules": [
-            {"rule": one.rule.id, "name": one.rule.name, **_outcome(one)}
+            {
+                "rule": one.rule.id,
+                "name": one.rule.name,
+                **_outcome(one),
+                "suppressed": suppressed.count(one.rule.id),
+            }
             for one in result.rules
         ],
-        "findings": [_finding(finding) for finding in result.findings],
+        "findings": [
+            {**_finding(finding), "suppressed": _suppressed(finding, known)}
+            for finding in result.findings
+        ],
         "audit": _audit(result.audit) if result.audit else None,
         "shadow": shadow(result.shadow, terms) if result.shadow else None,
         "services": services(result.services, terms)
         if result.profile.name == "np"
         else None,
     }
+
+
+def _suppressed(finding: Finding, known: Baseline) -> Document | None:
+    entry = known.entries.get(finding.fingerprint)
+    return {"reason": entry.reason} if entry else None
 
 
 def _trace(result: Result) -> Document:
