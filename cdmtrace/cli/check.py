@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from cdmtrace.cli import judging
 from cdmtrace.cli.options import judged_by, option
+from cdmtrace.errors import UsageTrouble
+from cdmtrace.render.check import FORMATS
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.baseline import Baseline
+    from cdmtrace.analysis.replay import Result
+    from cdmtrace.render.outcomes import Document
 
 
 @click.command()
@@ -23,10 +31,37 @@ from cdmtrace.cli.options import judged_by, option
 @option(
     "--format",
     "form",
-    type=click.Choice(("table", "json")),
-    default="table",
+    type=click.Choice(FORMATS),
+    default=FORMATS[0],
     show_default=True,
-    help="json: one document, for several recordings a list of them.",
+    help="json: one document, for several recordings a list of them. sarif, junit, tap "
+    "and github are for services that run tests.",
+)
+@option(
+    "--baseline",
+    "known_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Findings that are known, in TOML, each with a reason: they are counted, and "
+    "set no exit status.",
+)
+@option(
+    "--write-baseline",
+    "new_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what was found as a baseline. What --baseline names is kept, with its "
+    "reasons, but for entries that are stale.",
+)
+@option(
+    "--reason",
+    default="",
+    metavar="TEXT",
+    help="The reason of all that --write-baseline adds; without it, it is to be filled "
+    "in.",
+)
+@option(
+    "--force", is_flag=True, help="Let --write-baseline replace a file that is there."
 )
 @option(
     "--allow-inconclusive",
@@ -40,6 +75,10 @@ def check(
     allow: tuple[str, ...],
     permissions: Path | None,
     form: str,
+    known_file: Path | None,
+    new_file: Path | None,
+    reason: str,
+    force: bool,
     allow_inconclusive: bool,
 ) -> int:
     """Hold traces against the reference model and print every divergence.
@@ -47,31 +86,75 @@ def check(
     Files that are parts of one recording (record --rotate) are put together, in
     whatever order they are given; other files are judged one by one.
 
-    The exit status is the verdict: 1 for a finding that is a warning or an error, 3
-    for a rule that is inconclusive (or unchecked, if --rules names it), 0 for none of
-    these, 2 for trouble.
+    The exit status is the verdict: 1 for a finding that is a warning or an error, and
+    is not in the baseline, 3 for a rule that is inconclusive (or unchecked, if --rules
+    names it), 0 for none of these, 2 for trouble. It is the same in every format.
     """
-    from cdmtrace.analysis import document, parts, status
-    from cdmtrace.render import divergence
+    from cdmtrace.analysis import parts
+    from cdmtrace.render import check as render
 
+    if new_file is None and (reason or force):
+        raise UsageTrouble(
+            f"{'--reason' if reason else '--force'} is about --write-baseline",
+            hint="--write-baseline FILE",
+        )
     asked = judging.asked_for(rules, profile, allow, permissions)
+    known = judging.known(known_file)
     results = judging.results(parts.recordings(files), asked)
-    documents = [document.check(result) for result in results]
-    one = len(documents) == 1
-    if form == "json":
-        click.echo(json.dumps(documents[0] if one else documents, indent=2))
-    else:
-        click.echo("\n".join(map(divergence.check, documents)), nl=False)
-        shown = documents[0]["findings"]
-        if one and shown:
-            command = divergence.explained(
-                map(str, files),
-                judging.typed(profile, allow, permissions),
-                shown[0]["fingerprint"],
-            )
-            click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)
-    return status.exit_status(
+    if new_file is not None:
+        _write(results, known, new_file, reason=reason, force=force)
+    call = judging.told(
         results,
+        known,
         named=asked.rules is not None,
         allow_inconclusive=allow_inconclusive,
     )
+    click.echo(render.render(call, form), nl=False)
+    if form == FORMATS[0]:
+        again = judging.typed(profile, allow, permissions)
+        _say_what_next(call.documents, list(map(str, files)), again)
+    _say_what_is_stale(known, results)
+    return call.status
+
+
+def _write(
+    results: Sequence[Result], known: Baseline, file: Path, *, reason: str, force: bool
+) -> None:
+    """Write what was found as a baseline. Raises UsageTrouble where one is there."""
+    from cdmtrace.analysis import baseline
+    from cdmtrace.output import created
+    from cdmtrace.render.units import count
+
+    drawn_up = baseline.drawn_up(results, reason, known)
+    with created(file, force=force) as opened:
+        opened.write(baseline.text(drawn_up).encode())
+    empty = sum(not one.reason.strip() for one in drawn_up.entries.values())
+    told = f"{file}: {count(len(drawn_up.entries), 'entry', 'entries')}"
+    click.echo(
+        f"cdmtrace: {told}, of which {empty} want a reason"
+        if empty
+        else f"cdmtrace: {told}: check --baseline {file}",
+        err=True,
+    )
+
+
+def _say_what_next(
+    documents: Sequence[Document], files: list[str], again: Sequence[str]
+) -> None:
+    """Say how to see the first finding as an argument."""
+    from cdmtrace.render import divergence
+
+    shown = [one for one in documents[0]["findings"] if not one["suppressed"]]
+    if len(documents) == 1 and shown:
+        command = divergence.explained(files, again, shown[0]["fingerprint"])
+        click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)
+
+
+def _say_what_is_stale(known: Baseline, results: Sequence[Result]) -> None:
+    """Say which entries of a baseline nothing was found of."""
+    from cdmtrace.analysis import baseline
+
+    for entry in baseline.stale(known, results):
+        click.echo(
+            f"cdmtrace: {known.file}: stale, nothing was found of {entry}", err=True
+        )

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdmtrace import tomlfile
 from cdmtrace.cli.options import SPECIFICATIONS
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
+    from cdmtrace.analysis.baseline import Baseline
     from cdmtrace.analysis.permissions import Permissions
     from cdmtrace.analysis.replay import Result
+    from cdmtrace.render.outcomes import Call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +84,19 @@ def asked_for(
     )
 
 
+def known(file: Path | None) -> Baseline:
+    """Return the baseline of a file; of none, nothing is known.
+
+    Raises UsageTrouble for a file that is none.
+    """
+    from cdmtrace.analysis import baseline
+
+    if file is None:
+        return baseline.NONE
+    told = tomlfile.read(file, option="--baseline", example=baseline.EXAMPLE)
+    return baseline.parse(told, str(file))
+
+
 def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
     """Return what comes of each recording. recordings: the parts of each.
 
@@ -105,3 +121,28 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
         )
         for trace in traces
     ]
+
+
+def told(
+    results: Sequence[Result],
+    known: Baseline,
+    *,
+    named: bool,
+    allow_inconclusive: bool,
+) -> Call:
+    """Return what a check of these has to tell, in any format.
+
+    known: what is suppressed. named, allow_inconclusive: as for status.exit_status().
+    """
+    from cdmtrace.analysis import document, rules, status
+    from cdmtrace.render.outcomes import Call
+
+    left_open = status.open_verdicts(named=named, allow_inconclusive=allow_inconclusive)
+    return Call(
+        documents=[document.check(result, known) for result in results],
+        rules={rule.id: document.rule(rule) for rule in rules.RULES},
+        status=status.exit_status(
+            results, named=named, allow_inconclusive=allow_inconclusive, known=known
+        ),
+        left_open=[verdict.value for verdict in left_open],
+    )

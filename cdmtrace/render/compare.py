@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 import shlex
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from cdmtrace.render import divergence, tables
+from cdmtrace.render.markdown import fenced
 from cdmtrace.render.units import count
 
 Document = Mapping[str, Any]
@@ -283,9 +283,7 @@ def _markdown(document: Document) -> str:
     parts = []
     for head, changes in _sections(document, NEW):
         shown = "\n\n".join(_shown(document, changes))
-        fence = "`" * (max(map(len, re.findall("`+", shown)), default=2) + 1)
-        fence = fence.ljust(3, "`")
-        parts.append(f"## {_headed(head, changes)}\n\n{fence}diff\n{shown}\n{fence}\n")
+        parts.append(f"## {_headed(head, changes)}\n\n{fenced(shown, 'diff')}")
     listed: dict[str, Sequence[Row]] = {
         _headed(head, changes): [
             {key: value for key, value in row.items() if _told(key, value)}

@@ -29,9 +29,14 @@ _TAGLESS: Final = "checked where the kernel has no VM_CDM, too (shadow mode)"
 
 
 def check(document: Mapping[str, Any]) -> str:
-    """Return a check document as text: findings first, then what was checked."""
-    trace, findings = document["trace"], document["findings"]
-    parts = [finding(one, page=trace["page_size"]) for one in findings]
+    """Return a check document as text: findings first, then what was checked.
+
+    What is suppressed is counted only.
+    """
+    page = document["trace"]["page_size"]
+    parts = [
+        finding(one, page=page) for one in document["findings"] if not one["suppressed"]
+    ]
     parts.append(rules(document["rules"]))
     if document["shadow"]:
         parts.append(shadow(document["shadow"]))
@@ -230,17 +235,37 @@ def audit(result: Mapping[str, Any]) -> str:
 
 def summary(document: Mapping[str, Any]) -> str:
     """Return the last lines: the trace, what it lacks, and the verdict."""
-    findings = document["findings"]
     told = recording(document["trace"], document["profile"])
     if document["shadow"]:
         told.insert(
             1,
             "shadow mode: this kernel has no VM_CDM, and rules about it are unchecked",
         )
+    if known := document["baseline"]:
+        told.append(f"{known['file']}: {_suppressed(document)}")
     lines = [line for one in told for line in plain(one)]
-    many = f", {len(findings)} finding{'s' if len(findings) != 1 else ''}"
-    lines.append(f"verdict: {document['verdict']}{many if findings else ''}")
+    lines.append(verdict(document))
     return "\n".join(lines)
+
+
+def _suppressed(document: Mapping[str, Any]) -> str:
+    """Return what a baseline suppresses, in words."""
+    rules = [one["rule"] for one in document["rules"] if one["suppressed"]]
+    number = document["baseline"]["suppressed"]
+    of = f" of {', '.join(rules)}" if rules else ""
+    return f"suppresses {count(number, 'finding')}{of}"
+
+
+def verdict(document: Mapping[str, Any]) -> str:
+    """Return the verdict, and how many findings there are, and are suppressed."""
+    number, known = len(document["findings"]), document["baseline"]
+    told = [document["verdict"]]
+    if number:
+        told.append(count(number, "finding"))
+    if known and known["suppressed"]:
+        all_ = known["suppressed"] == number
+        told.append(f"{'all' if all_ else known['suppressed']} of them suppressed")
+    return f"verdict: {', '.join(told)}"
 
 
 def recording(trace: Mapping[str, Any], profile: str) -> list[str]:
