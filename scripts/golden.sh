@@ -27,6 +27,13 @@ cdmtrace compare $golden/cdm-6.1-{rfc,none}.arrows >$golden/mended.compare.txt
 cdmtrace compare $golden/cdm-6.1-{none,rfc}.arrows >$golden/broken.compare.txt ||
 	test $? = 1
 
+# One check in every format: a rule is broken, one in the baseline, one vacuous.
+for form in table json ndjson csv markdown sarif junit tap github; do
+	cdmtrace check --rules CDM003,CDM005,CDM006 --baseline $golden/known.toml \
+		--format $form $golden/cdm-6.1-{rfc,none}.arrows \
+		>$golden/forms.check.$form || test $? = 1
+done
+
 # Each rule in a recording of a kernel that breaks it, small enough to be kept.
 rules=tests/golden/rules
 rm -rf demo/rules "$rules"

@@ -15,6 +15,8 @@ import pytest
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.cli import main
+from cdmtrace.render import sarif
+from cdmtrace.render.check import FORMATS
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.arrows"))
@@ -105,6 +107,21 @@ def test_the_text_of_compare(
     files = [f"tests/golden/cdm-6.1-{side}.arrows" for side in sides]
     assert main(["compare", *files]) == status
     expected = (GOLDEN / f"{name}.compare.txt").read_text()
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_text_of_each_format(
+    form: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(GOLDEN.parent.parent)
+    # It is told, and the texts are of this one.
+    monkeypatch.setattr(sarif, "__version__", "0.1.0")
+    words = ["check", "--rules", "CDM003,CDM005,CDM006", "--format", form]
+    words += ["--baseline", "tests/golden/known.toml"]
+    files = [f"tests/golden/cdm-6.1-{side}.arrows" for side in ("rfc", "none")]
+    assert main([*words, *files]) == 1
+    expected = (GOLDEN / f"forms.check.{form}").read_text()
     assert capsys.readouterr().out == expected
 
 
