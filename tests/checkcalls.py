@@ -19,6 +19,9 @@ from cdmtrace.render.outcomes import Call
 EVIL = "x](y)#|<&`%\n::e"
 """What a task may call itself: fifteen bytes that mean something to some format."""
 
+RUDE = "a|b\x1b[2J\x00\x7f\r\n::error::\ufffe\u2028]]>"
+"""What a reason may be: it comes from a file."""
+
 
 def told(
     *results: Result,
@@ -34,7 +37,7 @@ def told(
 def evil() -> Result:
     kernel = SimKernel("one-way")
     CASES["CDM001"].breaks(kernel.process(EVIL))
-    path = "x # SKIP\nok 2 - y\\::a,b.arrows"
+    path = "x.1 # SKIP\nok 2 - y\\::a,b.arrows"
     return check(dataclasses.replace(kernel.trace(), path=path, files=(path,)))
 
 
@@ -88,6 +91,8 @@ def calls() -> dict[str, Call]:
         "twice": told(rfc, rfc),
         "suppressed": told(rfc, known=suppressing(rfc)),
         "partly suppressed": told(rfc, known=suppressing(story("one-way"))),
+        "suppressed rudely": told(rfc, known=suppressing(rfc, reason=RUDE)),
+        "two tasks": told(judged(broken("CDM004"), "CDM004")),
         "inconclusive": told(inconclusive),
         "inconclusive, allowed": told(inconclusive, allow_inconclusive=True),
         "unchecked": told(unchecked),
@@ -111,6 +116,8 @@ STATUS = {
     "twice": 1,
     "suppressed": 0,
     "partly suppressed": 1,
+    "suppressed rudely": 0,
+    "two tasks": 1,
     "inconclusive": 3,
     "inconclusive, allowed": 0,
     "unchecked": 0,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cdmtrace.render import divergence, github, junit, sarif, tables, tap
 from cdmtrace.render.markdown import fenced
-from cdmtrace.render.outcomes import Call
+from cdmtrace.render.outcomes import Call, line
 
 FORMATS: Final = (*tables.FORMATS, "sarif", "junit", "tap", "github")
 """What --format takes."""
@@ -61,7 +61,7 @@ def _finding(one: Mapping[str, Any], document: Mapping[str, Any]) -> Row:
         **{key: one[key] for key in keys},
         **one["vma"],
         **{key: one[key] for key in told},
-        "suppressed": one["suppressed"] and one["suppressed"]["reason"],
+        "suppressed": one["suppressed"] and line(one["suppressed"]["reason"]),
     }
 
 
@@ -116,7 +116,7 @@ def _known(one: Mapping[str, Any]) -> Row:
         "rule": f"{one['rule']} {one['name']}",
         "cause": one["cause"],
         "process": one["comm"] or "?",
-        "reason": one["suppressed"]["reason"],
+        "reason": line(one["suppressed"]["reason"]),
     }
 
 

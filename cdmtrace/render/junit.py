@@ -67,7 +67,7 @@ def _case(case: Case, classname: str) -> ElementTree.Element:
     )
     if case.outcome is not Outcome.PASSED:
         result = ElementTree.SubElement(
-            element, _ELEMENTS[case.outcome], message=line(case.why)
+            element, _ELEMENTS[case.outcome], message=case.why
         )
         if case.bad:
             result.set("type", case.verdict)

@@ -45,9 +45,9 @@ class Outcome(Enum):
 class Case:
     """A rule and what came of it in one recording, or the audit of one.
 
-    why: a sentence; empty where it passed and there is nothing to say. checked: how
-    often the premise held. told: in full what is to be read of it, empty if nothing is;
-    no line of it is blank.
+    why: a sentence, in one line; empty where it passed and there is nothing to say.
+    checked: how often the premise held. told: in full what is to be read of it, empty
+    if nothing is; no line of it is blank.
     """
 
     name: str
@@ -84,7 +84,7 @@ def _rule(document: Document, rule: Document, left_open: Collection[str]) -> Cas
     return Case(
         name=f"{rule['rule']} {rule['name']}",
         outcome=outcome,
-        why=clean(why),
+        why=line(why),
         verdict=rule["verdict"],
         checked=rule["checked"],
         findings=shown,

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from checkcalls import left_open, suppressing
 from comparisons import judged, story, vacuous
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdmtrace.analysis import document
@@ -103,6 +103,7 @@ def test_what_is_written_is_read_again() -> None:
     assert read(text(NONE)).entries == {}
 
 
+@example("\x7f")
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_any_text_is_text_in_the_file(words: str) -> None:
     told = Entry(fingerprint=ID, reason=f"x{words}", process=words)
