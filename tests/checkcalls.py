@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import simstory
 from comparisons import broken, judged, story, vacuous
 from rulecases import CASES, run
@@ -34,11 +32,14 @@ def told(
     )
 
 
-def evil() -> Result:
+def evil() -> Call:
+    """A task and a file with names that mean something to some format."""
     kernel = SimKernel("one-way")
     CASES["CDM001"].breaks(kernel.process(EVIL))
+    call = told(check(kernel.trace()))
     path = "x.1 # SKIP\nok 2 - y\\::a,b.arrows"
-    return check(dataclasses.replace(kernel.trace(), path=path, files=(path,)))
+    call.documents[0]["trace"].update(path=path, files=[path])
+    return call
 
 
 def left_open() -> Result:
@@ -99,7 +100,7 @@ def calls() -> dict[str, Call]:
         "unchecked, named": told(unchecked, named=True),
         "vacuous": told(judged(vacuous("CDM006"), "CDM006")),
         "info": told(judged(broken("CDM017"), "CDM017")),
-        "evil": told(evil()),
+        "evil": evil(),
         "audit": told(audited()),
         "audit of nothing": told(audited(nothing=True)),
         "audit of nothing, allowed": told(
