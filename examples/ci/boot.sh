@@ -9,6 +9,10 @@
 #
 # Ends with 0 if there is a recording to be judged, else with that of `cdmtrace lab run`.
 set -euo pipefail
+[ $# -ge 2 ] || {
+	echo "usage: boot.sh KERNEL DIR [RECORD-OPTION...]" >&2
+	exit 2
+}
 kernel=$1 dir=$2
 shift 2
 

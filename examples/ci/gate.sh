@@ -10,6 +10,10 @@
 # Ends with 2 for trouble, 1 for a finding that is not in the baseline or that BASE has
 # not, 3 if a rule could not be judged, 0 else.
 set -uo pipefail
+[ $# -eq 3 ] || {
+	echo "usage: gate.sh BASE.arrows PATCH.arrows DIR" >&2
+	exit 2
+}
 base=$1 patch=$2 out=$3
 mkdir -p "$out" || exit 2
 
@@ -17,9 +21,17 @@ form=table
 [ "${GITHUB_ACTIONS:-}" = true ] && form=github
 cdmtrace check --format "$form" "$patch"
 checked=$?
-# What these have to say on stderr has just been said.
-cdmtrace check --format junit "$patch" >"$out/check.junit.xml" 2>/dev/null
-cdmtrace check --format sarif "$patch" >"$out/check.sarif" 2>/dev/null
+# report FORMAT FILE: the same for programs. What it has to say on stderr was just said,
+# and it ends in the same way, or was not written.
+report() {
+	cdmtrace check --format "$1" "$patch" >"$out/$2" 2>/dev/null
+	[ $? -eq "$checked" ] || {
+		echo "gate.sh: $out/$2 could not be written" >&2
+		exit 2
+	}
+}
+report junit check.junit.xml
+report sarif check.sarif
 cdmtrace compare --format markdown "$base" "$patch" >"$out/compare.md"
 compared=$?
 

@@ -103,6 +103,20 @@ def test_the_gate_annotates_on_github(tmp_path: Path) -> None:
     assert {line[:2] for line in done.stdout.splitlines()} == {"::"}
 
 
+def test_a_report_that_cannot_be_written_is_trouble(tmp_path: Path) -> None:
+    (tmp_path / "check.sarif").symlink_to("/dev/full")
+    done = run(GATE, NONE, NONE, tmp_path)
+    assert done.returncode == 2
+    assert f"{tmp_path}/check.sarif could not be written\n" in done.stderr
+
+
+@pytest.mark.parametrize("script", [GATE, BOOT], ids=lambda path: path.name)
+def test_wrong_usage_is_no_finding(script: Path) -> None:
+    done = run(script, "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"usage: {script.name} ")
+
+
 STAND_IN = """\
 #!/bin/sh
 printf '%s\\n' "$@" >words
