@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -29,7 +29,9 @@ class Vma:
     start, end: as it was last. places: all that it has been, a range for each place to
     which it was moved. first, last: seqs of rows. since: when it was seen first; seen:
     when it was seen to be what it was last; ns. most: base pages of CDM nodes, the most
-    at a time. changes: rows that set its policy or show its flags to change.
+    at a time. changes: rows that set its policy or show its flags to change. number:
+    in the order in which VMAs appear, which is the same each time that a recording is
+    replayed.
     """
 
     space: Space
@@ -38,6 +40,7 @@ class Vma:
     first: int
     since: int
     seen: int
+    number: int = 0
     last: int = _EVER
     most: int = 0
     changes: int = 0
@@ -79,26 +82,40 @@ class Vma:
 
 
 class Collector:
-    """Takes note of every VMA; give take() to replay.check() as a follower."""
+    """Takes note of every VMA; give take() to replay.check() as a follower.
+
+    ever: every VMA, also those that have been merged into others. stirred: those that
+    the last row has made, ended, or changed in more than their pages.
+    """
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._live: dict[Space, dict[int, Vma]] = defaultdict(dict)
         self._areas: dict[Space, tuple[Area, ...]] = {}
-        self._all: list[Vma] = []
+        self.ever: list[Vma] = []
+        self.stirred: list[Vma] = []
         self._merged: set[int] = set()
 
     @property
     def all(self) -> list[Vma]:
         """Every VMA, but for those that have been merged into others."""
-        return [vma for vma in self._all if id(vma) not in self._merged]
+        return [vma for vma in self.ever if id(vma) not in self._merged]
+
+    def live(self, space: Space) -> Mapping[int, Vma]:
+        """Return the VMAs that an mm has now, by their starts."""
+        return self._live[space]
 
     def take(self, space: Space, event: Event, before: State, after: State) -> None:
         """Take note of a row, and of its mm before and after it."""
         live = self._live[space]
         known = self._areas.get(space, ())
+        self.stirred = []
+        # What is split off keeps its pages, though no row tells of them.
+        news: Sequence[Area] = ()
         if known is not after.areas:
-            self._reconcile(space, event, known, after)
+            olds, news = _changed(known, after.areas)
+            gone = self._reconcile(space, event, known, after, olds, news)
+            self.stirred = [*gone, *(live[area.start] for area in news)]
             self._areas[space] = after.areas
         if event.mm == space[0]:
             changed = event.kind == EventKind.POLICY and not event.ret
@@ -107,13 +124,15 @@ class Collector:
             if changed and area and not event.bits & Bit.UNLINKED:
                 live[area.start].changes += 1
         if before.pages is not after.pages:
-            for area in self._touched(event, after):
-                vma = live[area.start]
-                held = vma.census.on_nodes(after.pages, area.start, area.end)
-                vma.most = max(vma.most, held.total() // self._terms.page)
+            news = [*news, *self._touched(event, after)]
+        for area in news:
+            vma = live[area.start]
+            held = vma.census.on_nodes(after.pages, area.start, area.end)
+            vma.most = max(vma.most, held.total() // self._terms.page)
         if event.kind == EventKind.MM_EXIT:
             for vma in live.values():
                 vma.last = event.seq
+            self.stirred = list(live.values())
             live.clear()
 
     def _touched(self, event: Event, after: State) -> list[Area]:
@@ -125,12 +144,19 @@ class Collector:
         return list(found.values())
 
     def _reconcile(
-        self, space: Space, event: Event, before: tuple[Area, ...], after: State
-    ) -> None:
-        """Give each VMA that there is now to what it was before, or was part of."""
-        olds, news = _differing(before, after.areas)
-        if not (olds or news):
-            return
+        self,
+        space: Space,
+        event: Event,
+        before: tuple[Area, ...],
+        after: State,
+        olds: Sequence[Area],
+        news: Sequence[Area],
+    ) -> list[Vma]:
+        """Give each VMA that there is now to what it was before, or was part of.
+
+        olds, news: areas that are not the same as before. Returns VMAs that are gone.
+        """
+        olds, news = _differing(olds, news)
         live = self._live[space]
         # The record of a VMA is under its start: a merge leaves the greatest part's.
         there = [(area, live.pop(area.start, None)) for area in olds]
@@ -156,15 +182,15 @@ class Collector:
             vma.start, vma.end, vma.seen = area.start, area.end, event.ts
             vma.extend(area.start, area.end)
             live[area.start] = vma
-        for old, vma in there:
-            if vma is None:
-                continue
+        gone = [(old, vma) for old, vma in there if vma]
+        for old, vma in gone:
             vma.last = event.seq
             # What has merged is one: the life of the one that is left is its own, too.
             whole = after.area(old.start)
             if whole and any(whole is area for area in news):
                 live[whole.start].absorb(vma)
                 self._merged.add(id(vma))
+        return [vma for _, vma in gone]
 
     def _new(self, space: Space, area: Area, event: Event) -> Vma:
         vma = Vma(
@@ -174,22 +200,29 @@ class Collector:
             first=event.seq,
             since=event.ts,
             seen=event.ts,
+            number=len(self.ever),
         )
-        self._all.append(vma)
+        self.ever.append(vma)
         return vma
 
 
-def _differing(
+def _changed(
     old: tuple[Area, ...], new: tuple[Area, ...]
-) -> tuple[list[Area], list[Area]]:
-    """Return the areas of which the ranges are not the same in both."""
+) -> tuple[tuple[Area, ...], tuple[Area, ...]]:
+    """Return both without those that are the same at either end."""
     first, ends = 0, min(len(old), len(new))
     while first < ends and old[first] is new[first]:
         first += 1
     last = 0
     while last < ends - first and old[-1 - last] is new[-1 - last]:
         last += 1
-    one, other = old[first : len(old) - last], new[first : len(new) - last]
+    return old[first : len(old) - last], new[first : len(new) - last]
+
+
+def _differing(
+    one: Sequence[Area], other: Sequence[Area]
+) -> tuple[list[Area], list[Area]]:
+    """Return the areas of which the ranges are not the same in both."""
     same = {(a.start, a.end) for a in one} & {(a.start, a.end) for a in other}
     return (
         [area for area in one if (area.start, area.end) not in same],
@@ -236,17 +269,21 @@ def collect(trace: Trace, *, profile: str) -> Candidates:
     result = check(trace, profile=profile, follower=collector.take)
     vmas = collector.all
     for finding in result.findings:
-        vma = _of(finding, vmas)
+        vma = owner(finding, vmas)
         if vma:
             vma.findings.append(finding)
-    ranked = sorted(
-        vmas,
-        key=lambda vma: (*_weight(vma.findings), -vma.most, -vma.changes, vma.first),
-    )
     return Candidates(
-        vmas=tuple(ranked),
+        vmas=tuple(ranked(vmas)),
         mms={(life.mm.id, life.mm.generation): life.mm for life in result.lives},
         terms=trace.terms,
+    )
+
+
+def ranked(vmas: Iterable[Vma]) -> list[Vma]:
+    """Return VMAs in the order in which they are worth a look."""
+    return sorted(
+        vmas,
+        key=lambda vma: (*_weight(vma.findings), -vma.most, -vma.changes, vma.first),
     )
 
 
@@ -256,7 +293,7 @@ def _weight(findings: Iterable[Finding]) -> tuple[int, ...]:
     return tuple(-found[severity] for severity in _WORST_FIRST)
 
 
-def _of(finding: Finding, vmas: Iterable[Vma]) -> Vma | None:
+def owner(finding: Finding, vmas: Iterable[Vma]) -> Vma | None:
     """Return the VMA that a finding is about: the one that has most of its range."""
     space = finding.mm.id, finding.mm.generation
     shares = [

@@ -223,6 +223,18 @@ class PageMap(msgspec.Struct, frozen=True, gc=False):
                 if inside > 0:
                     yield page, inside
 
+    def differing(self, other: PageMap) -> list[tuple[int, int]]:
+        """Return ranges of addresses outside of which both map the same.
+
+        What it costs is a look at each leaf, and not at each page.
+        """
+        if self.leaves is other.leaves:
+            return []
+        keys = [key for key in self.leaves if key not in other.leaves]
+        mine = self.leaves
+        keys += [key for key, leaf in other.leaves.items() if mine.get(key) is not leaf]
+        return [(key << LEAF_SHIFT, (key + 1) << LEAF_SHIFT) for key in keys]
+
     def any(self, start: int, end: int) -> bool:
         """Return whether a page, or a part of one, is in [start, end)."""
         return self._some(start, end, lambda leaf: len(leaf.pages), lambda _: True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from simkernel import SimKernel, Task
+from msgspec.structs import replace
+from simkernel import PAGE, SimKernel, Task
 
+from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.timeline import Timeline, follow
 from cdmtrace.events import EventKind, Probe
 
@@ -37,3 +39,18 @@ def watched(*quirks: str) -> tuple[SimKernel, Task]:
     task = kernel.process()
     task.mbind(task.mmap(1).start, 1)
     return kernel, task
+
+
+def freed(kernel: SimKernel, task: Task, start: int, pages: int) -> Event:
+    """Return the row of what unmaps VMAs, which SimKernel does not have."""
+    size = pages * PAGE
+    return replace(
+        kernel.events[-1],
+        kind=EventKind.VMA_FREE,
+        probe=Probe.VMA_FREE,
+        seq=kernel.events[-1].seq,
+        addr=start,
+        size=size,
+        start=start,
+        end=start + size,
+    )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import simstory
-from lives import FAR, watched
+from lives import FAR, freed, watched
 from msgspec.structs import replace
-from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel, Task
+from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.candidates import Candidates, Collector, Vma, collect, rows
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.nearby import command, no_process, no_vma
 from cdmtrace.analysis.state import State
-from cdmtrace.events import EventKind, Probe
+from cdmtrace.events import EventKind
 
 
 def found(kernel: SimKernel) -> Candidates:
@@ -271,16 +271,13 @@ def test_a_finding_is_about_what_was_there_then() -> None:
     assert (new.findings, new.changes) == ([], 1)
 
 
-def freed(kernel: SimKernel, task: Task, start: int, pages: int) -> Event:
-    """Return the row of what unmaps VMAs, which SimKernel does not have."""
-    size = pages * PAGE
-    return replace(
-        kernel.events[-1],
-        kind=EventKind.VMA_FREE,
-        probe=Probe.VMA_FREE,
-        seq=kernel.events[-1].seq,
-        addr=start,
-        size=size,
-        start=start,
-        end=start + size,
-    )
+def test_a_part_that_is_split_off_has_the_pages_that_are_in_it() -> None:
+    kernel, task = watched()
+    vma = task.mmap(30)
+    task.mbind(vma.start, 30)
+    task.faults(vma)
+    task.munmap(vma.start, 8)
+    assert listed(kernel)[:2] == [
+        (span(vma.start, 8), 0, 30, 1),
+        (span(vma.page(8), 22), 0, 22, 0),
+    ]
