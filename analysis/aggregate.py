@@ -14,6 +14,7 @@ from cdmtrace.analysis.replay import Life, Mm, Observed, Shadowed, check
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind, Probe
+from cdmtrace.render import units
 
 Rows = list[dict[str, Any]]
 
@@ -208,7 +209,7 @@ def _services(observed: Observed, terms: Terms) -> Rows:
 
 
 def _seconds(event: Event, terms: Terms) -> str:
-    return f"{(event.ts - terms.started) / 1e9:.6f}"
+    return units.seconds(event.ts - terms.started)
 
 
 def _vma(vma: _Vma, terms: Terms) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from cdmtrace import vmbits
 from cdmtrace.analysis import stacks
 from cdmtrace.events import Cause, EventKind, Lock, Mpol, MpolFlag, Probe, VmaLock
+from cdmtrace.render import units
 
 if TYPE_CHECKING:
     from cdmtrace.analysis.frames import Terms
@@ -186,9 +187,8 @@ def advice(number: int) -> str:
 
 
 def size(count: int, page: int) -> str:
-    """Return bytes as pages: "1 page", "23 pages"."""
-    pages = count // page
-    return f"{pages} page" if pages == 1 else f"{pages} pages"
+    """Return bytes as pages: "1 page", "1,536 pages"."""
+    return units.count(count // page, "page")
 
 
 # --- the ways by which pages come ----------------------------------------------

@@ -34,6 +34,7 @@ from cdmtrace.analysis.state import State
 from cdmtrace.analysis.touched import Cell, Touched
 from cdmtrace.events import Bit, EventKind, Probe
 from cdmtrace.format.schema import printable
+from cdmtrace.render import units
 
 _NO_MM: Final = frozenset(
     {
@@ -737,8 +738,9 @@ class Replay:
         if tally.book.withheld:
             reasons += self._cut_off()
         if tally.book.withheld:
-            reasons.append(f"{tally.book.withheld} findings withheld for that")
-        reasons += [f"{count} times: {why}" for why, count in tally.unknown.items()]
+            withheld = units.count(tally.book.withheld, "finding")
+            reasons.append(f"{withheld} withheld for that")
+        reasons += [f"{count:,} times: {why}" for why, count in tally.unknown.items()]
         why = "; ".join(reasons) or None
         if tally.book.count:
             return Verdict.VIOLATED, why
@@ -772,7 +774,7 @@ def _told(gaps: Collection[Gap], mms: int) -> str:
     gaps = [gap for gap in gaps if gap.probe != ROWS]
     lost.pop(ROWS, None)
     blind = {gap.mm for gap in gaps if gap.probe == FOLLOWED}
-    told = [f"{n} of {probe}" for probe, n in lost.items() if probe != FOLLOWED]
+    told = [f"{n:,} of {probe}" for probe, n in lost.items() if probe != FOLLOWED]
     words = [f"events lost: {', '.join(told)}"] if told else []
     if told and all(gap.mm for gap in gaps):
         words[0] += f" (in {len({gap.mm for gap in gaps})} of {mms} address spaces)"

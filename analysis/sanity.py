@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.format.schema import column_values
+from cdmtrace.render import units
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +122,7 @@ def too_many(pages: int) -> str:
     return (
         f"{pages:,} pages were there when it began or came in batches, and to follow "
         "them takes "
-        f"{needed >> 20:,} MiB of memory, of which {there >> 20:,} are available"
+        f"{units.size(needed)} of memory, of which {units.size(there)} are available"
     )
 
 

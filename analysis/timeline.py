@@ -21,6 +21,7 @@ from cdmtrace.analysis.replay import Finding, Mm, Result, check
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.traffic import Space
 from cdmtrace.events import Bit, EventKind, Probe
+from cdmtrace.render import units
 
 _NAMES_ONLY: Final = Probe.TASK.name.lower()
 """A probe of which a loss says nothing of any VMA."""
@@ -405,10 +406,11 @@ def lost(gap: Gap) -> str:
     """Return a loss in words."""
     if gap.probe == FOLLOWED:
         return "its address space is not followed from then on (record --map-size)"
-    what = "rows of all kinds" if gap.probe == ROWS else f"rows of {gap.probe}"
-    return f"LOST: {gap.count:,} {what} ({gap.reason})"
+    what = "all kinds" if gap.probe == ROWS else gap.probe
+    rows = units.count(gap.count, f"row of {what}", f"rows of {what}")
+    return f"LOST: {rows} ({gap.reason})"
 
 
 def seconds(ts: int, terms: Terms) -> str:
     """Return a time (ns) as seconds since the recording began."""
-    return f"{max(ts - terms.started, 0) / 1e9:.6f}"
+    return units.seconds(max(ts - terms.started, 0))

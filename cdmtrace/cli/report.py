@@ -37,6 +37,7 @@ def report(files: tuple[Path, ...], form: str) -> None:
     """
     from cdmtrace.analysis import aggregate, frames
     from cdmtrace.render import tables
+    from cdmtrace.render.units import count
 
     trace = frames.load(*files, ticker=ticker())
     file = trace.path
@@ -56,7 +57,5 @@ def report(files: tuple[Path, ...], form: str) -> None:
             err=True,
         )
     if trace.lost:
-        click.echo(
-            f"cdmtrace: {file}: {trace.lost} events were lost; the counts are too low",
-            err=True,
-        )
+        lost = count(trace.lost, "event")
+        click.echo(f"cdmtrace: {file}: {lost} lost; the counts are too low", err=True)

@@ -107,7 +107,7 @@ def record(row: Mapping[str, Any], kept: Kept) -> int:
         except CdmtraceError as error:
             say(str(error))
             return int(error.exit_status)
-        say(f"{outcome.events} events, {outcome.lost} lost")
+        say(f"{outcome.events:,} events, {outcome.lost:,} lost")
         return outcome.status
 
 

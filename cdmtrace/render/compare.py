@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cdmtrace.render import divergence, tables
 from cdmtrace.render.markdown import fenced
-from cdmtrace.render.units import count
+from cdmtrace.render.units import count, counted
 
 Document = Mapping[str, Any]
 Changes = Sequence[Mapping[str, Any]]
@@ -212,7 +212,7 @@ def _verdict(document: Document) -> list[str]:
         )
     found = [change["status"] for change in document["findings"]]
     told = [
-        f"{found.count(status)} {status}"
+        f"{counted(found.count(status))} {status}"
         for status in (*NEW, *OLD)
         if found.count(status)
     ]

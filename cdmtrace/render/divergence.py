@@ -11,7 +11,8 @@ from tabulate import tabulate
 
 from cdmtrace.render import filters
 from cdmtrace.render.services import services
-from cdmtrace.render.units import count
+from cdmtrace.render.tables import cell
+from cdmtrace.render.units import count, counted, seconds
 
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""
@@ -55,7 +56,6 @@ def finding(one: Mapping[str, Any], *, page: int = 4096, alike: int = 1) -> str:
     same id, of which this is the first.
     """
     start, end = int(one["vma"]["start"], 16), int(one["vma"]["end"], 16)
-    pages = (end - start) // page
     lines = [
         "=" * WIDTH,
         f"{one['rule']} {one['name']}: {one['severity']}, cause: {one['cause']}",
@@ -64,16 +64,18 @@ def finding(one: Mapping[str, Any], *, page: int = 4096, alike: int = 1) -> str:
         lines += [
             f"  process    {one['comm'] or '?'} (pid {one['pid']})",
             f"  mm         {one['mm']}",
-            f"  VMA        {start:x}-{end:x} ({pages} page{'s' if pages != 1 else ''})",
+            f"  VMA        {start:x}-{end:x} ({count((end - start) // page, 'page')})",
         ]
     else:
         lines.append("  about      the recording as a whole")
     if one["count"] > 1:
-        lines.append(f"  times      {one['count']}, the first one is shown")
+        lines.append(f"  times      {counted(one['count'])}, the first one is shown")
     lines += _wrapped("- required   ", one["expected"])
     lines += _wrapped("+ kernel     ", one["observed"])
     lines += witness(one["witness"])
-    more = f", of {alike} findings; the first one is shown" if alike > 1 else ""
+    more = (
+        f", of {counted(alike)} findings; the first one is shown" if alike > 1 else ""
+    )
     lines.append(f"  id         {one['fingerprint']}{more}")
     lines += _wrapped("  breaks     ", one["breaks"])
     return "\n".join(lines)
@@ -96,7 +98,7 @@ def witness(steps: Sequence[Mapping[str, Any]]) -> list[str]:
         flags = f"{step['before']} -> {step['after']}" if step["before"] else ""
         rows.append(
             (
-                f"{step['since_start'] / 1e9:.6f}",
+                seconds(step["since_start"]),
                 f"cpu{step['cpu']}",
                 f"{step['comm'] or '?'}/{step['tid']}",
                 step["lock"] or "",
@@ -124,15 +126,20 @@ def fitted(line: str) -> str:
     return line if len(line) <= WIDTH else line[: WIDTH - 2] + ".."
 
 
+_COUNTS: Final = ("checked", "findings")
+
+
 def rules(results: Sequence[Mapping[str, Any]]) -> str:
     """Return the table of rules; why one is not clean stands below it."""
     table = tabulate(
         [
-            (one["rule"], one["name"], one["verdict"], one["checked"], one["findings"])
+            [cell(key, one[key]) for key in ("rule", "name", "verdict", *_COUNTS)]
             for one in results
         ],
-        headers=("rule", "name", "verdict", "checked", "findings"),
+        headers=("rule", "name", "verdict", *_COUNTS),
         tablefmt="simple",
+        disable_numparse=True,
+        colalign=("left", "left", "left", "right", "right"),
     )
     lines = [table]
     for ids, why in _reasons(results):
@@ -186,8 +193,8 @@ def _due(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{start:x}-{end:x}",
         one["clause"],
         " ".join(f"{node}={n}" for node, n in one["pages"].items()) or "none",
-        "before" if since["before"] else f"{since['since_start'] / 1e9:.6f}",
-        f"{until['since_start'] / 1e9:.6f}" if until else gone,
+        "before" if since["before"] else seconds(since["since_start"]),
+        seconds(until["since_start"]) if until else gone,
     )
 
 
@@ -264,16 +271,18 @@ def verdict(document: Mapping[str, Any]) -> str:
         told.append(count(number, "finding"))
     if known and known["suppressed"]:
         all_ = known["suppressed"] == number
-        told.append(f"{'all' if all_ else known['suppressed']} of them suppressed")
+        told.append(
+            f"{'all' if all_ else counted(known['suppressed'])} of them suppressed"
+        )
     return f"verdict: {', '.join(told)}"
 
 
 def recording(trace: Mapping[str, Any], profile: str) -> list[str]:
     """Return what there is to say of a trace, and what it lacks: some sentences."""
-    lost = f", {trace['lost']} lost" if trace["lost"] else ""
+    lost = f", {counted(trace['lost'])} lost" if trace["lost"] else ""
     more = len(trace["files"]) - 1
     parts = f" and {count(more, 'more part')}" if more else ""
-    head = f"{trace['path']}{parts}: {trace['events']} events{lost}"
+    head = f"{trace['path']}{parts}: {count(trace['events'], 'event')}{lost}"
     told = [f"{head}, Linux {trace['kernel']}, profile {profile}"]
     if trace["rows_before"]:
         told.append(

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from cdmtrace.format.schema import printable
 from cdmtrace.render import filters
-from cdmtrace.render.units import count, duration, size
+from cdmtrace.render.units import count, duration, seconds, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -158,18 +158,18 @@ def _losses(info: TraceInfo) -> str:
             printable(loss.probe),
             printable(loss.reason),
             f"{loss.count:,}",
-            duration(loss.since - started),
-            duration(loss.until - started),
+            seconds(loss.since - started),
+            seconds(loss.until - started),
         ]
 
     table = tabulate(
         [row(loss) for loss in info.losses[:_SHOWN_LOSSES]],
-        headers=["lost by", "because", "events", "after", "until"],
+        headers=["lost by", "because", "events", "since (s)", "until (s)"],
         colalign=("left", "left", "right", "right", "right"),
         disable_numparse=True,
     )
     more = len(info.losses) - _SHOWN_LOSSES
-    return table if more <= 0 else f"{table}\n… and {more} more: --format json"
+    return table if more <= 0 else f"{table}\n… and {more:,} more: --format json"
 
 
 def _utc(ns: int) -> str:

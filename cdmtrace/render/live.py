@@ -244,10 +244,10 @@ def _vmas(rows: Sequence[VmaLine]) -> Iterable[RenderableType]:
     table = _table()
     _column(table, "pid", right=True)
     _column(table, "comm", least=4)
-    _column(table, "range", least=_least(_range(r.start, r.end) for r in rows))
+    _column(table, "VMA", least=_least(_range(r.start, r.end) for r in rows))
     _column(table, "policy")
     _column(table, "flags", ratio=1, least=8)
-    _column(table, "CDM pages", right=True, least=9)
+    _column(table, "on CDM", right=True, least=9)
     for row in rows:
         table.add_row(
             Text(str(row.pid or "?")),
@@ -302,7 +302,7 @@ def _latest(rows: Sequence[FindingLine], width: int) -> Iterable[RenderableType]
     for row in rows:
         name = [Text(row.name)] if width >= _WIDE else []
         table.add_row(
-            Text(f"{row.since_start / 10**9:,.3f}"),
+            Text(units.seconds(row.since_start)),
             Text(row.rule, SEVERITY.get(row.severity, "")),
             *name,
             Text(safe(row.cause)),

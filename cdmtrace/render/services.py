@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cdmtrace.render.tables import plain
+from cdmtrace.render.units import seconds
 
 WIDTH: Final = 79
 
@@ -34,7 +35,7 @@ def _row(cell: Mapping[str, Any]) -> dict[str, Any]:
             f"pages {way}": None if unseen else cell["pages"][way]
             for way in ("came", "left", "stayed")
         },
-        "since (s)": f"{first['since_start'] / 1e9:.6f}" if first else "-",
+        "since (s)": seconds(first["since_start"]) if first else "-",
         "by": by(cell["by"]),
     }
 

@@ -18,6 +18,19 @@ FORMATS: Final = ("table", "json", "ndjson", "csv", "markdown")
 LIMIT: Final = 20
 """So many rows of a table are shown to people; how many more there are is told."""
 
+_HEADS: Final = {
+    "since": "since (s)",
+    "until": "until (s)",
+    "from": "from node",
+    "to": "to node",
+}
+"""Key -> what stands above it for people; other columns have their keys."""
+
+_IDS: Final = frozenset(
+    {"pid", "tid", "cpu", "node", "from", "to", "row", "generation"}
+)
+"""Columns of numbers that count nothing."""
+
 Rows = Sequence[Mapping[str, Any]]
 Tables = Mapping[str, Rows]
 """Title -> rows; every row of a table has the same keys, in order. None is unknown,
@@ -58,7 +71,7 @@ def plain(rows: Rows) -> str:
 
     tabulate makes a column wider than its head, so the heads are rows here.
     """
-    words = [key.split() for key in rows[0]]
+    words = [head(key).split() for key in rows[0]]
     height = max(map(len, words))
     heads = zip(*([""] * (height - len(word)) + word for word in words), strict=True)
     lines = [*heads, *_cells(rows)]
@@ -74,7 +87,7 @@ def _github(rows: Rows) -> str:
     cells = [[cell.replace("|", r"\|") for cell in row] for row in _cells(rows)]
     return tabulate(
         cells,
-        headers=list(rows[0]),
+        headers=[head(key) for key in rows[0]],
         tablefmt="github",
         disable_numparse=True,
         colalign=_sides(rows),
@@ -82,13 +95,22 @@ def _github(rows: Rows) -> str:
 
 
 def _cells(rows: Rows) -> list[list[str]]:
-    return [[_cell(key, value) for key, value in row.items()] for row in rows]
+    return [[cell(key, value) for key, value in row.items()] for row in rows]
 
 
-def _cell(key: str, value: Any) -> str:
+def head(key: str) -> str:
+    """Return what stands above a column."""
+    return _HEADS.get(key, key)
+
+
+def cell(key: str, value: Any) -> str:
+    """Return what stands in a column for a value."""
     if value is None:
         return "?"
-    return units.size(value) if key == "bytes" else str(value)
+    if key == "bytes":
+        return units.size(value)
+    counts = isinstance(value, int) and not isinstance(value, bool)
+    return units.counted(value) if counts and key not in _IDS else str(value)
 
 
 def _sides(rows: Rows) -> list[str]:

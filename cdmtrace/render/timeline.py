@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdmtrace.render.divergence import WIDTH
-from cdmtrace.render.tables import LIMIT
+from cdmtrace.render.tables import LIMIT, cell
 from cdmtrace.render.units import count
 
 Row = Mapping[str, Any]
@@ -275,13 +275,12 @@ def candidates(rows: Sequence[Row], commands: Sequence[str], *, files: str) -> s
             "No VMA is worth a look: none has a finding, a page of a CDM node, or a\n"
             f"change of flags or policy. What there is:\n  cdmtrace report {files}\n"
         )
-    heads = ("pid", "VMA", "since (s)", "findings", "most on CDM", "changes")
-    shown = [
-        tuple(str(row[key] or "?") if key == "pid" else str(row[key]) for key in heads)
-        for row in rows[:LIMIT]
-    ]
+    heads = ("pid", "VMA", "findings", "most on CDM", "changes", "since (s)")
+    # A pid of 0 is one that is not known.
+    listed = [{**row, "pid": row["pid"] or None} for row in rows[:LIMIT]]
+    shown = [tuple(cell(key, row[key]) for key in heads) for row in listed]
     width = [max(map(len, column)) for column in zip(heads, *shown, strict=True)]
-    right = (True, False, True, True, True, True)
+    right = [key != "VMA" for key in heads]
     lines = [f"VMAs that are worth a look: {len(rows):,}, the worst first", ""]
     hang = " " * (width[0] + 2)
     for number, row in enumerate((heads, *shown)):

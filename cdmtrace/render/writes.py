@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from cdmtrace.render.units import seconds
+
 _HEADS: Final = ("time (s)", "cpu", "task", "lock", "flags", "next instruction")
 _WIDTHS: Final = (10, 5, 18, 7, 12)
 
@@ -37,7 +39,7 @@ def line(
     stack: a line for each caller, too.
     """
     where = at[0] if at else "?"
-    cells = (f"{since / 1e9:.6f}", f"cpu{cpu}", task, lock, flags, where)
+    cells = (seconds(since), f"cpu{cpu}", task, lock, flags, where)
     lines = [_line(f"#{number}", cells)]
     lines += [f"{' ' * 14}({note})" for note in notes]
     if stack:

@@ -107,8 +107,9 @@ def test_what_is_in_a_file(trace: Path, capsys: pytest.CaptureFixture[str]) -> N
         "end clean: the command ended",
         "alloc 5",
         "map 18",
-        "alloc ring 4 0.000000 s 2.000000 s",
-        "rmap_add ring 3 0.000000 s 2.000000 s",
+        "lost by because events since (s) until (s)",
+        "alloc ring 4 0.000000 2.000000",
+        "rmap_add ring 3 0.000000 2.000000",
         f"next: cdmtrace check '{trace}'",
     ):
         assert line in found, line

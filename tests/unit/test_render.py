@@ -194,7 +194,11 @@ def test_a_long_table_is_whole_for_programs(form: str) -> None:
 def test_bytes_are_for_people_in_tables_and_for_programs_elsewhere() -> None:
     shown = {"Some": [{"pages": 41, "bytes": 41 * 4096, "from": None}]}
     assert tables.render(shown, "table") == (
-        "Some\npages      bytes  from\n-----  ---------  ----\n   41  164.0 KiB     ?\n"
+        "Some\n"
+        "                  from\n"
+        "pages      bytes  node\n"
+        "-----  ---------  ----\n"
+        "   41  164.0 KiB     ?\n"
     )
     assert json.loads(tables.render(shown, "json")) == shown
     assert tables.render(shown, "csv") == ("table,pages,bytes,from\nSome,41,167936,\n")

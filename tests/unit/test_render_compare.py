@@ -20,6 +20,7 @@ from cdmtrace.analysis import check, document
 from cdmtrace.analysis.compare import Status, compare
 from cdmtrace.render import compare as render
 from cdmtrace.render import divergence, tables
+from cdmtrace.render.units import count
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "cdmtrace/schemas"
 
@@ -80,7 +81,7 @@ def test_the_text_says_what_there_is(name: str) -> None:
     assert text.endswith("\n")
     for side in "ab":
         trace = shown[side]["trace"]
-        assert f"{trace['events']} events, Linux {trace['kernel']}" in text
+        assert f"{count(trace['events'], 'event')}, Linux {trace['kernel']}" in text
     for change in shown["findings"]:
         id_ = change["finding"]["fingerprint"]
         full = divergence.finding(change["finding"], alike=change["b"])

@@ -80,12 +80,12 @@ probe                 events  per s lost   probe              events  per s lost
 rmap_add           1,234,567 12,310    0   remove_migration_…     43    4.5    0
 alloc                 51,234    812   23   sys_mbind               7      0    0
 ─ Tagged VMAs  1 ───────────────────────────────────────────────────────────────
- pid comm  range                     policy flags                      CDM pages
+ pid comm  VMA                       policy flags                         on CDM
 1062 story 100040000000-100040017000 BIND:1 rd wr mr mw me ac cd              23
 ─ Findings so far  1,212   2 rules inconclusive ────────────────────────────────
   1,208  CDM002 missing-tag                  3  CDM014 implicit-allocation
       1  CDM017 merge-blocked
-   83.123 CDM002 migrate_pages story/1062           100240000000-10024002f000 x7
+83.123457 CDM002 migrate_pages story/1062           100240000000-10024002f000 x7
 """
 
 

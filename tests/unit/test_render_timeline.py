@@ -226,7 +226,7 @@ def test_a_list_has_why_and_command_below_each() -> None:
     commands = [f"cdmtrace timeline t --pid {row['pid']} --addr 1000" for row in rows]
     lines = render.candidates(rows, commands, files="t").splitlines()
     assert lines[0] == "VMAs that are worth a look: 25, the worst first"
-    assert lines[3] == "  ?  1000-9000   1.000000         2            7        1"
+    assert lines[3] == "  ?  1000-9000         2            7        1   1.000000"
     assert lines[4].startswith("     CDM001 stale-tag, CDM001")
     assert "     cdmtrace timeline t --pid 19 --addr 1000" in lines
     assert not [line for line in lines if "--pid 20 " in line]
