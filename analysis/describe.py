@@ -86,7 +86,6 @@ def what(event: Event, terms: Terms) -> str:
 
 def _call(event: Event, terms: Terms) -> str:
     probe = names.probe(event.probe).removeprefix("sys_")
-    result = "open" if event.kind == EventKind.CALL_OPEN else names.errno(event.ret)
     asked = ""
     if event.probe in (Probe.SYS_MBIND, Probe.SYS_SET_MEMPOLICY):
         asked = names.policy(event.other_policy, event.other)
@@ -97,7 +96,12 @@ def _call(event: Event, terms: Terms) -> str:
         asked = f"{names.nodes(event.nodes)} -> {names.nodes(event.other)}"
     elif event.probe == Probe.SYS_MADVISE:
         asked = names.advice(event.arg)
-    return f"{probe}({asked}) = {result}"
+    return f"{probe}({asked}) = {result(event)}"
+
+
+def result(event: Event) -> str:
+    """Return what a system call has returned, "open" if it has not."""
+    return "open" if event.kind == EventKind.CALL_OPEN else names.errno(event.ret)
 
 
 def flags(event: Event, terms: Terms) -> tuple[str, str]:

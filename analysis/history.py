@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cdmtrace.analysis import describe, names
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
+from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.timeline import Moment, Timeline, VmaLife, lost, seconds
 from cdmtrace.events import EventKind
 from cdmtrace.format.schema import printable
@@ -125,31 +126,45 @@ def _life(
 def _row(
     moment: Moment, number: int, comms: Comms, nodes: list[int], terms: Terms
 ) -> Document:
-    event, area = moment.event, moment.area
-    before, after = ("", "") if _flagless(event) else describe.flags(event, terms)
-    policy = ""
-    if area:
-        own = area.policy
-        policy = names.policy(own.byte, own.nodes) if own else "?"
+    columns = columns_of(moment.event, moment.area, comms, terms)
+    what = columns.pop("what")
     return {
         "generation": number,
+        **columns,
+        **{f"node {node}": moment.pages.get(node, 0) for node in nodes},
+        "all known": moment.known,
+        "what": what,
+    }
+
+
+def columns_of(event: Event, area: Area | None, comms: Comms, terms: Terms) -> Document:
+    """Return a row, and what a VMA is after it, by the names of a timeline's columns.
+
+    area: the VMA, None where there is none.
+    """
+    before, after = ("", "") if flagless(event) else describe.flags(event, terms)
+    return {
         "row": event.seq,
         "time (s)": seconds(event.ts, terms),
         "cpu": event.cpu,
         "task": f"{comms.of(event.tid, event.seq)}/{event.tid}",
         "kind": names.kind(event.kind),
-        "lock": "" if _flagless(event) else describe.lock(event),
+        "lock": "" if flagless(event) else describe.lock(event),
         "before": before,
         "after": after,
-        "policy": policy,
+        "policy": policy_of(area) if area else "",
         "VMA": f"{area.start:x}-{area.end:x}" if area else "",
-        **{f"node {node}": moment.pages.get(node, 0) for node in nodes},
-        "all known": moment.known,
         "what": describe.what(event, terms),
     }
 
 
-def _flagless(event: Event) -> bool:
+def policy_of(area: Area) -> str:
+    """Return a VMA's own policy in short, "?" where it is not known."""
+    return names.policy(area.policy.byte, area.policy.nodes) if area.policy else "?"
+
+
+def flagless(event: Event) -> bool:
+    """Return whether a row has no flags of a VMA, though it has a VMA."""
     return event.kind in _FLAGLESS
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import SPECIFICATIONS, option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.export import Exporter
     from cdmtrace.format.reader import TraceInfo
 
-FORMATS: Final = ("parquet", "csv", "ndjson")
-"""What events are exported to."""
+FORMATS: Final = ("parquet", "csv", "ndjson", "perfetto")
+"""What a recording is exported to."""
+
+_BINARY: Final = {"parquet": "events.parquet", "perfetto": "my.pftrace"}
+"""Those that are for a file alone, and how one may be called."""
 
 
 @click.command()
@@ -40,27 +43,76 @@ FORMATS: Final = ("parquet", "csv", "ndjson")
     help="Where it goes; csv and ndjson go to stdout without it.",
 )
 @option("--force", is_flag=True, help="Replace OUT if it is there.")
+@option(
+    "--profile",
+    type=click.Choice(SPECIFICATIONS),
+    help="perfetto: under which specification findings are shown; intended without it.",
+)
 def export(
-    form: str, files: tuple[Path, ...], output: Path | None, force: bool
+    form: str,
+    files: tuple[Path, ...],
+    output: Path | None,
+    force: bool,
+    profile: str | None,
 ) -> None:
-    """Write the rows of a recording as parquet, csv or ndjson.
+    """Write a recording as parquet, csv, ndjson or perfetto.
 
-    Several files have to be parts of one recording (record --rotate). As many rows as
-    there are in the file come out, with names for numbers, and with each row the name
-    that its task had, and its stack. A batch at a time is in memory.
+    Several files have to be parts of one recording (record --rotate). parquet, csv and
+    ndjson: as many rows as there are in the file come out, with names for numbers, and
+    with each row the name that its task had, and its stack. A batch at a time is in
+    memory.
+
+    perfetto: a trace for Perfetto (ui.perfetto.dev, trace_processor): VMAs that are
+    worth a look, as tracks of their processes, with tags, pages by node and findings,
+    and system calls.
     """
+    if output is None and form in _BINARY:
+        raise UsageTrouble(
+            f"{form} is not for a terminal or a pipe: no -o", hint=f"-o {_BINARY[form]}"
+        )
+    if output is None and force:
+        raise UsageTrouble("--force without -o replaces nothing", hint="-o OUT --force")
+    if profile and form != "perfetto":
+        raise UsageTrouble(
+            f"--profile is about findings, which {form} does not have",
+            hint=f"export perfetto --profile {profile}",
+        )
+    if form == "perfetto" and output:
+        _tracks(files, output, force, profile or SPECIFICATIONS[0])
+    else:
+        _rows(form, files, output, force)
+
+
+def _tracks(files: tuple[Path, ...], output: Path, force: bool, profile: str) -> None:
+    """Write a recording as tracks of time."""
+    from cdmtrace.analysis import frames
+    from cdmtrace.analysis.tracks import Tracks
+    from cdmtrace.output import created
+    from cdmtrace.render import perfetto
+    from cdmtrace.render.units import count
+
+    perfetto.require()
+    trace = frames.load(*files, ticker=ticker())
+    tracks = Tracks(trace, profile=profile)
+    with created(output, force=force) as file:
+        packets = perfetto.write(tracks.items(), tracks.clock, file)
+    told = [f"{trace.path}: cut: {trace.cut}"] if trace.cut else []
+    if trace.lost:
+        told.append(f'{count(trace.lost, "event")} lost: the track "lost" has when')
+    vmas, found = count(tracks.vmas, "VMA"), count(tracks.found, "finding")
+    told += [f"{vmas}, {found}, {count(packets, 'packet')}: open it in ui.perfetto.dev"]
+    for line in told:
+        click.echo(f"cdmtrace: {line}", err=True)
+
+
+def _rows(form: str, files: tuple[Path, ...], output: Path | None, force: bool) -> None:
+    """Write the rows of a recording."""
     from cdmtrace.analysis import export as exporting
     from cdmtrace.analysis import frames, parts
     from cdmtrace.format.reader import TraceReader
     from cdmtrace.output import created
     from cdmtrace.render import events
 
-    if output is None and form == "parquet":
-        raise UsageTrouble(
-            "parquet is not for a terminal or a pipe: no -o", hint="-o events.parquet"
-        )
-    if output is None and force:
-        raise UsageTrouble("--force without -o replaces nothing", hint="-o OUT --force")
     in_order = parts.one_recording(files)
     text = form != "parquet"
     with TraceReader(in_order[0]) as first:

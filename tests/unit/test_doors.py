@@ -55,7 +55,7 @@ def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
 
 def test_analysis_imports_neither_click_nor_bcc_nor_the_command_line() -> None:
     for path in modules("analysis/"):
-        assert reaches(path, "click", "bcc", "cdmtrace.cli") == [], path
+        assert reaches(path, "click", "bcc", "cdmtrace.cli", "perfetto") == [], path
 
 
 def test_only_the_loader_imports_bcc() -> None:
@@ -66,6 +66,10 @@ def test_only_the_loader_imports_bcc() -> None:
 
 def test_the_table_of_flags_is_for_both_sides() -> None:
     assert reaches(PACKAGE / "vmbits.py", "cdmtrace") == []
+
+
+def test_what_tracks_are_is_for_analysis_and_render() -> None:
+    assert reaches(PACKAGE / "tracks.py", "cdmtrace") == []
 
 
 def test_render_knows_no_analysis() -> None:
@@ -88,7 +92,7 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
     assert result.stderr.strip() == ""
 
 
-VERBS = ("record", "watch", "live", "info", "probes", "doctor", "lab")
+VERBS = ("record", "watch", "live", "info", "probes", "doctor", "lab", "export")
 HELP = [[verb, "--help"] for verb in VERBS]
 
 
@@ -96,7 +100,8 @@ HELP = [[verb, "--help"] for verb in VERBS]
 def test_starting_up_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from cdmtrace.cli import main; status = main(sys.argv[1:])\n"
-        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc', 'rich'} & set(sys.modules)\n"
+        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc', 'rich', 'perfetto'}\n"
+        "heavy &= set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else status)"
     )
     result = subprocess.run(
