@@ -211,8 +211,14 @@ class PageMap(msgspec.Struct, frozen=True, gc=False):
         VMA and leaves the page whole), each has what lies in it.
         """
         found: Counter[int] = Counter()
-        for page, inside in self.meeting(start, end):
-            found[page.node] += inside
+        for key in self._keys(start, end):
+            for page in self.leaves[key].pages.values():
+                first, last = page.addr, page.addr + page.size
+                # Most pages are in it whole, and that is found out fast.
+                if start <= first and last <= end:
+                    found[page.node] += page.size
+                elif first < end and start < last:
+                    found[page.node] += min(end, last) - max(start, first)
         return found
 
     def meeting(self, start: int, end: int) -> Iterator[tuple[Page, int]]:
