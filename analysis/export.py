@@ -9,19 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.rows import cause_of
+from cdmtrace.analysis.rows import Ticker, cause_of, no_ticker
 from cdmtrace.analysis.stacks import Stack
 from cdmtrace.events import Bit, Cause, EventKind
 from cdmtrace.format.schema import printable
 
+if TYPE_CHECKING:
+    from cdmtrace.format.reader import TraceInfo
+
 _TEXT: Final = pa.string()
-_WORDS: Final = ("start", "end", "addr", "flags_before", "flags_after", "other")
+WORDS: Final = ("start", "end", "addr", "flags_before", "flags_after", "other")
 """Columns that may pass 2**53, beyond which readers of JSON and spreadsheets round."""
 
 _COLUMNS: Final[dict[str, pa.DataType]] = {
@@ -81,7 +85,7 @@ for (bpf/events.h)."""
 def schema(*, text: bool) -> pa.Schema:
     """Return the columns. text: addresses and words of flags are hexadecimal."""
     return pa.schema(
-        (name, _TEXT if text and name in _WORDS else type_)
+        (name, _TEXT if text and name in WORDS else type_)
         for name, type_ in _COLUMNS.items()
     )
 
@@ -142,7 +146,7 @@ class Exporter:
             ),
         }
         if self._text:
-            made |= {name: map(hex, column[name]) for name in _WORDS}
+            made |= {name: map(hex, column[name]) for name in WORDS}
         return pa.record_batch(
             [
                 pa.array(values if isinstance(values, list) else list(values), type_)
@@ -185,13 +189,36 @@ class Exporter:
         return " ".join(names.flags(word, self._terms)) or None
 
 
+def batches(
+    files: Iterable[Path],
+    exporter: Exporter,
+    infos: list[TraceInfo],
+    ticker: Ticker = no_ticker,
+) -> Iterator[pa.RecordBatch]:
+    """Yield what becomes of each batch; what was read of a file goes to infos.
+
+    files: the parts of one recording, in order. ticker: is told how far it is. Raises
+    TraceFileError.
+    """
+    from cdmtrace.format.reader import TraceReader
+
+    for file in files:
+        what = f"exporting {printable(file.name)}"
+        with TraceReader(file) as reader:
+            for batch in reader:
+                ticker(what, batch.offset, reader.size)
+                yield exporter.take(batch.columns)
+            ticker(what, reader.size, reader.size)
+            infos.append(reader.info)
+
+
 class _Columns:
     """The columns of a batch as lists, each made when it is asked for first."""
 
     plain: Final = frozenset(
         {
             *("seq", "ts", "ts_entry", "cpu", "pid", "tid", "size", "ret", "arg"),
-            *_WORDS,
+            *WORDS,
         }
     )
     """Those that are as they are in the file."""

@@ -213,8 +213,7 @@ def load(
         events=events,
         count=sum(info.events for info in infos),
         stacks=events.stacks,
-        gaps=tuple(gap_of(loss) for info in infos for loss in info.losses)
-        + tuple(hole.gap for hole in holes if hole.gap.reason != BEFORE),
+        gaps=gaps_of(infos),
         before=next((hole.gap for hole in holes if hole.gap.reason == BEFORE), None),
         breaks=frozenset(hole.seq for hole in holes),
         clean_end=last.clean_end and not last.more,
@@ -251,6 +250,13 @@ def terms_of(header: Header, path: str | os.PathLike[str]) -> Terms:
 def _words(value: object) -> list[object]:
     """Return a list that a file has for one, an empty one for anything else."""
     return value if isinstance(value, list) else []
+
+
+def gaps_of(infos: Sequence[TraceInfo]) -> tuple[Gap, ...]:
+    """Return what is missing of parts that are in order, but for what came before."""
+    lost = [gap_of(loss) for info in infos for loss in info.losses]
+    holes = [hole.gap for hole in joints(infos) if hole.gap.reason != BEFORE]
+    return (*lost, *holes)
 
 
 def gap_of(loss: Loss) -> Gap:

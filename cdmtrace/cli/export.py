@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,9 +14,6 @@ from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
-    from cdmtrace.analysis.export import Exporter
     from cdmtrace.format.reader import TraceInfo
 
 FORMATS: Final = ("parquet", "csv", "ndjson", "perfetto")
@@ -119,7 +116,7 @@ def _rows(form: str, files: tuple[Path, ...], output: Path | None, force: bool) 
         terms = frames.terms_of(first.header, first.path)
     exporter = exporting.Exporter(terms, text=text)
     infos: list[TraceInfo] = []
-    batches = _batches(in_order, exporter, infos)
+    batches = exporting.batches(in_order, exporter, infos, ticker())
     schema = exporting.schema(text=text)
     if output is None:
         events.write(batches, schema, form, sys.stdout.buffer)
@@ -127,30 +124,14 @@ def _rows(form: str, files: tuple[Path, ...], output: Path | None, force: bool) 
     else:
         with created(output, force=force) as file:
             events.write(batches, schema, form, file)
-    _tell(infos, exporter.left_out)
+    tell_missing(infos, exporter.left_out)
     if output is not None:
         rows = sum(info.events for info in infos)
         click.echo(f"cdmtrace: {rows:,} rows: {_reads(form, output)}", err=True)
 
 
-def _batches(
-    files: list[Path], exporter: Exporter, infos: list[TraceInfo]
-) -> Iterator[pa.RecordBatch]:
-    """Yield what becomes of each batch; what was read of a file goes to infos."""
-    from cdmtrace.format.reader import TraceReader
-
-    tick = ticker()
-    for file in files:
-        with TraceReader(file) as reader:
-            for batch in reader:
-                tick(f"exporting {file.name}", batch.offset, reader.size)
-                yield exporter.take(batch.columns)
-            tick(f"exporting {file.name}", reader.size, reader.size)
-            infos.append(reader.info)
-
-
-def _tell(infos: list[TraceInfo], left_out: int) -> None:
-    """Say on stderr what is not in the export."""
+def tell_missing(infos: Sequence[TraceInfo], left_out: int) -> None:
+    """Say on stderr what is not among the rows."""
     from cdmtrace.analysis import frames
     from cdmtrace.render.units import count
 
