@@ -71,6 +71,10 @@ VERBS: dict[str, Verb] = {
         target="cdmtrace.cli.export:export",
         summary="The events of a trace as Parquet, CSV or NDJSON.",
     ),
+    "query": Verb(
+        target="cdmtrace.cli.query:query",
+        summary="SQL over a trace, or one of the recipes for it.",
+    ),
     "info": Verb(
         target="cdmtrace.cli.info:info",
         summary="What a trace file holds, and what was lost.",

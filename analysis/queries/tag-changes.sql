@@ -1,0 +1,15 @@
+-- Each row in which the tag of a VMA came or went
+SELECT round(since_start, 6) AS seconds,
+       pid,
+       comm,
+       start,
+       "end",
+       CASE WHEN flags_after & vm_cdm_mask = 0 THEN 'went' ELSE 'came' END AS tag,
+       kind,
+       probe,
+       lock_entry AS lock,
+       split_part(stack, ';', 1) AS "inside"
+FROM events
+CROSS JOIN recording
+WHERE (flags_before & vm_cdm_mask) <> (flags_after & vm_cdm_mask)
+ORDER BY seq
