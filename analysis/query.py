@@ -204,14 +204,26 @@ def _make(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
 ) -> None:
-    """Make a table of these batches, one of which is in memory at a time."""
-    database.register("batch", schema.empty_table())
-    database.execute(f"BEGIN; CREATE TABLE {name} AS FROM batch")
-    for batch in batches:
-        database.register("batch", batch)
-        database.execute(f"INSERT INTO {name} FROM batch")
-    database.execute("COMMIT")
-    database.unregister("batch")
+    """Make a table of these batches, a few of which are in memory at a time.
+
+    In one statement: what a transaction has registered is held until it ends.
+    """
+    import pyarrow as pa
+
+    failed: list[Exception] = []
+
+    def read() -> Iterator[pa.RecordBatch]:
+        # DuckDB would make an error of its own of one of ours.
+        try:
+            yield from batches
+        except Exception as error:
+            failed.append(error)
+
+    database.register("rows", pa.RecordBatchReader.from_batches(schema, read()))
+    database.execute(f"CREATE TABLE {name} AS FROM rows")
+    database.unregister("rows")
+    if failed:
+        raise failed[0]
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

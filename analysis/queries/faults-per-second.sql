@@ -1,4 +1,4 @@
--- Second by second, the faults that mapped pages of CDM nodes
+-- Faults that mapped pages of CDM nodes, by the second
 SELECT floor(since_start)::BIGINT AS second,
        count(*) AS faults,
        sum(size // page_size)::BIGINT AS pages,
