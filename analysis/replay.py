@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -224,10 +224,12 @@ def check(
     follower: Follower | None = None,
     permissions: Permissions = DEFAULT,
     bounds: Bounds = CHECK,
+    own: Sequence[Rule] = (),
 ) -> Result:
     """Judge a trace.
 
-    rules: ids to judge; None: all that are about what the profile is about.
+    rules: ids to judge; None: all that are about what the profile is about. own: rules
+    beside those of this version (ownrules.py), chosen among alike.
     permissions: which services may touch pages of which node. until: stop after the
     row of this seq. observer: is told every note of the model; follower: every row that
     is about an mm. bounds: what is kept. Raises KeyError for a profile that does not
@@ -241,6 +243,7 @@ def check(
         follower=follower,
         permissions=permissions,
         bounds=bounds,
+        own=own,
     )
     for event in trace.events:
         if until is not None and event.seq > until:
@@ -318,11 +321,12 @@ class Replay:
         follower: Follower | None = None,
         bounds: Bounds = CHECK,
         permissions: Permissions = DEFAULT,
+        own: Sequence[Rule] = (),
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
-        profile, rules, observer, follower, permissions: as for check(). Raises KeyError
-        for a profile that does not exist.
+        profile, rules, observer, follower, permissions, own: as for check(). Raises
+        KeyError for a profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
         self._profile = PROFILES[profile]
@@ -335,7 +339,7 @@ class Replay:
                 applies=_applies(rule, self._profile, self._terms),
                 book=Book(once=rule.once, bounds=bounds),
             )
-            for rule in RULES
+            for rule in (*RULES, *own)
             if (_listed(rule, self._profile) if rules is None else rule.id in rules)
         ]
         self._by_note: dict[type[Note], list[_Tally]] = {}

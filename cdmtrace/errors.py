@@ -66,6 +66,10 @@ class TraceFileError(UnreadableFile):
     """A trace file of which nothing can be read (exit status 2)."""
 
 
+class RuleFault(CdmtraceError):
+    """A rule from a file of one's own that failed to judge (exit status 2)."""
+
+
 class RecordError(CdmtraceError):
     """``record`` could not record (exit status 125)."""
 

@@ -7,7 +7,7 @@ one kernel has: no symbol of the tagging code, no debug switch.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from cdmtrace.analysis.rules import (
@@ -71,9 +71,9 @@ RULES: Final[tuple[Rule, ...]] = (
 BY_ID: Final[dict[str, Rule]] = {rule.id: rule for rule in RULES}
 
 
-def find(name: str) -> Rule | None:
-    """Return the rule of this id or name, whatever its case."""
-    for rule in RULES:
+def find(name: str, own: Iterable[Rule] = ()) -> Rule | None:
+    """Return the rule of this id or name, whatever its case; own: others there are."""
+    for rule in (*RULES, *own):
         if name.lower() in (rule.id.lower(), rule.name):
             return rule
     return None

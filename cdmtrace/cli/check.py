@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 )
 def check(
     files: tuple[Path, ...],
+    rules_from: tuple[Path, ...],
     rules: str | None,
     profile: str,
     allow: tuple[str, ...],
@@ -98,7 +99,7 @@ def check(
             f"{'--reason' if reason else '--force'} is about --write-baseline",
             hint="--write-baseline FILE",
         )
-    asked = judging.asked_for(rules, profile, allow, permissions)
+    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
     known = judging.known(known_file)
     results = judging.results(parts.recordings(files), asked)
     if new_file is not None:
@@ -111,7 +112,7 @@ def check(
     )
     click.echo(render.render(call, form), nl=False)
     if form == FORMATS[0]:
-        again = judging.typed(profile, allow, permissions)
+        again = judging.typed(profile, allow, permissions, rules_from)
         _say_what_next(call.documents, list(map(str, files)), again)
     _say_what_is_stale(known, results)
     return call.status

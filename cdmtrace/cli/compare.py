@@ -31,6 +31,7 @@ from cdmtrace.render.tables import FORMATS
 )
 def compare(
     files: tuple[Path, ...],
+    rules_from: tuple[Path, ...],
     rules: str | None,
     profile: str,
     allow: tuple[str, ...],
@@ -54,7 +55,7 @@ def compare(
     from cdmtrace.analysis import document, parts, status
     from cdmtrace.render import compare as render
 
-    asked = judging.asked_for(rules, profile, allow, permissions)
+    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
     recordings = parts.recordings(files)
     if len(recordings) != 2:
         many = "one" if len(recordings) == 1 else str(len(recordings))
@@ -66,6 +67,6 @@ def compare(
     shown = document.compare(comparison)
     click.echo(render.render(shown, form), nl=False)
     if form == FORMATS[0]:
-        options = judging.typed(profile, allow, permissions)
+        options = judging.typed(profile, allow, permissions, rules_from)
         click.echo(f"cdmtrace: {render.next_command(shown, options)}", err=True)
     return status.compared(comparison)

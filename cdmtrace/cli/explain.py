@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from cdmtrace.cli import judging
 from cdmtrace.cli.options import judged_by, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.rules import Rule
 
 
 @click.command()
@@ -32,6 +36,7 @@ from cdmtrace.render.tables import FORMATS
 )
 def explain(
     words: tuple[str, ...],
+    rules_from: tuple[Path, ...],
     rules: str | None,
     profile: str,
     allow: tuple[str, ...],
@@ -45,30 +50,33 @@ def explain(
     check prints with each divergence, or the beginning of one. Several files have to be
     parts of one recording. They are judged as check does it by the same options.
     """
+    from cdmtrace.analysis import ownrules
+
     what = words[0] if words else None
     if everything and what is not None:
         raise UsageTrouble(
             f"--all and {what} exclude each other", hint=f"cdmtrace explain {what}"
         )
     if len(words) < 2:
-        click.echo(_rules(what, everything, form), nl=False)
+        own = ownrules.read(rules_from)
+        click.echo(_rules(what, everything, form, own), nl=False)
         return
     if form != FORMATS[0]:
         raise UsageTrouble(
             f"--format {form}: an argument is text",
             hint=f"cdmtrace check --format json {' '.join(words[:-1])}",
         )
-    asked = judging.asked_for(rules, profile, allow, permissions)
-    again = judging.typed(profile, allow, permissions)
+    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
+    again = judging.typed(profile, allow, permissions, rules_from)
     click.echo(_argument(words[:-1], words[-1], asked, again), nl=False)
 
 
-def _rules(what: str | None, everything: bool, form: str) -> str:
-    """Return one rule, all in full, or the list of them."""
+def _rules(what: str | None, everything: bool, form: str, own: Sequence[Rule]) -> str:
+    """Return one rule, all in full, or the list of them; own: from files."""
     from cdmtrace.analysis import document, invariants, rules
     from cdmtrace.render import divergence, rulebook
 
-    listed = [document.rule(rule) for rule in rules.RULES]
+    listed = [document.rule(rule) for rule in (*rules.RULES, *own)]
     if everything:
         table = [document.invariant(one) for one in invariants.INVARIANTS]
         return rulebook.render(listed, table, form)
@@ -78,7 +86,7 @@ def _rules(what: str | None, everything: bool, form: str) -> str:
         keys = ("rule", "name", "severity")
         short = [{key: rule[key] for key in keys} for rule in listed]
         return rulebook.rows({rulebook.RULES: short}, form)
-    rule = rules.find(what)
+    rule = rules.find(what, own)
     if rule is None and Path(what).is_file():
         raise UsageTrouble(
             f"{what}: is a file, and which of its findings is not said",
@@ -104,7 +112,7 @@ def _argument(
 
     again: the options by which it is judged, to type them again.
     """
-    from cdmtrace.analysis import document, rules
+    from cdmtrace.analysis import document
     from cdmtrace.render import divergence
 
     (result,) = judging.results([[Path(file) for file in files]], asked)
@@ -123,7 +131,8 @@ def _argument(
             hint=f"cdmtrace check {' '.join([*again, what])} prints their ids",
         )
     page = shown["trace"]["page_size"]
+    by_id = {one.rule.id: one.rule for one in result.rules}
     return "\n".join(
-        divergence.argument(one, document.rule(rules.BY_ID[one["rule"]]), page)
+        divergence.argument(one, document.rule(by_id[one["rule"]]), page)
         for one in found
     )

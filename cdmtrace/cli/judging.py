@@ -17,19 +17,27 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.permissions import Permissions
     from cdmtrace.analysis.replay import Result
     from cdmtrace.render.outcomes import Call
+    from cdmtrace.analysis.rules import Rule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What to judge by. rules: ids; None: all that the profile is about."""
+    """What to judge by.
+
+    rules: ids; None: all that the profile is about. own: rules from files.
+    """
 
     rules: frozenset[str] | None
     profile: str
     permissions: Permissions
+    own: tuple[Rule, ...] = ()
 
 
 def typed(
-    profile: str, allow: Iterable[str] = (), permissions: Path | None = None
+    profile: str,
+    allow: Iterable[str] = (),
+    permissions: Path | None = None,
+    rules_from: Iterable[Path] = (),
 ) -> tuple[str, ...]:
     """Return these options as they are typed, but for what counts by default."""
     words = [] if profile == SPECIFICATIONS[0] else ["--profile", profile]
@@ -37,21 +45,23 @@ def typed(
         words += ["--permissions", str(permissions)]
     for one in allow:
         words += ["--allow", one]
+    for path in rules_from:
+        words += ["--rules-from", str(path)]
     return tuple(words)
 
 
-def rule_ids(text: str) -> frozenset[str]:
+def rule_ids(text: str, own: Iterable[Rule] = ()) -> frozenset[str]:
     """Return the ids of rules given by id or name, separated by commas.
 
-    Raises UsageTrouble for one that does not exist.
+    own: rules from files. Raises UsageTrouble for one that does not exist.
     """
     from cdmtrace.analysis.rules import RULES, find
 
     ids = set()
     for name in filter(None, (part.strip() for part in text.split(","))):
-        rule = find(name)
+        rule = find(name, own)
         if rule is None:
-            known = ", ".join(one.id for one in RULES)
+            known = ", ".join(one.id for one in (*RULES, *own))
             raise UsageTrouble(
                 f"--rules {name}: no such rule", hint=f"one of {known}, or its name"
             )
@@ -62,16 +72,22 @@ def rule_ids(text: str) -> frozenset[str]:
 
 
 def asked_for(
-    rules: str | None, profile: str, allow: tuple[str, ...], permissions: Path | None
+    rules: str | None,
+    profile: str,
+    allow: tuple[str, ...],
+    permissions: Path | None,
+    rules_from: tuple[Path, ...] = (),
 ) -> Asked:
-    """Return what the options of ``judged_by`` ask for.
+    """Return what the options of ``judged_by`` ask for. The files of rules are run.
 
-    Raises UsageTrouble for what there is not, and for what does not go together.
+    Raises UsageTrouble for what there is not, and for what does not go together, and
+    UnreadableFile for a file of rules that is none.
     """
-    from cdmtrace.analysis import services
+    from cdmtrace.analysis import ownrules, services
     from cdmtrace.analysis.permissions import read
 
-    chosen = None if rules is None else rule_ids(rules)
+    own = ownrules.read(rules_from)
+    chosen = None if rules is None else rule_ids(rules, own)
     if (allow or permissions) and profile != "np":
         given = "--allow" if allow else "--permissions"
         raise UsageTrouble(
@@ -80,7 +96,10 @@ def asked_for(
         )
     flags = {one.name: one.flag for one in services.SERVICES}
     return Asked(
-        rules=chosen, profile=profile, permissions=read(allow, permissions, flags)
+        rules=chosen,
+        profile=profile,
+        permissions=read(allow, permissions, flags),
+        own=own,
     )
 
 
@@ -118,6 +137,7 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
             rules=asked.rules,
             permissions=asked.permissions,
             bounds=VERDICT,
+            own=asked.own,
         )
         for trace in traces
     ]

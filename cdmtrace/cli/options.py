@@ -66,6 +66,14 @@ SPECIFICATIONS: Final = ("intended", "rfc-v2", "np")
 
 _JUDGING: Final = (
     option(
+        "--rules-from",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Rules of your own, beside those that there are: a file of Python, which "
+        "is run. May be repeated.",
+    ),
+    option(
         "--rules",
         metavar="LIST",
         help="Check these only, by id or name, separated by commas.",

@@ -54,6 +54,7 @@ def query(
     listed: bool,
     form: str,
     memory: str,
+    rules_from: tuple[Path, ...],
     rules: str | None,
     profile: str,
     allow: tuple[str, ...],
@@ -76,7 +77,7 @@ def query(
         return
     names, sql = _asked(words, script, recipe)
     files = parts.one_recording(names)
-    asked = judging.asked_for(rules, profile, allow, permissions)
+    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
     with asking.asked(
         files,
         sql,
