@@ -1,10 +1,11 @@
 """The offline engine: trace files in, findings out.
 
-Imported as ``cdmtrace.analysis``.  No root, no bcc, no click in here, and pandas
-only in ``frames.dataframe``.
+Imported as ``cdmtrace.analysis``.  No root, no bcc, no click in here; pandas only in
+``frames.dataframe`` and ``notebook``, and there when it is asked for.
 """
 
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace, dataframe, load
+from cdmtrace.analysis.notebook import DataFrames
 from cdmtrace.analysis.replay import (
     Finding,
     Mm,
@@ -16,6 +17,7 @@ from cdmtrace.analysis.replay import (
 )
 
 __all__ = [
+    "DataFrames",
     "Event",
     "Finding",
     "Gap",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cdmtrace.analysis.rows import Ticker
+    from cdmtrace.analysis.notebook import DataFrames
     from cdmtrace.format.reader import Loss, TraceInfo
     from cdmtrace.format.schema import Header, Part
 
@@ -179,6 +180,15 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def lost(self) -> int:
         """How many events are missing, all probes together."""
         return sum(gap.count for gap in self.gaps)
+
+    def dataframes(self, **judged_by: Any) -> DataFrames:
+        """Return it as DataFrames, made as they are asked for (notebook.py).
+
+        judged_by: profile, rules, permissions and own, as for check().
+        """
+        from cdmtrace.analysis.notebook import DataFrames
+
+        return DataFrames(self, **judged_by)
 
 
 def load(

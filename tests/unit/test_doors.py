@@ -77,6 +77,33 @@ def test_render_knows_no_analysis() -> None:
         assert reaches(path, "cdmtrace.analysis", "pandas") == [], path
 
 
+@pytest.mark.parametrize(
+    ("library", "where"),
+    [
+        ("pandas", ["analysis/frames.py", "analysis/notebook.py"]),
+        ("duckdb", ["analysis/query.py"]),
+    ],
+)
+def test_a_heavy_library_has_its_place(library: str, where: list[str]) -> None:
+    """Whoever wants DataFrames or SQL goes there, and nobody else has to wait."""
+    places = modules(".", "analysis/")
+    found = [path for path in places if reaches(path, library)]
+    assert [str(path.relative_to(PACKAGE)) for path in found] == where
+
+
+def test_judging_and_reading_need_neither_pandas_nor_duckdb() -> None:
+    code = (
+        "import sys\n"
+        "import cdmtrace.analysis, cdmtrace.analysis.query, cdmtrace.cli.query\n"
+        "import cdmtrace.cli.check, cdmtrace.analysis.ownrules\n"
+        "sys.exit(str({'pandas', 'duckdb'} & set(sys.modules) or ''))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], text=True, capture_output=True, check=False
+    )
+    assert result.stderr.strip() == ""
+
+
 def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
     """Nor bcc, before anything is to be compiled."""
     code = (
