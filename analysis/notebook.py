@@ -1,4 +1,4 @@
-"""A recording as DataFrames, for notebooks: what docs/notebooks.md tells of.
+"""A recording as DataFrames, for notebooks (docs/query.md, examples/).
 
     frames = load("my.arrows").dataframes()
     frames.events, frames.findings, frames.vmas, ...
