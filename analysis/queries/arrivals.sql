@@ -1,7 +1,8 @@
 -- Pages that came to CDM nodes, by way and node
 --
--- A page that was migrated came by the system call around it, or else by what its stack
--- says. Pages that a child has by fork are not told one by one, and not counted.
+-- A page that was migrated came by the system call around it, or else by what
+-- its stack says. What a child has by fork is not told page by page, and not
+-- counted.
 WITH cdm AS (
     SELECT unnest(cdm_nodes) AS node, page_size FROM recording
 ), calls AS (
@@ -10,7 +11,9 @@ WITH cdm AS (
     WHERE kind IN ('call', 'call_open')
       AND probe IN ('sys_mbind', 'sys_move_pages', 'sys_migrate_pages')
 )
-SELECT coalesce(CASE e.kind WHEN 'migrate' THEN calls.way END, e.cause) AS way,
+SELECT CASE WHEN e.kind = 'migrate' AND calls.way IS NOT NULL THEN calls.way
+            ELSE replace(e.cause, '_', '-')
+       END AS way,
        cdm.node,
        sum(e.size // cdm.page_size)::BIGINT AS pages,
        count(DISTINCT e.mm) AS processes

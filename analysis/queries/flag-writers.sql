@@ -1,6 +1,7 @@
 -- Where vm_flags changed, and under which lock
 --
--- One change may be seen by several probes, one inside the other: report counts it once.
+-- Several probes may see one change, one inside the other: report has it
+-- once.
 SELECT probe,
        kind,
        lock_entry AS "lock before",

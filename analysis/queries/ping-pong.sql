@@ -1,6 +1,6 @@
 -- Pages that moved from node to node more than once
 --
--- A page is known by its address: one that is mapped there anew is another one.
+-- A page is known by its address: one that is mapped there anew is another.
 WITH stays AS (
     SELECT *,
            count(*) FILTER (kind = 'map')

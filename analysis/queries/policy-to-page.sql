@@ -2,13 +2,15 @@
 --
 -- Empty where none came until the VMA got another policy.
 WITH policies AS (
-    SELECT *, lead(seq) OVER (PARTITION BY mm, start ORDER BY seq) AS next_policy
+    SELECT *,
+           lead(seq) OVER (PARTITION BY mm, start ORDER BY seq) AS next_policy
     FROM events
     WHERE kind = 'policy' AND ret = 0
 ), pages AS (
     SELECT e.*
     FROM events e, recording
-    WHERE e.kind IN ('map', 'migrate', 'collapse') AND list_contains(cdm_nodes, e.node)
+    WHERE e.kind IN ('map', 'migrate', 'collapse')
+      AND list_contains(cdm_nodes, e.node)
 )
 SELECT any_value(p.pid) AS pid,
        any_value(p.start) AS start,
