@@ -35,7 +35,7 @@ TABLES: Final = (EVENTS, *relations.SCHEMAS)
 """What SQL may name. All but the first three (events, recording, losses) come of a
 replay, which has the whole recording in memory, as check has."""
 
-REQUIREMENT: Final = "duckdb>=1.1"
+REQUIREMENT: Final = "duckdb>=1.4"
 """As in pyproject.toml."""
 
 _LOCKED: Final = {

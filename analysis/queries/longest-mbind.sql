@@ -6,7 +6,7 @@ SELECT round(since_start, 6) AS seconds,
        "end",
        other_policy AS policy,
        ret,
-       round((ts - ts_entry) / 1e3, 1) AS microseconds
+       round((ts - ts_entry) / 1e3, 3) AS microseconds
 FROM events
 WHERE kind = 'call' AND probe = 'sys_mbind'
 ORDER BY ts - ts_entry DESC, seq

@@ -18,7 +18,7 @@ SELECT any_value(p.pid) AS pid,
        any_value(p.policy) AS policy,
        any_value(p.probe) AS "set in",
        arg_min(page.kind, page.seq) AS "first page",
-       round((min(page.ts) - any_value(p.ts)) / 1e3, 1) AS microseconds
+       round((min(page.ts) - any_value(p.ts)) / 1e3, 3) AS microseconds
 FROM policies p
 LEFT JOIN pages page
     ON page.mm = p.mm AND page.seq > p.seq

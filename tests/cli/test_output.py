@@ -17,6 +17,8 @@ VERBS = [
     ["explain", "--all"],
     ["export", "csv", NONE],
     ["export", "ndjson", NONE],
+    ["query", NONE, "FROM events"],
+    ["query", "--format", "ndjson", NONE, "FROM events a, events b"],
 ]
 
 

@@ -119,7 +119,10 @@ def test_the_recording_side_gets_no_pandas_from_others_either() -> None:
     assert result.stderr.strip() == ""
 
 
-VERBS = ("record", "watch", "live", "info", "probes", "doctor", "lab", "export")
+VERBS = (
+    *("record", "watch", "live", "info", "probes", "doctor", "lab"),
+    *("export", "query"),
+)
 HELP = [[verb, "--help"] for verb in VERBS]
 
 
@@ -127,7 +130,7 @@ HELP = [[verb, "--help"] for verb in VERBS]
 def test_starting_up_imports_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from cdmtrace.cli import main; status = main(sys.argv[1:])\n"
-        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc', 'rich', 'perfetto'}\n"
+        "heavy = {'pandas', 'pyarrow', 'numpy', 'bcc', 'rich', 'perfetto', 'duckdb'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imports {heavy}' if heavy else status)"
     )

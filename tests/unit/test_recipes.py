@@ -220,7 +220,7 @@ def test_from_policy_to_page(ask: Asking, raw: pd.DataFrame) -> None:
         ]
         waited = None
         if len(pages):
-            waited = round((int(pages["ts"].min()) - int(set_["ts"])) / 1e3, 1)
+            waited = round((int(pages["ts"].min()) - int(set_["ts"])) / 1e3, 3)
         told.append((hex(set_["start"]), waited))
     rows = ask.rows("--recipe", "policy-to-page", RFC)
     assert tuples(rows, "start", "microseconds") == told
@@ -267,7 +267,7 @@ def test_longest_mbind(ask: Asking, raw: pd.DataFrame) -> None:
     took = (calls["ts"] - calls["ts_entry"]).sort_values(ascending=False).head(20)
     rows = ask.rows("--recipe", "longest-mbind", RFC)
     told = [ns / 1e3 for ns in took]
-    assert [row["microseconds"] for row in rows] == pytest.approx(told, abs=0.051)
+    assert [row["microseconds"] for row in rows] == pytest.approx(told, abs=0.001)
     assert rows[0]["policy"] == "BIND:0"
 
 
@@ -302,7 +302,7 @@ def test_the_stacks_of_witnesses(ask: Asking) -> None:
     for row, step in zip(rows, steps, strict=True):
         lines = (row["stack"] or "").replace(" < ", "\n").encode()
         assert (Stack.parse(lines).functions if lines else ()) == step.stack
-        assert row["seconds"] == round(step.since_start / 1e9, 6)
+        assert row["seconds"] == pytest.approx(step.since_start / 1e9, abs=1e-6)
     assert len(rows) > 30
 
 
