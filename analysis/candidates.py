@@ -11,7 +11,7 @@ from typing import Any, Final
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.pages import Census
 from cdmtrace.analysis.replay import Finding, Mm, check
-from cdmtrace.analysis.rules import Severity
+from cdmtrace.analysis.rules import Rule, Severity
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.timeline import moved, seconds, spans
 from cdmtrace.analysis.traffic import Space
@@ -263,10 +263,13 @@ class Candidates:
         return {mm.pid: mm.comm for mm in self.mms.values()}
 
 
-def collect(trace: Trace, *, profile: str) -> Candidates:
-    """Return what there is. Raises KeyError for a profile that does not exist."""
+def collect(trace: Trace, *, profile: str, own: Sequence[Rule] = ()) -> Candidates:
+    """Return what there is. own: rules beside those of this version.
+
+    Raises KeyError for a profile that does not exist.
+    """
     collector = Collector(trace.terms)
-    result = check(trace, profile=profile, follower=collector.take)
+    result = check(trace, profile=profile, follower=collector.take, own=own)
     vmas = collector.all
     for finding in result.findings:
         vma = owner(finding, vmas)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import bisect
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,6 +18,7 @@ from cdmtrace.analysis.book import Gaps
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.pages import Census
 from cdmtrace.analysis.replay import Finding, Mm, Result, check
+from cdmtrace.analysis.rules import Rule
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.traffic import Space
 from cdmtrace.events import Bit, EventKind, Probe
@@ -381,14 +382,16 @@ def _meets(life: VmaLife, start: int, end: int) -> bool:
     return low < end and start < high
 
 
-def follow(trace: Trace, pid: int, addr: int, *, profile: str) -> Timeline:
+def follow(
+    trace: Trace, pid: int, addr: int, *, profile: str, own: Sequence[Rule] = ()
+) -> Timeline:
     """Return what the VMAs at an address of a process were, and all findings.
 
-    pid: 0 where the recording does not tell it. Raises KeyError for a profile that
-    does not exist.
+    pid: 0 where the recording does not tell it. own: rules beside those of this
+    version. Raises KeyError for a profile that does not exist.
     """
     tracker = Tracker(trace, addr)
-    result = check(trace, profile=profile, follower=tracker.take)
+    result = check(trace, profile=profile, follower=tracker.take, own=own)
     mms = {(life.mm.id, life.mm.generation): life.mm for life in result.lives}
     lives = [
         life

@@ -64,15 +64,18 @@ SPECIFICATIONS: Final = ("intended", "rfc-v2", "np")
 """What --profile takes of a verb that judges; the first one counts where nobody says.
 """
 
+rules_from_option = option(
+    "--rules-from",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rules of your own, beside those that there are: a file of Python, which is "
+    "run. May be repeated.",
+)
+"""For every verb that has findings."""
+
 _JUDGING: Final = (
-    option(
-        "--rules-from",
-        multiple=True,
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="Rules of your own, beside those that there are: a file of Python, which "
-        "is run. May be repeated.",
-    ),
+    rules_from_option,
     option(
         "--rules",
         metavar="LIST",

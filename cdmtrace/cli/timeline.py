@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdmtrace.cli.options import SPECIFICATIONS, address, option
+from cdmtrace.cli import judging
+from cdmtrace.cli.options import (
+    SPECIFICATIONS,
+    address,
+    option,
+    rules_from_option,
+)
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
     from cdmtrace.analysis.frames import Trace
+    from cdmtrace.cli.judging import Asked
 
 
 @click.command()
@@ -61,6 +68,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Under which specification findings are marked.",
 )
+@rules_from_option
 @option(
     "--format",
     "form",
@@ -77,6 +85,7 @@ def timeline(
     moment: float | None,
     unfold: bool,
     profile: str,
+    rules_from: tuple[Path, ...],
     form: str,
 ) -> None:
     """The life of one VMA: policy, tag, pages by node, locks, row by row.
@@ -96,25 +105,26 @@ def timeline(
             f"{chosen} is of one address of one process",
             hint="give --pid and --addr, too",
         )
+    asked = judging.asked_for(None, profile, (), None, rules_from)
     trace = frames.load(*files, ticker=ticker())
     if pid is None or where is None:
-        text = _candidates(trace, pid, where, profile, form)
+        text = _candidates(trace, pid, where, asked, form)
     else:
-        text = _life(trace, pid, where, generation, moment, unfold, profile, form)
+        text = _life(trace, pid, where, generation, moment, unfold, asked, form)
     click.echo(text, nl=False)
     if trace.cut:
         click.echo(f"cdmtrace: {trace.path}: cut: {trace.cut}", err=True)
 
 
 def _candidates(
-    trace: Trace, pid: int | None, addr: int | None, profile: str, form: str
+    trace: Trace, pid: int | None, addr: int | None, asked: Asked, form: str
 ) -> str:
     """Return the list of VMAs. Raises UsageTrouble where there is no such process."""
     from cdmtrace.analysis import candidates, history, nearby
     from cdmtrace.render import tables
     from cdmtrace.render import timeline as text
 
-    found = candidates.collect(trace, profile=profile)
+    found = candidates.collect(trace, profile=asked.profile, own=asked.own)
     if pid is not None and pid not in found.processes:
         threads = history.Comms(trace).pids
         raise nearby.no_process(trace.files, pid, found.processes, threads)
@@ -143,7 +153,7 @@ def _life(
     generation: int | None,
     moment: float | None,
     unfold: bool,
-    profile: str,
+    asked: Asked,
     form: str,
 ) -> str:
     """Return the life of a VMA. Raises UsageTrouble where there is none."""
@@ -152,14 +162,14 @@ def _life(
     from cdmtrace.render import tables
     from cdmtrace.render import timeline as text
 
-    found = lives.follow(trace, pid, addr, profile=profile)
+    found = lives.follow(trace, pid, addr, profile=asked.profile, own=asked.own)
     command = nearby.command(trace.files, pid=pid, addr=addr)
     processes = {mm.pid: mm.comm for mm in found.mms.values()}
     if pid not in processes:
         threads = history.Comms(trace).pids
         raise nearby.no_process(trace.files, pid, processes, threads)
     if not found.lives:
-        others = candidates.collect(trace, profile=profile)
+        others = candidates.collect(trace, profile=asked.profile, own=asked.own)
         raise nearby.no_vma(trace.files, pid, addr, others)
     document = history.document(found, addr)
     generations = document["generations"]

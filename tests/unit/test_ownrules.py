@@ -213,6 +213,14 @@ def test_compare_and_query(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "n\n3\n"
 
 
+def test_timeline_marks_what_they_find(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["timeline", *FROM, str(RFC)]
+    assert main(words) == 0
+    assert "LAB002 mixed-nodes, CDM002 missing-tag" in capsys.readouterr().out
+    assert main([*words, "--pid", "62", "--addr", "100100000000"]) == 0
+    assert "^ LAB002 " in capsys.readouterr().out
+
+
 def test_one_that_is_only_told_sets_no_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
