@@ -14,9 +14,10 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cdmtrace.analysis import export, frames, relations
 from cdmtrace.errors import CdmtraceError, UsageTrouble
@@ -44,6 +45,8 @@ _LOCKED: Final = {
     "lock_configuration": True,
 }
 """No file, no variable of Python's is a table, and none of this can be set anew."""
+
+_Made = TypeVar("_Made")
 
 _ROWS: Final = 1 << 12
 """Rows of an answer that are made into objects at a time."""
@@ -89,7 +92,7 @@ def asked(
             left_out = _fill(database, named, files, infos, judge)
         with duckdb.connect(path, read_only=True, config=limit | _LOCKED) as database:
             with _told():
-                database.execute(sql)
+                _interruptible(database, lambda: database.execute(sql))
             yield Answer(
                 columns=_once(column[0] for column in database.description or ()),
                 rows=_rows(database),
@@ -210,20 +213,39 @@ def _make(
     """
     import pyarrow as pa
 
-    failed: list[Exception] = []
+    failed: list[BaseException] = []
 
     def read() -> Iterator[pa.RecordBatch]:
-        # DuckDB would make an error of its own of one of ours.
+        # DuckDB would make an error of its own of one of ours, and of Ctrl-C.
         try:
             yield from batches
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:
             failed.append(error)
 
     database.register("rows", pa.RecordBatchReader.from_batches(schema, read()))
-    database.execute(f"CREATE TABLE {name} AS FROM rows")
+    create = f"CREATE TABLE {name} AS FROM rows"
+    _interruptible(database, lambda: database.execute(create))
     database.unregister("rows")
     if failed:
         raise failed[0]
+
+
+def _interruptible(
+    database: duckdb.DuckDBPyConnection, work: Callable[[], _Made]
+) -> _Made:
+    """Do work that may take long, so that Ctrl-C ends it.
+
+    Where the main thread works for DuckDB itself, it sees no signal before it is done.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(work)
+        try:
+            return made.result()
+        except KeyboardInterrupt:
+            database.interrupt()
+            raise
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:
@@ -241,7 +263,7 @@ def _once(names: Iterable[str]) -> tuple[str, ...]:
 def _rows(database: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Sequence[Any]]]:
     while True:
         with _told():
-            rows = database.fetchmany(_ROWS)
+            rows = _interruptible(database, lambda: database.fetchmany(_ROWS))
         if not rows:
             return
         yield rows

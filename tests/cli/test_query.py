@@ -252,7 +252,9 @@ def test_memory_that_does_not_suffice(ask: Asking) -> None:
     assert "no size" in ask.err
 
 
-def test_it_can_be_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0, 1])
+def test_it_can_be_interrupted(wait: int, tmp_path: Path) -> None:
+    """While the rows are copied, and while they are asked."""
     sql = (
         "SELECT count(*) FROM events a, events b, events c, events d "
         "WHERE hash(a.seq + b.seq * c.seq * d.seq) = 0"
@@ -265,9 +267,12 @@ def test_it_can_be_interrupted(tmp_path: Path) -> None:
         while not [*tmp_path.glob("*/query.duckdb")]:
             assert process.poll() is None
             time.sleep(0.05)
-        time.sleep(1)
+        time.sleep(wait)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err.strip()) == (130, "cdmtrace: interrupted")
     assert [*tmp_path.iterdir()] == []
 
@@ -475,12 +480,23 @@ def test_some_batches_are_in_memory_and_not_all() -> None:
     assert max(held) < 4_000_000
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (CdmtraceError("a row that cannot be"), 2, "cdmtrace: a row that cannot be"),
+        (KeyboardInterrupt(), 130, "cdmtrace: interrupted"),
+    ],
+)
 def test_what_fails_on_the_way_is_what_is_told(
-    ask: Asking, monkeypatch: pytest.MonkeyPatch
+    error: BaseException,
+    status: int,
+    said: str,
+    ask: Asking,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def take(self: object, batch: pa.RecordBatch) -> pa.RecordBatch:
-        raise CdmtraceError("a row that cannot be")
+        raise error
 
     monkeypatch.setattr("cdmtrace.analysis.export.Exporter.take", take)
-    ask(RFC, "FROM events", status=2)
-    assert ask.err == "cdmtrace: a row that cannot be\n"
+    ask(RFC, "FROM events", status=status)
+    assert ask.err.strip() == said
