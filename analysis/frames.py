@@ -22,8 +22,8 @@ from cdmtrace.format.schema import printable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from cdmtrace.analysis.rows import Ticker
     from cdmtrace.analysis.notebook import DataFrames
+    from cdmtrace.analysis.rows import Ticker
     from cdmtrace.format.reader import Loss, TraceInfo
     from cdmtrace.format.schema import Header, Part
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.baseline import Baseline
     from cdmtrace.analysis.permissions import Permissions
     from cdmtrace.analysis.replay import Result
-    from cdmtrace.render.outcomes import Call
     from cdmtrace.analysis.rules import Rule
+    from cdmtrace.render.outcomes import Call
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
