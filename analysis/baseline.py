@@ -21,7 +21,7 @@ from typing import Any, Final
 from cdmtrace import tomlfile
 from cdmtrace.analysis.compare import not_judged
 from cdmtrace.analysis.replay import Finding, Result
-from cdmtrace.analysis.rules import BY_ID, find
+from cdmtrace.analysis.rules import BY_ID, OWN_ID, find
 from cdmtrace.errors import UsageTrouble
 
 EXAMPLE: Final = '[findings.1b7f4b7b2d775104] and reason = "..."'
@@ -108,7 +108,7 @@ def _entry(key: str, table: Any, file: str) -> Entry:
             raise UsageTrouble(f"{where}.{name}: is no text", hint=f'{name} = "..."')
     rule = table.get("rule", "")
     found = find(rule)
-    if rule and found is None:
+    if rule and found is None and not OWN_ID.fullmatch(rule):
         raise UsageTrouble(
             f"{where}.rule: {rule}: no such rule",
             hint="cdmtrace explain lists all rules",
@@ -116,7 +116,7 @@ def _entry(key: str, table: Any, file: str) -> Entry:
     return Entry(
         fingerprint=key,
         reason=table.get("reason", ""),
-        rule=found.id if found else "",
+        rule=found.id if found else rule,
         cause=table.get("cause", ""),
         process=table.get("process", ""),
     )
@@ -177,7 +177,10 @@ def text(baseline: Baseline) -> str:
 def _table(entry: Entry) -> str:
     lines = [f"[findings.{entry.fingerprint}]"]
     if entry.rule:
-        lines.append(f"rule = {_quoted(entry.rule)}  # {BY_ID[entry.rule].name}")
+        # One of one's own has its name in a file that need not be at hand.
+        known = BY_ID.get(entry.rule)
+        remark = f"  # {known.name}" if known else ""
+        lines.append(f"rule = {_quoted(entry.rule)}{remark}")
     if entry.cause:
         lines.append(f"cause = {_quoted(entry.cause)}")
     if entry.process:

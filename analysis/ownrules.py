@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from cdmtrace.analysis import wellformed
 from cdmtrace.analysis.frames import Terms

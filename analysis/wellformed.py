@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from cdmtrace.analysis.frames import Event
+from cdmtrace.analysis.notes import Note
 from cdmtrace.analysis.profiles import PROFILES
+from cdmtrace.analysis.rules import OWN_ID
 from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 from cdmtrace.events import EventKind, Probe
 
-_ID: Final = re.compile(r"(?!CDM)[A-Z]{2,8}[0-9]{3}")
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _EVENTS: Final = frozenset(kind.name for kind in EventKind)
 _PROBES: Final = frozenset(probe.name.lower() for probe in Probe)
@@ -69,7 +70,7 @@ _NAMES: Final = _several(frozenset, str, "a frozenset of texts")
 _FLAG: Final = _a(bool, "True or False")
 
 _RULE: Final[Mapping[str, _Kind]] = {
-    "id": _pattern(_ID, "two to eight capitals, but CDM, and three digits: LAB001"),
+    "id": _pattern(OWN_ID, "two to eight capitals, but CDM, and three digits: LAB001"),
     "name": _pattern(_NAME, "small letters with hyphens between: slow-mbind"),
     "severity": _a(Severity, "a Severity"),
     "statement": _TEXT,
@@ -82,6 +83,10 @@ _RULE: Final[Mapping[str, _Kind]] = {
     "threats": _TEXTS,
     "limits": _TEXTS,
     "judge": _Kind(words="a function", holds=callable),
+    "note": _Kind(
+        words="a class of notes or None",
+        holds=lambda value: value is None or value in get_args(Note),
+    ),
     "profiles": _NAMES,
     "once": _FLAG,
     "stacks": _Kind(

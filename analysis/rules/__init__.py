@@ -7,6 +7,7 @@ one kernel has: no symbol of the tagging code, no debug switch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -24,6 +25,7 @@ from cdmtrace.analysis.rules.rule import Judgement, Rule, Severity, Violation
 
 __all__ = [
     "BY_ID",
+    "OWN_ID",
     "PART_OF",
     "RULES",
     "Judgement",
@@ -69,6 +71,9 @@ RULES: Final[tuple[Rule, ...]] = (
 """All rules of this version, by number."""
 
 BY_ID: Final[dict[str, Rule]] = {rule.id: rule for rule in RULES}
+
+OWN_ID: Final = re.compile(r"(?!CDM)[A-Z]{2,8}[0-9]{3}")
+"""What ids of rules from files of one's own look like."""
 
 
 def find(name: str, own: Iterable[Rule] = ()) -> Rule | None:

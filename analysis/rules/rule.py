@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
@@ -55,8 +54,7 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 Judge = Callable[[Note, Terms, str], Judgement | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """A rule and everything that ``explain`` says of it.
 
     needs: probes without which the premise cannot be seen. leans: probes without

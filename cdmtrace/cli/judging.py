@@ -154,13 +154,17 @@ def told(
 
     known: what is suppressed. named, allow_inconclusive: as for status.exit_status().
     """
-    from cdmtrace.analysis import document, rules, status
+    from cdmtrace.analysis import document, status
     from cdmtrace.render.outcomes import Call
 
     left_open = status.open_verdicts(named=named, allow_inconclusive=allow_inconclusive)
     return Call(
         documents=[document.check(result, known) for result in results],
-        rules={rule.id: document.rule(rule) for rule in rules.RULES},
+        rules={
+            one.rule.id: document.rule(one.rule)
+            for result in results
+            for one in result.rules
+        },
         status=status.exit_status(
             results, named=named, allow_inconclusive=allow_inconclusive, known=known
         ),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import simstory
 from asking import NONE, RFC
+from msgspec.structs import replace
 from simfile import save
 from simkernel import SimKernel
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asking import NONE, RFC
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 from simfile import save
 from simkernel import BIND, SimKernel, Task
 
@@ -22,6 +22,7 @@ from cdmtrace.analysis.rules import RULES, Judgement, Rule
 from cdmtrace.cli import main
 from cdmtrace.errors import RuleFault, UnreadableFile
 from cdmtrace.events import EventKind, Probe
+from cdmtrace.render.check import FORMATS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/rules"
@@ -193,6 +194,25 @@ def test_check_and_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", *FROM]) == 0
     assert "LAB002  mixed-nodes" in capsys.readouterr().out
     assert main(["explain", "LAB002"]) == 2
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_has_them(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--rules-from", str(SLOW), "--rules", "LAB001", "--format", form]
+    assert main(["check", *words, str(RFC)]) == 1
+    assert "LAB001" in capsys.readouterr().out
+
+
+def test_what_they_find_may_be_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = tmp_path / "known.toml"
+    words = ["check", "--rules-from", str(SLOW), "--rules", "LAB001", str(RFC)]
+    assert (
+        main([*words, "--write-baseline", str(known), "--reason", "a slow disk"]) == 1
+    )
+    assert main([*words, "--baseline", str(known)]) == 0
+    assert "all of them suppressed" in capsys.readouterr().out
 
 
 def test_the_document_is_one_of_the_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -71,7 +70,7 @@ def test_the_columns_of_a_table(name: str) -> None:
 def test_the_fields_of_a_rule_and_the_notes() -> None:
     rows = re.findall(r"(?m)^\| (`.*?) \|", OWN)
     fields = {word for row in rows for word in re.findall(r"`(\w+)`", row)}
-    assert {field.name for field in dataclasses.fields(Rule)} <= fields
+    assert set(Rule.__struct_fields__) <= fields
     assert {note.__name__ for note in get_args(notes.Note)} <= fields
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import simstory
 from asking import NONE, RFC, Asking, tuples, unpacked
+from msgspec.structs import replace
 from simfile import save
 from simkernel import SimKernel
 
