@@ -10,7 +10,7 @@ from typing import Any, Final
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
-from cdmtrace.analysis.replay import Life, Mm, Observed, Shadowed, check
+from cdmtrace.analysis.replay import Life, Mm, Observed, Result, Shadowed, check
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind, Probe
@@ -50,18 +50,17 @@ class _Vma:
     asked: Counter[tuple[int, str]]
 
 
-def report(trace: Trace) -> dict[str, Rows]:
-    """Return title -> rows, per process, VMA, node, cause and writer of vm_flags.
+class Counting:
+    """Counts what happens; give take() to replay.check() as an observer."""
 
-    The rows of one table have the same keys, and those that count most come first.
-    Pages are base pages; None is what is not known. An mm that has ended is shown as
-    it was just before.
-    """
-    counts = _Counts()
-    terms = trace.terms
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+        self._counts = _Counts()
 
-    def watch(mm: Mm, event: Event, note: Note) -> None:
+    def take(self, mm: Mm, event: Event, note: Note) -> None:
+        """Count what a note tells."""
         del event
+        counts, terms = self._counts, self._terms
         if isinstance(note, Arrived):
             pages = note.page.size // terms.page
             counts.arrived[_space(mm), note.page.node, note.page.how] += pages
@@ -70,29 +69,44 @@ def report(trace: Trace) -> dict[str, Rows]:
             counts.left[_space(mm), note.event.src_node] += pages
         elif isinstance(note, Settled) and note.area.rise and note.facts.tag:
             counts.set[_space(mm)] += 1
-        elif isinstance(note, FlagsChanged) and not note.explained:
-            if note.event.flags_before == note.event.flags_after:
-                return
+        elif isinstance(note, FlagsChanged) and changes(note):
             counts.changed[_change(note.event, terms)] += 1
 
-    result = check(trace, rules=(), observer=watch)
-    lives = result.lives
-    mms = {_space(life.mm): life.mm for life in lives}
-    held = {_space(life.mm): _held(life, terms) for life in lives}
-    vmas = _vmas(lives, terms)
-    migrated = traffic.read(trace.events, trace.breaks)
-    return {
-        "Processes": _processes(lives, held, counts, terms),
-        **({WOULD_BE: _would_be(result.shadow, terms)} if result.shadow else {}),
-        "VMAs": [_vma(vma, terms) for vma in vmas],
-        "VMAs by cause": _contents(vmas),
-        "Nodes": _nodes(lives, held, counts, terms),
-        "Arrivals by cause": _arrivals(counts, terms),
-        **({SERVICES: _services(result.services, terms)} if terms.nodes else {}),
-        "Migrations": _migrations(migrated, mms, terms),
-        "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
-        "Changes of vm_flags": _changes(counts),
-    }
+    def tables(self, result: Result) -> dict[str, Rows]:
+        """Return what report() does. result: what the replay came to."""
+        counts, terms, lives = self._counts, self._terms, result.lives
+        mms = {_space(life.mm): life.mm for life in lives}
+        held = {_space(life.mm): _held(life, terms) for life in lives}
+        vmas = _vmas(lives, terms)
+        migrated = traffic.read(result.trace.events, result.trace.breaks)
+        return {
+            "Processes": _processes(lives, held, counts, terms),
+            **({WOULD_BE: _would_be(result.shadow, terms)} if result.shadow else {}),
+            "VMAs": [_vma(vma, terms) for vma in vmas],
+            "VMAs by cause": _contents(vmas),
+            "Nodes": _nodes(lives, held, counts, terms),
+            "Arrivals by cause": _arrivals(counts, terms),
+            **({SERVICES: _services(result.services, terms)} if terms.nodes else {}),
+            "Migrations": _migrations(migrated, mms, terms),
+            "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
+            "Changes of vm_flags": _changes(counts),
+        }
+
+
+def changes(note: FlagsChanged) -> bool:
+    """Return whether a note tells of a change that no other has told of."""
+    return not note.explained and note.event.flags_before != note.event.flags_after
+
+
+def report(trace: Trace) -> dict[str, Rows]:
+    """Return title -> rows, per process, VMA, node, cause and writer of vm_flags.
+
+    The rows of one table have the same keys, and those that count most come first.
+    Pages are base pages; None is what is not known. An mm that has ended is shown as
+    it was just before.
+    """
+    counting = Counting(trace.terms)
+    return counting.tables(check(trace, rules=(), observer=counting.take))
 
 
 def _space(mm: Mm) -> Space:
