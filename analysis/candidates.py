@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cdmtrace.analysis.frames import Event, Terms, Trace
+from cdmtrace.analysis.lanes import Lane, Marker
 from cdmtrace.analysis.pages import Census
-from cdmtrace.analysis.replay import Finding, Mm, check
+from cdmtrace.analysis.replay import Finding, Mm, Result, check
 from cdmtrace.analysis.rules import Rule, Severity
 from cdmtrace.analysis.state import Area, State
-from cdmtrace.analysis.timeline import moved, seconds, spans
+from cdmtrace.analysis.timeline import LOOKS, moved, seconds, spans
 from cdmtrace.analysis.traffic import Space
 from cdmtrace.events import Bit, EventKind
 
@@ -28,10 +29,11 @@ class Vma:
 
     start, end: as it was last. places: all that it has been, a range for each place to
     which it was moved. first, last: seqs of rows. since: when it was seen first; seen:
-    when it was seen to be what it was last; ns. most: base pages of CDM nodes, the most
-    at a time. changes: rows that set its policy or show its flags to change. number:
-    in the order in which VMAs appear, which is the same each time that a recording is
-    replayed.
+    when it was seen to be what it was last; until: when it ended, None if it has not;
+    ns. most: base pages of CDM nodes, the most at a time. changes: rows that set its
+    policy or show its flags to change. number: in the order in which VMAs appear, which
+    is the same each time that a recording is replayed. lane: its life, where that is
+    asked for.
     """
 
     space: Space
@@ -47,6 +49,8 @@ class Vma:
     places: list[tuple[int, int]] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     census: Census = field(default_factory=Census)
+    until: int | None = None
+    lane: Lane | None = None
 
     def holds(self, addr: int) -> bool:
         """Return whether the address is in what it has been."""
@@ -74,6 +78,8 @@ class Vma:
         self.since = min(self.since, other.since)
         self.most = max(self.most, other.most)
         self.changes += other.changes
+        if self.lane and other.lane:
+            self.lane.absorb(other.lane)
 
     @property
     def worth(self) -> bool:
@@ -88,8 +94,11 @@ class Collector:
     the last row has made, ended, or changed in more than their pages.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self._terms = terms
+    def __init__(self, terms: Terms, *, apart: int | None = None) -> None:
+        """Begin. apart: each VMA gets a lane, and what is closer (ns) is one mark."""
+        self._terms, self._apart = terms, apart
+        self._marker = None if apart is None else Marker()
+        self._gone: list[Vma] = []
         self._live: dict[Space, dict[int, Vma]] = defaultdict(dict)
         self._areas: dict[Space, tuple[Area, ...]] = {}
         self.ever: list[Vma] = []
@@ -109,7 +118,7 @@ class Collector:
         """Take note of a row, and of its mm before and after it."""
         live = self._live[space]
         known = self._areas.get(space, ())
-        self.stirred = []
+        self.stirred, self._gone = [], []
         # What is split off keeps its pages, though no row tells of them.
         news: Sequence[Area] = ()
         if known is not after.areas:
@@ -123,17 +132,27 @@ class Collector:
             area = after.area(event.start)
             if changed and area and not event.bits & Bit.UNLINKED:
                 live[area.start].changes += 1
-        if before.pages is not after.pages:
-            news = [*news, *self._touched(event, after)]
-        for area in news:
-            vma = live[area.start]
-            held = vma.census.on_nodes(after.pages, area.start, area.end)
-            vma.most = max(vma.most, held.total() // self._terms.page)
+        touched: list[Area] = []
+        if before.pages is not after.pages or self._marker:
+            touched = self._touched(event, after)
+        for area in {area.start: area for area in (*news, *touched)}.values():
+            self._show(event, live[area.start], area, after)
+        if self._marker and event.kind not in (LOOKS if before.whole else ()):
+            vmas = [live[area.start] for area in touched] + self._gone
+            self._marker.take(event, vmas if event.mm == space[0] else ())
         if event.kind == EventKind.MM_EXIT:
             for vma in live.values():
-                vma.last = event.seq
+                vma.last, vma.until = event.seq, event.ts
             self.stirred = list(live.values())
             live.clear()
+
+    def _show(self, event: Event, vma: Vma, area: Area, after: State) -> None:
+        """Note what a VMA is after a row."""
+        held = vma.census.on_nodes(after.pages, area.start, area.end)
+        pages = {node: size // self._terms.page for node, size in held.items()}
+        vma.most = max(vma.most, sum(pages.values()))
+        if vma.lane:
+            vma.lane.show(event.ts, area, pages, self._terms)
 
     def _touched(self, event: Event, after: State) -> list[Area]:
         found = {
@@ -190,6 +209,9 @@ class Collector:
             if whole and any(whole is area for area in news):
                 live[whole.start].absorb(vma)
                 self._merged.add(id(vma))
+            else:
+                vma.until = event.ts
+                self._gone.append(vma)
         return [vma for _, vma in gone]
 
     def _new(self, space: Space, area: Area, event: Event) -> Vma:
@@ -201,6 +223,7 @@ class Collector:
             since=event.ts,
             seen=event.ts,
             number=len(self.ever),
+            lane=None if self._apart is None else Lane(self._apart),
         )
         self.ever.append(vma)
         return vma
@@ -270,15 +293,23 @@ def collect(trace: Trace, *, profile: str, own: Sequence[Rule] = ()) -> Candidat
     """
     collector = Collector(trace.terms)
     result = check(trace, profile=profile, follower=collector.take, own=own)
+    return judged(collector, result)
+
+
+def judged(collector: Collector, result: Result) -> Candidates:
+    """Return what a collector has seen, by what came of it."""
     vmas = collector.all
+    by_space: dict[Space, list[Vma]] = defaultdict(list)
+    for one in vmas:
+        by_space[one.space].append(one)
     for finding in result.findings:
-        vma = owner(finding, vmas)
+        vma = owner(finding, by_space[finding.mm.id, finding.mm.generation])
         if vma:
             vma.findings.append(finding)
     return Candidates(
         vmas=tuple(ranked(vmas)),
         mms={(life.mm.id, life.mm.generation): life.mm for life in result.lives},
-        terms=trace.terms,
+        terms=result.trace.terms,
     )
 
 
@@ -302,7 +333,7 @@ def owner(finding: Finding, vmas: Iterable[Vma]) -> Vma | None:
     shares = [
         (vma.shares(finding.start, finding.end), vma.first, number, vma)
         for number, vma in enumerate(vmas)
-        if vma.space == space and vma.first <= finding.seq <= vma.last
+        if vma.first <= finding.seq <= vma.last
     ]
     best = max(shares, key=lambda share: share[:3], default=None)
     return best[3] if best and best[0] > 0 else None

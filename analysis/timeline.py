@@ -30,7 +30,8 @@ _NAMES_ONLY: Final = Probe.TASK.name.lower()
 _COUNTS: Final = frozenset({EventKind.SNAP_PAGES, EventKind.SNAP_MM})
 """Rows of a look at an mm that add nothing to what its other rows tell of a VMA."""
 
-_LOOKS: Final = frozenset({EventKind.SNAP_VMA, EventKind.SNAP_RANGES})
+LOOKS: Final = frozenset({EventKind.SNAP_VMA, EventKind.SNAP_RANGES})
+"""Rows of a look that show a VMA, and of a VMA that is known nothing new."""
 
 _BY_ADDRESS: Final = frozenset(
     {
@@ -107,7 +108,7 @@ class VmaLife:
             return True
         if event.kind == EventKind.MM_EXIT:
             return True
-        if event.kind in _COUNTS or (whole and event.kind in _LOOKS):
+        if event.kind in _COUNTS or (whole and event.kind in LOOKS):
             return False
         if event.kind == EventKind.CALL and event.mm != self.space[0]:
             return False
@@ -333,7 +334,7 @@ def _began(event: Event, *, known: bool) -> str:
     mapped = event.kind == EventKind.CALL and event.probe == Probe.SYS_MMAP
     if mapped or event.kind == EventKind.VMA_NEW:
         return "mapped"
-    if event.kind in _LOOKS:
+    if event.kind in LOOKS:
         return "was there when recording began"
     if event.kind == EventKind.CALL and event.probe == Probe.SYS_MREMAP:
         return "left behind by mremap"
