@@ -115,6 +115,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     and whose VMAs. late: an address space may be followed from some time of its life
     on. stacks: of what they were taken, "all", "changes" or "none". departures: what
     leaves a CDM node is part of "all"; an older recorder took no stack of it.
+    machine: as uname -m has it, empty where nobody says.
     """
 
     cdm: int
@@ -133,6 +134,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     late: bool = False
     stacks: str = "all"
     departures: bool = True
+    machine: str = ""
 
     def is_cdm(self, node: int) -> bool:
         """Return whether a node, -1 for none, is a CDM node that was told of."""
@@ -242,6 +244,7 @@ def terms_of(header: Header, path: str | os.PathLike[str]) -> Terms:
         tag=header.vm_cdm_mask,
         page=header.page_size,
         kernel=printable(header.kernel_release),
+        machine=printable(header.machine),
         flags={bit: printable(name) for bit, name in header.vm_flags.items()}
         or vmbits.names(vmbits.release_of(header.kernel_release), header.machine),
         probes={

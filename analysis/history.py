@@ -21,12 +21,17 @@ _FLAGLESS: Final = frozenset({EventKind.VMA_FREE, EventKind.SNAP_RANGES})
 
 
 class Comms:
-    """What each task was called, and from which row on."""
+    """What each task was called, and from which row on.
+
+    pids: tid -> process, of those that have a name. until: time of the last row, ns.
+    """
 
     def __init__(self, trace: Trace) -> None:
         self._names: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self.pids: dict[int, int] = {}
+        self.until = 0
         for event in trace.events:
+            self.until = max(self.until, event.ts)
             if event.kind == EventKind.COMM:
                 comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
                 self._names[event.tid].append((event.seq, printable(comm)))
