@@ -120,7 +120,7 @@ install:
 	$(PYTHON) -m venv --system-site-packages $(PREFIX)/lib/cdmtrace
 	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q \
 		--force-reinstall --no-deps .
-	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab]'
+	$(PREFIX)/lib/cdmtrace/bin/python -m pip install -q '.[lab,html]'
 	rm -rf build
 	$(PREFIX)/lib/cdmtrace/bin/python -I -m cdmtrace.loader.build
 	mkdir -p $(PREFIX)/bin

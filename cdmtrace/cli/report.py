@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import SPECIFICATIONS, option
 from cdmtrace.cli.progress import ticker
+from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
+
+if TYPE_CHECKING:
+    from cdmtrace.analysis.frames import Trace
 
 
 @click.command()
@@ -27,7 +33,30 @@ from cdmtrace.render.tables import FORMATS
     show_default=True,
     help="How to print the tables.",
 )
-def report(files: tuple[Path, ...], form: str) -> None:
+@option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Instead of printing tables, write a page to look at: VMAs over time, "
+    "findings, migrations. One file, which needs no network.",
+)
+@option("--force", is_flag=True, help="Replace OUT if it is there.")
+@option(
+    "--profile",
+    type=click.Choice(SPECIFICATIONS),
+    default=SPECIFICATIONS[0],
+    show_default=True,
+    help="Under which specification the page has findings.",
+)
+@click.pass_context
+def report(
+    context: click.Context,
+    files: tuple[Path, ...],
+    form: str,
+    html: Path | None,
+    force: bool,
+    profile: str,
+) -> None:
     """What happened: processes, VMAs, nodes, migrations, writes of vm_flags.
 
     Several files have to be parts of one recording (record --rotate).
@@ -39,9 +68,42 @@ def report(files: tuple[Path, ...], form: str) -> None:
     from cdmtrace.render import tables
     from cdmtrace.render.units import count
 
+    unused = ("force", "profile") if html is None else ("form",)
+    for name in unused:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            typed = {"form": "--format"}.get(name, f"--{name}")
+            what = "is about --html" if html is None else "is not about --html"
+            raise UsageTrouble(
+                f"{typed} {what}",
+                hint="cdmtrace report --html OUT FILE writes a page, and no table",
+            )
+    if html is None:
+        trace = frames.load(*files, ticker=ticker())
+        click.echo(tables.render(aggregate.report(trace), form), nl=False)
+    else:
+        trace = _page(files, html, force, profile)
+    _tell(trace)
+
+
+def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trace:
+    """Write the page, and return what it is about."""
+    from cdmtrace.analysis import frames, page
+    from cdmtrace.output import created
+    from cdmtrace.render import html, units
+
+    plotly = html.library()
     trace = frames.load(*files, ticker=ticker())
+    # What is in the way is told before all the work.
+    with created(out, force=force) as file:
+        text = html.page(page.build(trace, profile=profile), plotly=plotly)
+        size = file.write(text.encode())
+    click.echo(f"cdmtrace: {out}: {units.size(size)}, for any browser", err=True)
+    return trace
+
+
+def _tell(trace: Trace) -> None:
+    """Say on stderr what the recording has not."""
     file = trace.path
-    click.echo(tables.render(aggregate.report(trace), form), nl=False)
     if trace.cut:
         click.echo(f"cdmtrace: {file}: cut: {trace.cut}", err=True)
     missing = [name for name, symbol in trace.terms.probes.items() if symbol is None]

@@ -95,7 +95,12 @@ def _github(rows: Rows) -> str:
 
 
 def _cells(rows: Rows) -> list[list[str]]:
-    return [[cell(key, value) for key, value in row.items()] for row in rows]
+    return [cells(row) for row in rows]
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row as text, as people are shown it."""
+    return [cell(key, value) for key, value in row.items()]
 
 
 def head(key: str) -> str:
