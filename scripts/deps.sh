@@ -13,9 +13,9 @@ build=(
 	clang gcc libc6-dev binutils make patch perl flex bison bc cpio tar xz-utils zstd
 	pahole libelf-dev libssl-dev git
 )
-# The load of the audit, who counts beside us, who reads the man page, and who runs the
-# reader of Perfetto's traces.
-test=(stress-ng bpftrace mandoc bsdextrautils nodejs)
+# The load of the audit, who counts beside us, who reads the man page, who runs the
+# reader of Perfetto's traces, and who looks at pages of HTML.
+test=(stress-ng bpftrace mandoc bsdextrautils nodejs chromium chromium-driver)
 
 if [ $# -eq 0 ]; then
 	set -- record lab build test
