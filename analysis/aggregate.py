@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cdmtrace import units
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
@@ -14,7 +15,6 @@ from cdmtrace.analysis.replay import Life, Mm, Observed, Result, Shadowed, check
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind, Probe
-from cdmtrace.render import units
 
 Rows = list[dict[str, Any]]
 

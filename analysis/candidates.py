@@ -333,7 +333,7 @@ def owner(finding: Finding, vmas: Iterable[Vma]) -> Vma | None:
     shares = [
         (vma.shares(finding.start, finding.end), vma.first, number, vma)
         for number, vma in enumerate(vmas)
-        if vma.first <= finding.seq <= vma.last
+        if vma.space == space and vma.first <= finding.seq <= vma.last
     ]
     best = max(shares, key=lambda share: share[:3], default=None)
     return best[3] if best and best[0] > 0 else None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from cdmtrace import vmbits
+from cdmtrace import units, vmbits
 from cdmtrace.analysis import stacks
 from cdmtrace.events import Cause, EventKind, Lock, Mpol, MpolFlag, Probe, VmaLock
-from cdmtrace.render import units
 
 if TYPE_CHECKING:
     from cdmtrace.analysis.frames import Terms

@@ -56,7 +56,7 @@ def build(trace: Trace, *, profile: str) -> Document:
         activity.take(event, note)
 
     result = check(trace, profile=profile, observer=observe, follower=collector.take)
-    found = candidates.ranked(collector, result)
+    found = candidates.judged(collector, result)
     worth = [vma for vma in found.vmas if vma.worth]
     first = _first(result.findings)
     drawn = _drawn(worth, first)

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from cdmtrace import units
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
@@ -34,7 +35,6 @@ from cdmtrace.analysis.state import State
 from cdmtrace.analysis.touched import Cell, Touched
 from cdmtrace.events import Bit, EventKind, Probe
 from cdmtrace.format.schema import printable
-from cdmtrace.render import units
 
 _NO_MM: Final = frozenset(
     {

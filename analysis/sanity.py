@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from cdmtrace import units
 from cdmtrace.events import EventKind, Probe
 from cdmtrace.format.schema import column_values
-from cdmtrace.render import units
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdmtrace import units
 from cdmtrace.analysis.book import Gaps
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.pages import Census
@@ -22,7 +23,6 @@ from cdmtrace.analysis.rules import Rule
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.traffic import Space
 from cdmtrace.events import Bit, EventKind, Probe
-from cdmtrace.render import units
 
 _NAMES_ONLY: Final = Probe.TASK.name.lower()
 """A probe of which a loss says nothing of any VMA."""

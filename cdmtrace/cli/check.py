@@ -124,7 +124,7 @@ def _write(
     """Write what was found as a baseline. Raises UsageTrouble where one is there."""
     from cdmtrace.analysis import baseline
     from cdmtrace.output import created
-    from cdmtrace.render.units import count
+    from cdmtrace.units import count
 
     drawn_up = baseline.drawn_up(results, reason, known)
     with created(file, force=force) as opened:

@@ -86,7 +86,7 @@ def _tracks(files: tuple[Path, ...], output: Path, force: bool, profile: str) ->
     from cdmtrace.analysis.tracks import Tracks
     from cdmtrace.output import created
     from cdmtrace.render import perfetto
-    from cdmtrace.render.units import count
+    from cdmtrace.units import count
 
     perfetto.require()
     trace = frames.load(*files, ticker=ticker())
@@ -133,7 +133,7 @@ def _rows(form: str, files: tuple[Path, ...], output: Path | None, force: bool) 
 def tell_missing(infos: Sequence[TraceInfo], left_out: int) -> None:
     """Say on stderr what is not among the rows."""
     from cdmtrace.analysis import frames
-    from cdmtrace.render.units import count
+    from cdmtrace.units import count
 
     told = [f"{info.path}: cut: {info.torn}" for info in infos if info.torn]
     told += [

@@ -14,6 +14,7 @@ from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
     from cdmtrace.analysis.baseline import Baseline
+    from cdmtrace.analysis.book import Bounds
     from cdmtrace.analysis.permissions import Permissions
     from cdmtrace.analysis.replay import Result
     from cdmtrace.analysis.rules import Rule
@@ -116,8 +117,11 @@ def known(file: Path | None) -> Baseline:
     return baseline.parse(told, str(file))
 
 
-def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
-    """Return what comes of each recording. recordings: the parts of each.
+def results(
+    recordings: Iterable[Sequence[Path]], asked: Asked, bounds: Bounds | None = None
+) -> list[Result]:
+    """Return what comes of each recording. recordings: the parts of each. bounds: what
+    is kept; None: what findings and verdicts need.
 
     Raises UnreadableFile for a file that is none, and UsageTrouble where a node is
     allowed something that is a CDM node of none of them.
@@ -136,7 +140,7 @@ def results(recordings: Iterable[Sequence[Path]], asked: Asked) -> list[Result]:
             profile=asked.profile,
             rules=asked.rules,
             permissions=asked.permissions,
-            bounds=VERDICT,
+            bounds=bounds or VERDICT,
             own=asked.own,
         )
         for trace in traces

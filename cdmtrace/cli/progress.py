@@ -19,10 +19,12 @@ PATIENCE: Final = 2.0
 
 def ticker() -> Ticker:
     """Return who shows on a terminal how far it is, while the command runs."""
-    if not sys.stderr.isatty():
+    command = click.get_current_context(silent=True)
+    # In a thread there is no command that would take the bar away.
+    if command is None or not sys.stderr.isatty():
         return _nobody_looks
     bar = Bar()
-    click.get_current_context().call_on_close(bar.close)
+    command.call_on_close(bar.close)
     return bar.tick
 
 

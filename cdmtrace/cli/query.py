@@ -69,6 +69,7 @@ def query(
     """
     from cdmtrace.analysis import parts
     from cdmtrace.analysis import query as asking
+    from cdmtrace.analysis.book import CHECK
     from cdmtrace.cli.export import tell_missing
     from cdmtrace.render import query as render
 
@@ -82,7 +83,7 @@ def query(
         files,
         sql,
         memory=size(memory),
-        judge=lambda: judging.results([files], asked)[0],
+        judge=lambda: judging.results([files], asked, bounds=CHECK)[0],
     ) as answer:
         for text in render.render(answer.columns, answer.rows, form):
             click.echo(text, nl=False)

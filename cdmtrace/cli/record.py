@@ -11,7 +11,7 @@ import click
 from cdmtrace.cli.options import kernel_profile, loader_option, option
 from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
-from cdmtrace.render.units import count, size
+from cdmtrace.units import count, size
 
 _LEAST_PART = 1 << 20
 

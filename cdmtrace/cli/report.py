@@ -66,7 +66,6 @@ def report(
     """
     from cdmtrace.analysis import aggregate, frames
     from cdmtrace.render import tables
-    from cdmtrace.render.units import count
 
     unused = ("force", "profile") if html is None else ("form",)
     for name in unused:
@@ -87,9 +86,10 @@ def report(
 
 def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trace:
     """Write the page, and return what it is about."""
+    from cdmtrace import units
     from cdmtrace.analysis import frames, page
     from cdmtrace.output import created
-    from cdmtrace.render import html, units
+    from cdmtrace.render import html
 
     plotly = html.library()
     trace = frames.load(*files, ticker=ticker())
@@ -103,6 +103,8 @@ def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trac
 
 def _tell(trace: Trace) -> None:
     """Say on stderr what the recording has not."""
+    from cdmtrace import units
+
     file = trace.path
     if trace.cut:
         click.echo(f"cdmtrace: {file}: cut: {trace.cut}", err=True)
@@ -119,5 +121,5 @@ def _tell(trace: Trace) -> None:
             err=True,
         )
     if trace.lost:
-        lost = count(trace.lost, "event")
+        lost = units.count(trace.lost, "event")
         click.echo(f"cdmtrace: {file}: {lost} lost; the counts are too low", err=True)

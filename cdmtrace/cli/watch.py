@@ -10,7 +10,7 @@ import click
 
 from cdmtrace.cli.options import address, kernel_profile, loader_option, option
 from cdmtrace.errors import UsageTrouble
-from cdmtrace.render.units import count, size
+from cdmtrace.units import count, size
 
 if TYPE_CHECKING:
     from cdmtrace.format.schema import Header

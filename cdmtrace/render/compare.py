@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cdmtrace.render import divergence, tables
 from cdmtrace.render.markdown import fenced
-from cdmtrace.render.units import count, counted
+from cdmtrace.units import count, counted
 
 Document = Mapping[str, Any]
 Changes = Sequence[Mapping[str, Any]]

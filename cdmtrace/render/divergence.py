@@ -12,7 +12,7 @@ from tabulate import tabulate
 from cdmtrace.render import filters
 from cdmtrace.render.services import services
 from cdmtrace.render.tables import cell
-from cdmtrace.render.units import count, counted, seconds
+from cdmtrace.units import count, counted, seconds
 
 WIDTH: Final = 79
 """Columns of a line: mail and kernel logs are read in 80."""

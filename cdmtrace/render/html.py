@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from cdmtrace.errors import CdmtraceError
 from cdmtrace.render import divergence, filters, tables
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 Document = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from cdmtrace.format.schema import printable
 from cdmtrace.render import filters
-from cdmtrace.render.units import count, duration, seconds, size
+from cdmtrace.units import count, duration, seconds, size
 
 if TYPE_CHECKING:
     from pathlib import Path

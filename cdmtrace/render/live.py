@@ -15,7 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cdmtrace.render import units
+from cdmtrace import units
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 HEAD: Final = 3

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cdmtrace.lab.matrix import GOOD, IN_WORDS, Outcome
 from cdmtrace.render import tables
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from cdmtrace.render import divergence
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 Document = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cdmtrace.render import divergence, tables
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -18,7 +18,7 @@ from cdmtrace import __version__
 from cdmtrace.errors import ExitStatus
 from cdmtrace.render import divergence, rulebook
 from cdmtrace.render.outcomes import Call, audited, line
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 Object = dict[str, Any]
 Document = Mapping[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from cdmtrace.render.tables import plain
-from cdmtrace.render.units import seconds
+from cdmtrace.units import seconds
 
 WIDTH: Final = 79
 

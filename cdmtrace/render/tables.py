@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tabulate import tabulate
 
-from cdmtrace.render import units
+from cdmtrace import units
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "markdown")
 """What --format takes wherever rows are printed."""

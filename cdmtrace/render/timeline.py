@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cdmtrace.render.divergence import WIDTH
 from cdmtrace.render.tables import LIMIT, cell
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 Row = Mapping[str, Any]
 

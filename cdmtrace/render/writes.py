@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cdmtrace.render.units import seconds
+from cdmtrace.units import seconds
 
 _HEADS: Final = ("time (s)", "cpu", "task", "lock", "flags", "next instruction")
 _WIDTHS: Final = (10, 5, 18, 7, 12)

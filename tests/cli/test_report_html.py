@@ -377,9 +377,9 @@ def test_what_was_lost_is_drawn_where_it_may_lie(
       return [lost.base, lost.x, lost.hovertext];
     """
     (since,), (long,), (told,) = chromium.execute_script(script)
-    assert "LOST: 1 rows of alloc" in told
+    assert "LOST: 1 row of alloc" in told
     assert since + long == pytest.approx(kernel.now / 1e9, abs=1e-3)
-    assert "LOST: 1 rows of alloc" in one(chromium, "main").text
+    assert "LOST: 1 row of alloc" in one(chromium, "main").text
 
 
 # --- the command ---------------------------------------------------------------

@@ -53,9 +53,10 @@ def test_the_recording_side_imports_no_pandas_and_no_analysis() -> None:
         assert reaches(path, "pandas", "cdmtrace.analysis") == [], path
 
 
-def test_analysis_imports_neither_click_nor_bcc_nor_the_command_line() -> None:
+def test_analysis_imports_neither_click_nor_bcc_nor_who_prints() -> None:
     for path in modules("analysis/"):
-        assert reaches(path, "click", "bcc", "cdmtrace.cli", "perfetto") == [], path
+        theirs = ("click", "bcc", "perfetto", "cdmtrace.cli", "cdmtrace.render")
+        assert reaches(path, *theirs) == [], path
 
 
 def test_only_the_loader_imports_bcc() -> None:
@@ -68,8 +69,9 @@ def test_the_table_of_flags_is_for_both_sides() -> None:
     assert reaches(PACKAGE / "vmbits.py", "cdmtrace") == []
 
 
-def test_what_tracks_are_is_for_analysis_and_render() -> None:
-    assert reaches(PACKAGE / "tracks.py", "cdmtrace") == []
+@pytest.mark.parametrize("name", ["tracks", "units"])
+def test_what_analysis_and_render_share_leans_on_nothing(name: str) -> None:
+    assert reaches(PACKAGE / f"{name}.py", "cdmtrace") == []
 
 
 def test_render_knows_no_analysis() -> None:

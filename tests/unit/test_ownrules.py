@@ -141,7 +141,7 @@ def test_what_is_lost_in_its_window_makes_it_inconclusive() -> None:
     gap = Gap(probe="vma_merge", reason="ring", count=1, since=0, until=last)
     lossy = one(check(replace(trace, gaps=(gap,)), own=own), "LAB002")
     assert (lossy.verdict, lossy.findings) == (Verdict.INCONCLUSIVE, 0)
-    assert "1 findings withheld" in (lossy.why or "")
+    assert "1 finding withheld" in (lossy.why or "")
     # What it does not lean on does not matter.
     other = replace(gap, probe="numa_scan")
     assert one(check(replace(trace, gaps=(other,)), own=own), "LAB002").findings == 1
@@ -158,7 +158,7 @@ def test_a_probe_that_it_needs_or_leans_on(probe: str, verdict: Verdict) -> None
     result = check(blind, own=ownrules.read([MIXED]))
     assert one(result, "LAB002").verdict is verdict
     assert one(result, "LAB002").why == f"probe not attached: {probe}" + (
-        "; 1 findings withheld for that" if verdict is Verdict.INCONCLUSIVE else ""
+        "; 1 finding withheld for that" if verdict is Verdict.INCONCLUSIVE else ""
     )
 
 

@@ -196,7 +196,7 @@ def test_losses_are_told_with_their_time() -> None:
     kernel.lose("alloc", 0)
     built = page.build(kernel.trace(), profile="intended")
     (loss,) = built["losses"]
-    assert "rows of alloc" in loss["what"]
+    assert "1 row of alloc" in loss["what"]
     assert 0 <= loss["since"] <= loss["until"] <= built["recording"]["seconds"]
 
 

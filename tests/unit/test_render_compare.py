@@ -20,7 +20,7 @@ from cdmtrace.analysis import check, document
 from cdmtrace.analysis.compare import Status, compare
 from cdmtrace.render import compare as render
 from cdmtrace.render import divergence, tables
-from cdmtrace.render.units import count
+from cdmtrace.units import count
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "cdmtrace/schemas"
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from cdmtrace import units
 from cdmtrace.cli import main
-from cdmtrace.render import tables, units
+from cdmtrace.render import tables
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
