@@ -28,7 +28,7 @@ help:
 	@echo "make golden       make the golden recordings anew"
 	@echo "make docs         docs/rules.md and the man page anew, from rules and options"
 	@echo "make audit        ten minutes of mixed load, three times: is the account right?"
-	@echo "make bench        what recording costs: drain, start-up, faults, each probe"
+	@echo "make bench        what recording costs, by part, and what reading does"
 	@echo "make install      for everybody: $(PREFIX)/bin/cdmtrace"
 	@echo "make uninstall    remove that again"
 
@@ -111,6 +111,7 @@ bench: bpf kernel
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/fault_cost.py
 	$(BIN)/python benchmarks/probe_cost.py
+	$(BIN)/python benchmarks/analysis.py
 
 # sudo takes only the system's directories for PATH, so the script goes to one of them.
 # -I: root loads nothing from the caller's variables, home or current directory.

@@ -22,20 +22,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import large
-
 ROOT: Final = Path(__file__).resolve().parents[1]
 BASES: Final = (
     ROOT / "tests/golden/cdm-6.1-none.arrows",
     ROOT / "tests/golden/cdm-6.1-rfc.arrows",
 )
+_SQL: Final = "SELECT kind, node, count(*) FROM events GROUP BY ALL"
 VERBS: Final = {
-    "info": ("info",),
-    "check": ("check", "--format", "json"),
-    "report": ("report", "--format", "json"),
-    "timeline": ("timeline",),
-    "export": ("export", "ndjson"),
+    "info": ("info", "TRACE"),
+    "check": ("check", "--format", "json", "TRACE"),
+    "report": ("report", "--format", "json", "TRACE"),
+    "report --html": ("report", "--html", "OUT", "TRACE"),
+    "timeline": ("timeline", "TRACE"),
+    "export ndjson": ("export", "ndjson", "TRACE"),
+    "query": ("query", "TRACE", _SQL),
 }
+"""Verb -> its words, with the file in the place of TRACE, a new one in that of OUT."""
 GOOD: Final = (0, 1, 3)
 """Exit statuses of a verb that has done its work."""
 
@@ -70,13 +72,29 @@ HEAD: Final = """\
 |---|---|---:|---:|---:|---:|---:|"""
 
 
+def make(base: Path, trace: Path, events: int) -> int:
+    """Make a large file; return how many events it has.
+
+    By a process of its own: the memory that a child takes at most is never told to be
+    less than its parent's when it was started.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("large.py"))]
+    command += [str(base), str(trace), "--events", str(events)]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(made.stdout.split()[0].replace(",", ""))
+
+
 def measure(base: str, verb: str, trace: Path, events: int) -> Run:
     """Run a verb on a file. Exits where it fails."""
-    command = [sys.executable, "-m", "cdmtrace", *VERBS[verb], str(trace)]
+    out = trace.with_suffix(".out")
+    names = {"TRACE": str(trace), "OUT": str(out)}
+    words = [names.get(word, word) for word in VERBS[verb]]
+    command = [sys.executable, "-m", "cdmtrace", *words]
     before = os.times().elapsed
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
+    out.unlink(missing_ok=True)
     if child.returncode not in GOOD:
         sys.exit(f"analysis: {' '.join(command)}: status {child.returncode}")
     return Run(
@@ -94,7 +112,7 @@ def runs(options: argparse.Namespace, directory: Path) -> Iterator[Run]:
     for base in options.base or BASES:
         for events in options.events:
             trace = directory / f"{base.stem}-{events}.arrows"
-            made = large.make(base, trace, events)
+            made = make(base, trace, events)
             for verb in options.verb or VERBS:
                 yield measure(base.stem, verb, trace, made)
             if options.keep is None:

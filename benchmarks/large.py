@@ -82,8 +82,10 @@ def shifted(base: Base, first: int, times: int) -> tuple[Events, list[bytes | No
     forks = rows["kind"] == EventKind.COPY
     for name, there in (("mm", rows["mm"] != 0), ("other", forks)):
         rows[name][there] += (which * STEP)[there]
-    for name in ("vma", "pid", "tid", "call"):
-        most = np.uint64(base.rows[name].max() + 1)
+    # The first task of a process has its number: both go the same way.
+    tasks = ("pid", "tid")
+    for name, alike in (("vma", ()), ("pid", tasks), ("tid", tasks), ("call", ())):
+        most = np.uint64(max(int(base.rows[one].max()) for one in (name, *alike)) + 1)
         there = rows[name] != 0
         rows[name][there] += (which * most).astype(np.uint32)[there]
     return rows, base.payloads * times
