@@ -212,10 +212,11 @@ def main() -> int:
         trace = load(
             options.recorded or record(options, options.keep or Path(scratch) / "run")
         )
-    status = judge(trace, options.quirks)
-    # Somebody waits for it, and the control takes its time.
-    sys.stdout.flush()
-    found, told = control(trace)
+        # Its rows are read from the file each time.
+        status = judge(trace, options.quirks)
+        # Somebody waits for it, and the control takes its time.
+        sys.stdout.flush()
+        found, told = control(trace)
     print(f"control: {told} forgotten: {'found' if found else 'NOT FOUND'}")
     return status if found else 1
 
