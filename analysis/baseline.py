@@ -26,7 +26,10 @@ from cdmtrace.errors import UsageTrouble
 
 EXAMPLE: Final = '[findings.1b7f4b7b2d775104] and reason = "..."'
 
-_KEYS: Final = ("rule", "cause", "process", "reason")
+_KEYS: Final = ("rule", "cause", "process", "profile", "reason")
+
+_USUAL: Final = "intended"
+"""The profile of an entry that names none."""
 
 _HEAD: Final = """\
 # Findings that are known: cdmtrace check --baseline with this file suppresses them.
@@ -40,7 +43,8 @@ class Entry:
     """A finding that is known.
 
     reason: why it may stay; empty as long as nobody has said. rule: its id, empty if
-    the file does not say. cause, process: for whoever reads the file.
+    the file does not say. profile: under which it is found: an id is another one under
+    another. cause, process: for whoever reads the file.
     """
 
     fingerprint: str
@@ -48,6 +52,7 @@ class Entry:
     rule: str = ""
     cause: str = ""
     process: str = ""
+    profile: str = _USUAL
 
     def __str__(self) -> str:
         what = " ".join(filter(None, (self.rule, self.cause, self.process)))
@@ -119,17 +124,20 @@ def _entry(key: str, table: Any, file: str) -> Entry:
         rule=found.id if found else rule,
         cause=table.get("cause", ""),
         process=table.get("process", ""),
+        profile=table.get("profile", _USUAL),
     )
 
 
 def stale(baseline: Baseline, results: Iterable[Result]) -> list[Entry]:
     """Return the entries that nothing was found of, though it could have been.
 
-    An entry whose rule could be judged in none of these recordings says nothing; one
-    that names no rule is taken to be of one that could.
+    An entry whose rule could be judged in none of these recordings says nothing, nor
+    does one of another profile; one that names no rule is taken to be of one that
+    could.
     """
     several = list(results)
     found = {one.fingerprint for result in several for one in result.findings}
+    profiles = {result.profile.name for result in several}
     judged = {
         one.rule.id
         for result in several
@@ -139,7 +147,9 @@ def stale(baseline: Baseline, results: Iterable[Result]) -> list[Entry]:
     return [
         entry
         for entry in baseline.entries.values()
-        if entry.fingerprint not in found and (not entry.rule or entry.rule in judged)
+        if entry.fingerprint not in found
+        and entry.profile in profiles
+        and (not entry.rule or entry.rule in judged)
     ]
 
 
@@ -152,7 +162,7 @@ def drawn_up(results: Iterable[Result], reason: str, before: Baseline) -> Baseli
     several = list(results)
     gone = {entry.fingerprint for entry in stale(before, several)}
     entries = {key: one for key, one in before.entries.items() if key not in gone}
-    for finding in (one for result in several for one in result.findings):
+    for result, finding in ((one, f) for one in several for f in one.findings):
         entries.setdefault(
             finding.fingerprint,
             Entry(
@@ -161,6 +171,7 @@ def drawn_up(results: Iterable[Result], reason: str, before: Baseline) -> Baseli
                 rule=finding.rule.id,
                 cause=finding.cause,
                 process=finding.mm.comm,
+                profile=result.profile.name,
             ),
         )
     return Baseline(entries=entries)
@@ -185,6 +196,8 @@ def _table(entry: Entry) -> str:
         lines.append(f"cause = {_quoted(entry.cause)}")
     if entry.process:
         lines.append(f"process = {_quoted(entry.process)}")
+    if entry.profile != _USUAL:
+        lines.append(f"profile = {_quoted(entry.profile)}")
     return "\n".join([*lines, f"reason = {_quoted(entry.reason)}", ""])
 
 

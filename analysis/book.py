@@ -27,24 +27,29 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     pending: findings of a rule that a later loss may take back, the latest ones.
     findings: of a rule that are kept, the latest ones; others are counted. ended:
-    the last state of each mm that has ended is kept. audit: the kernel's counts are
-    compared, for which all rows must be known beforehand.
+    the last state of each mm that has ended is kept. names: whose each was.
+    audit: the kernel's counts are compared, for which all rows must be known
+    beforehand, and what would have to be tagged where there is no tag is noted.
     """
 
     pending: int = 0
     findings: int | None = None
     ended: bool = True
+    names: bool = True
     audit: bool = True
 
 
 CHECK = Bounds()
 """Everything is known when the first row comes, and everything is kept."""
 
-VERDICT = Bounds(ended=False)
+VERDICT = Bounds(ended=False, names=False)
 """The same for who asks for findings and verdicts only: an address space is forgotten
 when it has ended, of which a long recording has many."""
 
-LIVE = Bounds(pending=200, findings=200, ended=False, audit=False)
+NAMES = Bounds(ended=False, audit=False)
+"""For who follows the replay, and wants to know whose the address spaces were."""
+
+LIVE = Bounds(pending=200, findings=200, ended=False, names=False, audit=False)
 """What is kept does not grow with the length of the recording."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cdmtrace.analysis.book import NAMES
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.lanes import Lane, Marker
 from cdmtrace.analysis.pages import Census
@@ -292,16 +293,16 @@ def collect(trace: Trace, *, profile: str, own: Sequence[Rule] = ()) -> Candidat
     Raises KeyError for a profile that does not exist.
     """
     collector = Collector(trace.terms)
-    result = check(trace, profile=profile, follower=collector.take, own=own)
+    result = check(
+        trace, profile=profile, follower=collector.take, own=own, bounds=NAMES
+    )
     return judged(collector, result)
 
 
 def judged(collector: Collector, result: Result) -> Candidates:
     """Return what a collector has seen, by what came of it."""
     vmas = collector.all
-    by_space: dict[Space, list[Vma]] = defaultdict(list)
-    for one in vmas:
-        by_space[one.space].append(one)
+    by_space = by_spaces(vmas)
     for finding in result.findings:
         vma = owner(finding, by_space[finding.mm.id, finding.mm.generation])
         if vma:
@@ -311,6 +312,14 @@ def judged(collector: Collector, result: Result) -> Candidates:
         mms={(life.mm.id, life.mm.generation): life.mm for life in result.lives},
         terms=result.trace.terms,
     )
+
+
+def by_spaces(vmas: Iterable[Vma]) -> Mapping[Space, list[Vma]]:
+    """Return VMAs by address space: of one there are few, and of all may be many."""
+    found: dict[Space, list[Vma]] = defaultdict(list)
+    for vma in vmas:
+        found[vma.space].append(vma)
+    return found
 
 
 def ranked(vmas: Iterable[Vma]) -> list[Vma]:

@@ -200,10 +200,11 @@ def load(
 ) -> Trace:
     """Read a trace file, whole or torn, or several that are parts of one recording.
 
-    Parts may be given in any order, and some may be missing. ticker: is told how far
-    it is, now and whenever the events are gone through. Raises TraceFileError (an
-    UnreadableFile) if nothing can be read of one, and UsageTrouble where they are not
-    parts of one recording.
+    Its events are read from the files each time that they are gone through, so these
+    have to stay where they are, as they are. Parts may be given in any order, and some
+    may be missing. ticker: is told how far it is, now and whenever the events are gone
+    through. Raises TraceFileError (an UnreadableFile) if nothing can be read of one,
+    and UsageTrouble where they are not parts of one recording.
     """
     from cdmtrace.analysis.parts import one_recording
     from cdmtrace.analysis.rows import Rows, no_ticker

@@ -21,9 +21,13 @@ def command(
     pid: int | None = None,
     addr: int | None = None,
     at: str | None = None,
+    judged_by: Sequence[str] = (),
 ) -> str:
-    """Return the command line that asks for a VMA, or for a list of them."""
-    words = ["cdmtrace", "timeline", *files]
+    """Return the command line that asks for a VMA, or for a list of them.
+
+    judged_by: options that say which findings it marks.
+    """
+    words = ["cdmtrace", "timeline", *judged_by, *files]
     words += ["--pid", str(pid)] if pid is not None else []
     words += ["--addr", f"{addr:x}"] if addr is not None else []
     words += ["--at", at] if at is not None else []

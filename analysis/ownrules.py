@@ -115,6 +115,8 @@ def _fault(
 
 def _printable(judgement: Judgement) -> Judgement:
     """Return it with nothing in its words that moves a cursor: they may quote a row."""
+    if judgement.unknown is not None:
+        judgement = replace(judgement, unknown=printable(judgement.unknown))
     violation = judgement.violation
     if violation is None:
         return judgement
@@ -123,6 +125,7 @@ def _printable(judgement: Judgement) -> Judgement:
         cause=printable(violation.cause),
         expected=printable(violation.expected),
         observed=printable(violation.observed),
+        breaks=None if violation.breaks is None else printable(violation.breaks),
     )
     return replace(judgement, violation=shown)
 

@@ -7,7 +7,7 @@ Of a great recording only what is worth most is kept; ``left_out`` says what is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any, Final
 
 from cdmtrace.analysis import aggregate, candidates, describe, document, names, nearby
@@ -38,10 +38,11 @@ MIGRATIONS: Final = 400
 _TAG: Final = {True: "tagged", False: "untagged", None: "unknown"}
 
 
-def build(trace: Trace, *, profile: str) -> Document:
+def build(trace: Trace, *, profile: str, judged_by: Sequence[str] = ()) -> Document:
     """Return the document. Times in seconds since recording began, pages base pages.
 
-    Raises KeyError for a profile that does not exist.
+    judged_by: the options that say so, for the commands in it. Raises KeyError for a
+    profile that does not exist.
     """
     terms = trace.terms
     comms = Comms(trace)
@@ -68,13 +69,17 @@ def build(trace: Trace, *, profile: str) -> Document:
     texts = zip(result.findings, checked["findings"], strict=True)
     told = {id(finding): one for finding, one in texts}
     tables = counting.tables(result)
+    audit, shadow = checked.get("audit"), checked.get("shadow")
     return {
-        "check": {**checked, "findings": []},
+        # What they list has no bound: here is how many there are.
+        "check": {**checked, "findings": [], "audit": None, "shadow": None},
+        "wrong": len(audit["differences"]) if audit else 0,
+        "would_be": len(shadow["vmas"]) if shadow else 0,
         "recording": _recording(trace, until),
         "findings": [
             {**told[id(f)], **_window(f), "lane": lane_of.get(id(f))} for f in chosen
         ],
-        "lanes": _lanes(trace, comms, found, drawn, number),
+        "lanes": _lanes(trace, comms, found, drawn, number, judged_by),
         "activity": activity.document(),
         "losses": [_loss(gap, terms, until) for gap in gaps[:ROWS]],
         "migrations": _migrations(tables["Migrations"]),
@@ -85,6 +90,7 @@ def build(trace: Trace, *, profile: str) -> Document:
             "findings": len(result.findings) - len(chosen),
             "processes": max(len(tables["Processes"]) - ROWS, 0),
             "losses": max(len(gaps) - ROWS, 0),
+            **{title: max(len(tables[title]) - ROWS, 0) for title in TABLES[1:]},
         },
     }
 
@@ -190,6 +196,7 @@ def _lanes(
     found: Candidates,
     vmas: list[Vma],
     number: dict[int, int],
+    judged_by: Sequence[str],
 ) -> list[Document]:
     """Return the life of each VMA. number: of a finding, by its identity."""
     worth = [id(vma) for vma in found.vmas if vma.worth]
@@ -206,7 +213,11 @@ def _lanes(
             "findings": [number[id(f)] for f in vma.findings if id(f) in number],
             "more_findings": sum(id(f) not in number for f in vma.findings),
             "command": nearby.command(
-                files, pid=row["pid"], addr=vma.start, at=row["at"]
+                files,
+                pid=row["pid"],
+                addr=vma.start,
+                at=row["at"],
+                judged_by=judged_by,
             ),
             **lane(vma, trace.terms, comms),
         }

@@ -114,7 +114,7 @@ class PageMap(msgspec.Struct, frozen=True, gc=False):
         if page is not None:
             return page
         # Sizes are powers of two, and a page is aligned to its size.
-        size = leaf.most
+        size = max(leaf.most, 1)
         while (start := addr & -size) != addr:
             page = leaf.pages.get(start)
             if page is not None and addr < start + page.size:

@@ -95,7 +95,8 @@ SCHEMAS: Final[Mapping[str, pa.Schema]] = {
 def recording(path: str, terms: Terms) -> pa.Table:
     """Return the one row that says what a recording is about."""
     row = {
-        "path": path,
+        # A name of a file need not be text.
+        "path": path.encode(errors="backslashreplace").decode(),
         "kernel": terms.kernel,
         "page_size": terms.page,
         "cdm_nodes": list(terms.nodes),

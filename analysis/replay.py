@@ -469,7 +469,11 @@ class Replay:
     def _leave(self, life: _Life) -> None:
         """Count an mm of which nothing more will come."""
         self._past[life.id] += 1
-        if self._bounds.ended or self._shadow is not None:
+        if self._bounds.ended:
+            self._done.append(life)
+        elif self._bounds.names or self._shadow is not None:
+            areas = life.state.areas if self._shadow is not None else ()
+            life.state = State(areas=areas, ended=life.state.ended)
             self._done.append(life)
 
     def _look_done(self, event: Event) -> None:

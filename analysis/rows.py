@@ -112,10 +112,13 @@ class Rows:
             left = info.events
             with TraceReader(info.path) as reader:
                 same = reader.header == info.header
+                plausible = _Plausible(info.path, info.header.page_size)
                 for batch in reader if same else ():
                     # It may have grown: what came later nobody has looked at.
                     if not left:
                         break
+                    # And it may be anybody's, who has changed it.
+                    plausible.require(batch.columns, counted=False)
                     yield batch.columns, info.header.page_size
                     left -= batch.columns.num_rows
             if left:
@@ -175,13 +178,18 @@ class _Plausible:
         self._path, self._page = path, page
         self._pages = 0
 
-    def require(self, columns: pa.RecordBatch) -> None:
-        """Raise TraceFileError for a batch that has a row which cannot be."""
+    def require(self, columns: pa.RecordBatch, *, counted: bool = True) -> None:
+        """Raise TraceFileError for a batch that has a row which cannot be.
+
+        counted: and for more pages, with those of the batches before, than there is
+        memory for.
+        """
         try:
             self._pages += sanity.pages_before(columns, self._page)
             self._pages += sanity.batched(columns, self._page)
             why = sanity.implausible(columns, self._page)
-            why = why or sanity.too_many(self._pages)
+            if counted:
+                why = why or sanity.too_many(self._pages)
         except ValueError as error:
             why = str(error)
         if why:

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdmtrace import units
-from cdmtrace.analysis.book import Gaps
+from cdmtrace.analysis.book import NAMES, Gaps
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.pages import Census
 from cdmtrace.analysis.replay import Finding, Mm, Result, check
+from cdmtrace.analysis.rows import only
 from cdmtrace.analysis.rules import Rule
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.traffic import Space
@@ -205,7 +206,9 @@ def moved(event: Event, terms: Terms) -> tuple[int, int, int] | None:
 def places(trace: Trace, addr: int) -> Mapping[int, set[int]]:
     """Return, by id of an mm, from which addresses one can have come to be this one."""
     moves = [
-        (event.mm, *way) for event in trace.events if (way := moved(event, trace.terms))
+        (event.mm, *way)
+        for event in only(trace.events, {EventKind.MOVE, EventKind.CALL})
+        if (way := moved(event, trace.terms))
     ]
     found: dict[int, set[int]] = defaultdict(lambda: {addr})
     for mm, start, size, to in reversed(moves):
@@ -392,7 +395,7 @@ def follow(
     version. Raises KeyError for a profile that does not exist.
     """
     tracker = Tracker(trace, addr)
-    result = check(trace, profile=profile, follower=tracker.take, own=own)
+    result = check(trace, profile=profile, follower=tracker.take, own=own, bounds=NAMES)
     mms = {(life.mm.id, life.mm.generation): life.mm for life in result.lives}
     lives = [
         life

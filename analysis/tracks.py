@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from cdmtrace.analysis import describe, names
-from cdmtrace.analysis.book import Bounds, Gaps
-from cdmtrace.analysis.candidates import Candidates, Collector, owner, ranked
+from cdmtrace.analysis.book import NAMES, Bounds, Gaps
+from cdmtrace.analysis.candidates import Candidates, Collector, by_spaces, owner, ranked
 from cdmtrace.analysis.frames import Event, Gap, Trace
 from cdmtrace.analysis.history import columns_of
 from cdmtrace.analysis.pen import Pen
@@ -39,15 +39,18 @@ class Tracks:
     def __init__(self, trace: Trace, *, profile: str) -> None:
         """Judge it. Raises KeyError for a profile that does not exist."""
         collector = Collector(trace.terms)
-        self.result: Result = check(trace, profile=profile, follower=collector.take)
+        self.result: Result = check(
+            trace, profile=profile, follower=collector.take, bounds=NAMES
+        )
         self.clock = Clock(
             started=trace.terms.started, utc_offset=trace.terms.utc_offset
         )
         self._trace, self._pen = trace, Pen()
         self._tasks = Tasks(trace, self._pen)
+        by_space = by_spaces(collector.ever)
         owners: list[int | None] = []
         for finding in self.result.findings:
-            vma = owner(finding, collector.ever)
+            vma = owner(finding, by_space[finding.mm.id, finding.mm.generation])
             owners.append(vma.number if vma else None)
             if vma:
                 vma.findings.append(finding)

@@ -11,5 +11,7 @@ SELECT round(since_start, 6) AS seconds,
        split_part(stack, ';', 1) AS "inside"
 FROM events
 CROSS JOIN recording
+-- Of a fork they are the parent's and the child's.
 WHERE (flags_before & vm_cdm_mask) <> (flags_after & vm_cdm_mask)
+  AND kind <> 'copy'
 ORDER BY seq

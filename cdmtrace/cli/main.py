@@ -10,6 +10,7 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -69,7 +70,7 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb(
         target="cdmtrace.cli.export:export",
-        summary="The events of a trace as Parquet, CSV or NDJSON.",
+        summary="A trace as Parquet, CSV, NDJSON, or for Perfetto.",
     ),
     "query": Verb(
         target="cdmtrace.cli.query:query",
@@ -192,9 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _ReaderGone:
         _let_stdout_go()
         return ExitStatus.BROKEN_PIPE
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
+    except Exception as error:
+        if not (isinstance(error, OSError) and error.errno in _FULL):
+            # Left to the interpreter it would end with 1: that is a finding.
+            traceback.print_exc()
+            report_error(CdmtraceError("this is a fault of cdmtrace"))
+            return ExitStatus.TROUBLE
         _let_stdout_go()
         report_error(
             CdmtraceError(

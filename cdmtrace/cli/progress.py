@@ -80,6 +80,7 @@ def _start(what: str, total: int) -> tuple[Progress, TaskID]:
         TimeRemainingColumn(),
         console=Console(stderr=True, force_terminal=True),
         transient=True,
+        redirect_stdout=False,
     )
     progress.start()
     return progress, progress.add_task(what, total=total)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from cdmtrace.cli import judging
 from cdmtrace.cli.options import SPECIFICATIONS, option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
@@ -95,8 +96,11 @@ def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trac
     trace = frames.load(*files, ticker=ticker())
     # What is in the way is told before all the work.
     with created(out, force=force) as file:
-        text = html.page(page.build(trace, profile=profile), plotly=plotly)
-        size = file.write(text.encode())
+        judged_by = judging.typed(profile)
+        built = page.build(trace, profile=profile, judged_by=judged_by)
+        text = html.page(built, plotly=plotly)
+        # A name of a file need not be text.
+        size = file.write(text.encode(errors="backslashreplace"))
     click.echo(f"cdmtrace: {out}: {units.size(size)}, for any browser", err=True)
     return trace
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,17 +108,23 @@ def timeline(
         )
     asked = judging.asked_for(None, profile, (), None, rules_from)
     trace = frames.load(*files, ticker=ticker())
+    again = judging.typed(profile, rules_from=rules_from)
     if pid is None or where is None:
-        text = _candidates(trace, pid, where, asked, form)
+        text = _candidates(trace, pid, where, asked, again, form)
     else:
-        text = _life(trace, pid, where, generation, moment, unfold, asked, form)
+        text = _life(trace, pid, where, generation, moment, unfold, asked, again, form)
     click.echo(text, nl=False)
     if trace.cut:
         click.echo(f"cdmtrace: {trace.path}: cut: {trace.cut}", err=True)
 
 
 def _candidates(
-    trace: Trace, pid: int | None, addr: int | None, asked: Asked, form: str
+    trace: Trace,
+    pid: int | None,
+    addr: int | None,
+    asked: Asked,
+    again: Sequence[str],
+    form: str,
 ) -> str:
     """Return the list of VMAs. Raises UsageTrouble where there is no such process."""
     from cdmtrace.analysis import candidates, history, nearby
@@ -135,6 +142,7 @@ def _candidates(
             pid=row["pid"],
             addr=int(row["VMA"].split("-")[0], 16),
             at=row.pop("at"),
+            judged_by=again,
         )
         for row in rows
     ]
@@ -154,6 +162,7 @@ def _life(
     moment: float | None,
     unfold: bool,
     asked: Asked,
+    again: Sequence[str],
     form: str,
 ) -> str:
     """Return the life of a VMA. Raises UsageTrouble where there is none."""
@@ -163,7 +172,7 @@ def _life(
     from cdmtrace.render import timeline as text
 
     found = lives.follow(trace, pid, addr, profile=asked.profile, own=asked.own)
-    command = nearby.command(trace.files, pid=pid, addr=addr)
+    command = nearby.command(trace.files, pid=pid, addr=addr, judged_by=again)
     processes = {mm.pid: mm.comm for mm in found.mms.values()}
     if pid not in processes:
         threads = history.Comms(trace).pids
@@ -177,5 +186,5 @@ def _life(
     command += f" --generation {generation}" if generation is not None else ""
     command += f" --at {moment}" if moment is not None else ""
     if form == FORMATS[0]:
-        return text.timeline(document, unfold=unfold, command=command)
+        return text.timeline(document, unfold=unfold, command=command, judged_by=again)
     return tables.render(history.tables(document), form, None)

@@ -92,7 +92,8 @@ def check_plain(path: Path) -> None:
 
 
 ROOT_FLAGS: Final = "version=9p2000.L,trans=virtio,access=any,msize=512000,cache=loose"
-"""How the guest mounts the host's root: virtme-ng's own words, and a cache."""
+"""How the guest mounts the host's root: as virtme-ng has it, with the most at a time
+that virtio takes, and with a cache."""
 
 
 def vng_arguments(

@@ -136,6 +136,12 @@ def summary(document: Document) -> list[tuple[str, str]]:
         ("events", f"{count(trace['events'], 'event')}, {trace['lost']:,} lost"),
         ("profile", checked["profile"]),
     ]
+    if document["wrong"]:
+        wrong = count(document["wrong"], "difference")
+        lines.append(("audit", f"{wrong}: cdmtrace is wrong, trust nothing here"))
+    if document["would_be"]:
+        vmas = count(document["would_be"], "VMA")
+        lines.append(("shadow", f"{vmas} would have to be tagged: cdmtrace report"))
     if only := filters.words(trace["filters"]):
         lines.append(("filters", only))
     if recording["absent"]:
@@ -187,6 +193,10 @@ def left_out(numbers: Mapping[str, int]) -> list[str]:
         ("findings", "finding", "whose ids are above: cdmtrace check FILE has all"),
         ("processes", "process", "that have fewer pages: cdmtrace report FILE"),
         ("losses", "loss", "that are smaller: cdmtrace info FILE"),
+        *(
+            (title, "row", f"of {title}, that count less: cdmtrace report FILE")
+            for title in ("Nodes", "Arrivals by cause", "Changes of vm_flags")
+        ),
     )
     plurals = {"process": "processes", "loss": "losses"}
     return [

@@ -19,6 +19,7 @@ from uuid import UUID
 from tabulate import tabulate
 
 from cdmtrace.format.schema import printable
+from cdmtrace.render import markdown
 
 MOST: Final = 1000
 """Rows that people are shown."""
@@ -133,7 +134,7 @@ def _width(cell: str) -> int:
 
 
 def _markdown(columns: Sequence[str], rows: Rows) -> Iterator[str]:
-    lines, sides, more = _for_people(columns, rows, _piped)
+    lines, sides, more = _for_people(columns, rows, markdown.cell)
     if lines[0]:
         marks = ["---:" if side == "right" else "---" for side in sides]
         for cells in (lines[0], marks, *lines[1:]):
@@ -184,15 +185,6 @@ def _text(cell: Any) -> str:
 def _lined(text: str) -> str:
     """Return text that moves no cursor. A query may have put line ends in it."""
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _piped(text: str) -> str:
-    """Return text that ends no cell, and is no HTML and no link."""
-    # A task calls itself what it likes.
-    for mark in "\\`*[]|":
-        text = text.replace(mark, f"\\{mark}")
-    text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return "<br>".join(map(printable, text.split("\n")))
 
 
 _FORMS: Final[Mapping[str, Callable[[Sequence[str], Rows], Iterator[str]]]] = {

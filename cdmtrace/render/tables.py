@@ -11,6 +11,7 @@ from typing import Any, Final
 from tabulate import tabulate
 
 from cdmtrace import units
+from cdmtrace.render import markdown
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "markdown")
 """What --format takes wherever rows are printed."""
@@ -83,8 +84,7 @@ def plain(rows: Rows) -> str:
 
 
 def _github(rows: Rows) -> str:
-    # A task calls itself what it likes, and no name of one ends a cell.
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in _cells(rows)]
+    cells = [[markdown.cell(cell) for cell in row] for row in _cells(rows)]
     return tabulate(
         cells,
         headers=[head(key) for key in rows[0]],

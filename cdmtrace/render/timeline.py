@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +40,17 @@ _BELOW: Final = " " * 11
 _UNKNOWN: Final = "?: there may be pages that the recording does not tell of"
 
 
-def timeline(document: Mapping[str, Any], *, unfold: bool, command: str) -> str:
+def timeline(
+    document: Mapping[str, Any],
+    *,
+    unfold: bool,
+    command: str,
+    judged_by: Sequence[str] = (),
+) -> str:
     """Return the generations of a VMA, each with one line for each row.
 
-    Runs of alike rows of pages are one line, unless unfold. command: what was typed.
+    Runs of alike rows of pages are one line, unless unfold. command: what was typed;
+    judged_by: the options of it that say which findings are marked.
     """
     parts, folded, doubt = [], 0, False
     for one in document["generations"]:
@@ -55,20 +63,19 @@ def timeline(document: Mapping[str, Any], *, unfold: bool, command: str) -> str:
     if folded:
         end += [f"{count(folded, 'row')} folded; each on its own:"]
         end += [f"  {command} --unfold"]
-    end += _next(document)
+    end += _next(document, judged_by)
     return "\n\n".join([*parts, "\n".join(end)]) + "\n"
 
 
-def _next(document: Mapping[str, Any]) -> list[str]:
+def _next(document: Mapping[str, Any], judged_by: Sequence[str]) -> list[str]:
     """Return what to type next."""
     files = document["shown"]
+    options = f" {shlex.join(judged_by)}" if judged_by else ""
     for one in document["generations"]:
         for finding in one["findings"]:
-            profile = document["profile"]
-            option = "" if profile == "intended" else f" --profile {profile}"
-            words = f"cdmtrace explain{option} {files} {finding['fingerprint']}"
+            words = f"cdmtrace explain{options} {files} {finding['fingerprint']}"
             return [f"{finding['rule']} as an argument:", f"  {words}"]
-    return ["other VMAs:", f"  cdmtrace timeline {files}"]
+    return ["other VMAs:", f"  cdmtrace timeline{options} {files}"]
 
 
 def _head(one: Mapping[str, Any], many: int) -> list[str]:

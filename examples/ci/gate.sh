@@ -35,6 +35,9 @@ report sarif check.sarif
 cdmtrace compare --format markdown "$base" "$patch" >"$out/compare.md"
 compared=$?
 
+[ "$compared" -eq 0 ] ||
+	echo "gate.sh: what is new in $patch: $out/compare.md" >&2
+
 case "$checked $compared" in
 "0 0") exit 0 ;;
 "3 0") exit 3 ;;

@@ -16,6 +16,14 @@ from cdmtrace.cli.progress import Bar
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+IMPATIENT = """
+import sys
+from cdmtrace.cli import main, progress
+progress.PATIENCE = 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 class Clock:
     """Stands still until it is told to go on."""
 
@@ -75,14 +83,14 @@ def test_it_is_shown_after_two_seconds_and_gone_when_it_is_done(
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "large.arrows"
-    large.make(GOLDEN / "cdm-6.1-none.arrows", path, 120_000)
+    large.make(GOLDEN / "cdm-6.1-none.arrows", path, 20_000)
     return path
 
 
 def test_on_a_terminal_a_long_check_has_one(file: Path) -> None:
     with Terminal() as terminal:
-        child = terminal.run("-m", "cdmtrace", "check", str(file))
-        terminal.until(lambda: b"going through 120" in terminal.raw, seconds=120)
+        child = terminal.run("-c", IMPATIENT, "check", str(file))
+        terminal.until(lambda: b"going through 20" in terminal.raw, seconds=120)
         assert terminal.finish(child, 240) == 0
     assert b"verdict: clean" in terminal.raw
 

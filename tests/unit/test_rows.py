@@ -8,11 +8,13 @@ from pathlib import Path
 import large
 import pytest
 import simstory
+from msgspec.structs import replace
+from rulecases import CASES, run
 from simfile import save
 from simkernel import SimKernel
 
 from cdmtrace.analysis import Trace, check, load
-from cdmtrace.analysis.book import VERDICT
+from cdmtrace.analysis.book import NAMES, VERDICT
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay
 from cdmtrace.analysis.rows import FIELDS, Decoder, only
@@ -80,6 +82,20 @@ def test_a_file_that_has_been_cut_since_says_so(file: Path) -> None:
         list(trace.events)
 
 
+def test_what_no_kernel_can_have_told_is_refused_later_too(
+    told: Trace, file: Path
+) -> None:
+    """Whose file it is may change it between two readings."""
+    trace = load(file)
+    events = [*told.events]
+    at = next(n for n, event in enumerate(events) if event.kind == EventKind.MAP)
+    events[at] = replace(events[at], size=1 << 60)
+    file.unlink()
+    save(replace(told, events=events), file)
+    with pytest.raises(TraceFileError, match="is about a page of"):
+        list(trace.events)
+
+
 def test_a_file_that_is_another_one_since_says_so(told: Trace, file: Path) -> None:
     trace = load(file)
     file.unlink()
@@ -99,30 +115,50 @@ def test_a_file_that_is_followed_gives_the_same_rows() -> None:
     assert decoder.stacks == trace.stacks
 
 
-@pytest.mark.parametrize("name", ["intended", "rfc-v2", "np"])
+@pytest.mark.parametrize("rule", CASES)
 def test_no_rule_judges_other_notes_than_it_says(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked of every note, each says what it says when asked of its own."""
-    plain = check(load(RFC), profile=name)
+    trace = run(CASES[rule].breaks, *CASES[rule].quirks).trace()
+    profile = "np" if rule == "CDM021" else "intended"
+    plain = check(trace, profile=profile)
 
     def all_of_them(self: Replay, kind: type) -> list[object]:
         return [tally for tally in self._tallies if tally.applies]
 
     monkeypatch.setattr(Replay, "_asked", all_of_them)
-    asked = check(load(RFC), profile=name)
+    asked = check(trace, profile=profile)
     assert asked.rules == plain.rules
     assert asked.findings == plain.findings
-    assert any(result.checked for result in plain.rules)
+    (mine,) = (one for one in plain.rules if one.rule.id == rule)
+    assert mine.checked
+    assert mine.rule.note is not None
 
 
-def test_verdicts_do_not_lean_on_what_has_ended(told: Trace) -> None:
-    whole, lean = check(told), check(told, bounds=VERDICT)
+@pytest.mark.parametrize("tag", [True, False])
+def test_verdicts_do_not_lean_on_what_has_ended(told: Trace, tag: bool) -> None:
+    trace = told if tag else replace(told, terms=replace(told.terms, tag=0))
+    whole, lean = check(trace), check(trace, bounds=VERDICT)
     assert lean.findings == whole.findings
     assert lean.rules == whole.rules
     assert lean.services == whole.services
-    assert any(life.state.ended for life in whole.lives)
-    assert not any(life.state.ended for life in lean.lives)
+    assert lean.shadow == whole.shadow
+    assert (lean.shadow is None) == tag
+    ended = [life.state for life in whole.lives if life.state.ended]
+    assert any(state.pages.count or state.writes for state in ended)
+    left = [life.state for life in lean.lives if life.state.ended]
+    assert bool(left) is not tag
+    assert not any(state.pages.count or state.writes for state in left)
+
+
+def test_whose_address_spaces_were_is_known_without_what_they_held(
+    told: Trace,
+) -> None:
+    whole, lean = check(told), check(told, bounds=NAMES)
+    assert [life.mm for life in lean.lives] == [life.mm for life in whole.lives]
+    assert lean.findings == whole.findings
+    assert not any(life.state.areas for life in lean.lives if life.state.ended)
 
 
 # --- large files ----------------------------------------------------------------

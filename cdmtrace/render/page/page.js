@@ -14,6 +14,7 @@
 
   // Recording may begin long before anything happens that is of interest, and end after.
   function whole() {
+    if (!all.length) return [0, END];
     const first = Math.min(END, ...all.map((lane) => lane.since));
     const last = Math.max(0, ...all.map((lane) => lane.until ?? END)) || END;
     const edge = (last - first) * 0.02 || LEAST;
@@ -26,7 +27,7 @@
     pid: $("by-process").value, rule: $("by-rule").value,
     text: $("by-text").value.trim().toLowerCase().replace(/^0x/, ""),
   });
-  const pid = (of) => String(of.pid ?? "?");
+  const pid = (of) => String(of.pid || "?");
   const isFinding = (one, by) =>
     (!by.pid || pid(one) === by.pid) && (!by.rule || one.rule === by.rule) &&
     meets(`${one.comm} ${one.vma}`, one.vma, by.text);
@@ -174,7 +175,7 @@
       told.push(element("p", "Row by row: ", element("code", lane.command)));
       choose(about.lane, top);
     } else {
-      told.push(element("p", "Its VMA is not among the lanes: there are too many that are worse."));
+      told.push(element("p", "It has no lane: it is about no VMA, or too many are worse."));
     }
     $("told").replaceChildren(...told);
     $("details").hidden = false;
@@ -184,7 +185,7 @@
   // Have a lane stand out, on the page of lanes that has it; on its top if asked by name.
   function choose(number, top) {
     if (!visible().includes(number)) {
-      $("filter").reset();
+      for (const id of ["by-process", "by-rule", "by-text"]) $(id).value = "";
       filter();
     }
     const place = visible().indexOf(number);
@@ -212,7 +213,7 @@
     const rows = migrations.filter((row) => !by || String(row.pid ?? "?") === by);
     const place = $("migrations");
     if (!rows.length) return place.replaceChildren(element("p", "None."));
-    const nodes = (key) => [...new Set(rows.map((row) => row[key] ?? "?"))].sort();
+    const nodes = (key) => [...new Set(rows.map((row) => row[key] ?? "?"))].sort((a, b) => a - b);
     const from = nodes("from"), to = nodes("to");
     const sum = (these) => these.reduce((total, row) => total + row.pages, 0);
     const most = Math.max(...from.flatMap((a) => to.map((b) => sum(way(a, b)))));
