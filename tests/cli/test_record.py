@@ -22,7 +22,7 @@ DISCOVER = nodes.discover
 """As it is without the machine below."""
 
 
-class Reached(Exception):
+class Reached(BaseException):
     """Everything was found to be in order, and compiling would begin."""
 
 

@@ -24,7 +24,7 @@ PID = str(os.getpid())
 FUNCTIONS = frozenset(a.candidates[0] for a in WATCHPOINT.attachments)
 
 
-class Reached(Exception):
+class Reached(BaseException):
     """Everything was found to be in order, and compiling would begin."""
 
 
