@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from cdmtrace.format.schema import printable
-
 
 def fenced(text: str, language: str) -> str:
     """Return text as a block of code, behind a fence that is not in it."""
@@ -16,6 +14,9 @@ def fenced(text: str, language: str) -> str:
 
 def cell(text: str) -> str:
     """Return text that ends no cell of a table, and is no HTML and no link."""
+    # Arrow comes with it, which a list of verbs does not need.
+    from cdmtrace.format.schema import printable
+
     # A task calls itself what it likes.
     for mark in "\\`*[]|":
         text = text.replace(mark, f"\\{mark}")
