@@ -92,7 +92,7 @@ def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trac
     from cdmtrace.output import created
     from cdmtrace.render import html
 
-    plotly = html.library()
+    plotly = html.plotly_js()
     trace = frames.load(*files, ticker=ticker())
     # What is in the way is told before all the work.
     with created(out, force=force) as file:

@@ -39,7 +39,7 @@ _OF_FINDING: Final = (
 )
 
 
-def library() -> str:
+def plotly_js() -> str:
     """Return the source of plotly.js, which draws.
 
     Raises CdmtraceError where the packages of the extra ``html`` are not installed.

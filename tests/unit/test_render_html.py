@@ -93,7 +93,7 @@ def test_only_its_own_scripts_may_run(rfc: tuple[Any, str]) -> None:
 
 
 def test_the_library_can_stand_in_a_page() -> None:
-    text = html.library()
+    text = html.plotly_js()
     assert "plotly.js" in text[:100]
     assert "</script" not in text.lower()
     # Of these a browser would make something else, of which the hash is another.
@@ -186,7 +186,7 @@ def test_without_its_packages_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(CdmtraceError, match=absent) as caught:
-        html.library()
+        html.plotly_js()
     assert caught.value.hint == "python3 -m pip install 'cdmtrace[html]'"
 
 
