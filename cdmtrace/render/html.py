@@ -56,7 +56,7 @@ def plotly_js() -> str:
 
 
 def page(document: Document, *, plotly: str) -> str:
-    """Return the page as text. document: of analysis.page; plotly: see library()."""
+    """Return the page as text. document: of analysis.page; plotly: see plotly_js()."""
     import jinja2
     from markupsafe import Markup
 

@@ -167,3 +167,19 @@ def test_the_patches_do_what_they_say(name: str, status: int) -> None:
     assert main(["check", "--profile", "rfc-v2", str(GOLDEN / f"{name}.arrows")]) == (
         status
     )
+
+
+def test_an_exception_that_nobody_expected_is_trouble(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Left to the interpreter it would end with 1, which is a finding."""
+
+    def broken(*files: object, **options: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("cdmtrace.analysis.frames.load", broken)
+    assert main(["report", str(GOLDEN / "cdm-6.1-none.arrows")]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "ZeroDivisionError: by nothing" in printed.err
+    assert printed.err.endswith("cdmtrace: this is a fault of cdmtrace\n")
