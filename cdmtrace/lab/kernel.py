@@ -158,7 +158,8 @@ def _build_locked(
     pristine = source.fetch(spec, layout, version, progress.stage)
     workspace = layout.work / f"{spec.package}_{version}"
     sources = workspace / f"tree-{spec.patches.name}"
-    objects = workspace / f"obj-{spec.name}"
+    # Kernels of one tree that differ in options share what those do not touch.
+    objects = workspace / f"obj-{spec.patches.name}"
     log = workspace / f"{spec.name}.log"
     objects.mkdir(parents=True, exist_ok=True)
     progress.stage(f"patching {spec.package} {version}")
@@ -247,6 +248,7 @@ class Make:
             "LC_ALL": "C",
             "KBUILD_BUILD_USER": "cdmtrace",
             "KBUILD_BUILD_HOST": "lab",
+            "KBUILD_BUILD_VERSION": "1",
             "KBUILD_BUILD_TIMESTAMP": "Thu Jan  1 00:00:00 UTC 1970",
         }
         return environment

@@ -18,7 +18,7 @@ from bpfnumbers import CHOICES, FILTERED, NEWEST, OLDEST, WHOLE
 
 from cdmtrace.kernel import bpf, headers
 from cdmtrace.lab.paths import Layout
-from cdmtrace.lab.specs import DEFAULT_KERNEL
+from cdmtrace.lab.specs import BUILT, DEFAULT_KERNEL
 from cdmtrace.loader import watch
 from cdmtrace.loader.bcc import BccProgram, import_bcc
 from cdmtrace.loader.program import ProgramRejected
@@ -47,9 +47,8 @@ def find_headers(unpacked: Path) -> Path | None:
     if found is not None and found != headers.KHEADERS:
         return found
     packed = [found] if found else []
-    packed += sorted(
-        LAB.work.glob(f"*/obj-{DEFAULT_KERNEL}/kernel/kheaders_data.tar.xz")
-    )
+    objects = f"obj-{BUILT[DEFAULT_KERNEL].patches.name}"
+    packed += sorted(LAB.work.glob(f"*/{objects}/kernel/kheaders_data.tar.xz"))
     if not packed:
         return None
     words = ["tar", "-xJf", str(packed[0]), "-C", str(unpacked)]
