@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev bpf kernel stock lint test check-host histories mutants fuzz demo \
-	demo-foreign golden docs audit bench install uninstall clean
+.PHONY: help deps dev bpf kernel stock lint test check-host histories quirks mutants \
+	fuzz demo demo-foreign golden docs audit bench install uninstall clean
 
 help:
 	@echo "make deps         install the Debian packages that are missing"
@@ -22,6 +22,7 @@ help:
 	@echo "make check-host   the tests that need no guest: seconds"
 	@echo "make histories    drive the model by more than ten thousand random histories"
 	@echo "make mutants      change the model and the rules: do the tests notice?"
+	@echo "make quirks       each defect of the laboratory's kernel alone, in each scenario"
 	@echo "make fuzz         read a million damaged and made-up trace files"
 	@echo "make demo         record the story with and without defects, and check it"
 	@echo "make demo-foreign the same on a kernel with another bit and no names"
@@ -69,6 +70,11 @@ test: lint bpf kernel stock
 check-host: bpf
 	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel' \
 		--numprocesses auto --maxprocesses 4
+
+# Half an hour in an emulated guest. The tests have all of them, but few alone.
+quirks: bpf kernel
+	CDMTRACE_KERNEL_TESTS=1 CDMTRACE_EACH_QUIRK=1 $(BIN)/python -m pytest -q \
+		tests/kernel/test_quirks.py
 
 # 30 properties of random programs, 400 each: some two minutes.
 histories: dev
