@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import judged_by, option
+from cdmtrace.cli.options import files_argument, format_option, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.check import FORMATS
 
@@ -20,21 +20,11 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(path_type=Path),
-)
-@judged_by
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="json: one document, for several recordings a list of them. sarif, junit, tap "
+@files_argument()
+@judging.judged_by
+@format_option(
+    FORMATS,
+    "json: one document, for several recordings a list of them. sarif, junit, tap "
     "and github are for services that run tests.",
 )
 @option(
@@ -70,11 +60,7 @@ if TYPE_CHECKING:
 )
 def check(
     files: tuple[Path, ...],
-    rules_from: tuple[Path, ...],
-    rules: str | None,
-    profile: str,
-    allow: tuple[str, ...],
-    permissions: Path | None,
+    by: judging.JudgedBy,
     form: str,
     known_file: Path | None,
     new_file: Path | None,
@@ -99,7 +85,7 @@ def check(
             f"{'--reason' if reason else '--force'} is about --write-baseline",
             hint="--write-baseline FILE",
         )
-    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
+    asked = by.asked()
     known = judging.known(known_file)
     results = judging.results(parts.recordings(files), asked)
     if new_file is not None:
@@ -112,8 +98,7 @@ def check(
     )
     click.echo(render.render(call, form), nl=False)
     if form == FORMATS[0]:
-        again = judging.typed(profile, allow, permissions, rules_from)
-        _say_what_next(call.documents, list(map(str, files)), again)
+        _say_what_next(call.documents, list(map(str, files)), by.typed())
     _say_what_is_stale(known, results)
     return call.status
 

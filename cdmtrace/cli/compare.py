@@ -7,35 +7,18 @@ from pathlib import Path
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import judged_by, option
+from cdmtrace.cli.options import files_argument, format_option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="A B",
-    type=click.Path(path_type=Path),
-)
-@judged_by
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="How to print it; json is one document.",
-)
+@files_argument(metavar="A B")
+@judging.judged_by
+@format_option(FORMATS, "How to print it; json is one document.")
 def compare(
     files: tuple[Path, ...],
-    rules_from: tuple[Path, ...],
-    rules: str | None,
-    profile: str,
-    allow: tuple[str, ...],
-    permissions: Path | None,
+    by: judging.JudgedBy,
     form: str,
 ) -> int:
     """Compare the findings of two recordings: new in B, gone, unchanged.
@@ -55,7 +38,7 @@ def compare(
     from cdmtrace.analysis import document, parts, status
     from cdmtrace.render import compare as render
 
-    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
+    asked = by.asked()
     recordings = parts.recordings(files)
     if len(recordings) != 2:
         many = "one" if len(recordings) == 1 else str(len(recordings))
@@ -67,6 +50,5 @@ def compare(
     shown = document.compare(comparison)
     click.echo(render.render(shown, form), nl=False)
     if form == FORMATS[0]:
-        options = judging.typed(profile, allow, permissions, rules_from)
-        click.echo(f"cdmtrace: {render.next_command(shown, options)}", err=True)
+        click.echo(f"cdmtrace: {render.next_command(shown, by.typed())}", err=True)
     return status.compared(comparison)

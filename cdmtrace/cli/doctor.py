@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from cdmtrace.cli.options import kernel_profile, option
+from cdmtrace.cli.options import format_option, kernel_profile, option
 from cdmtrace.errors import ExitStatus
 
 
@@ -12,13 +12,7 @@ from cdmtrace.errors import ExitStatus
 @option("--cdm-nodes", metavar="LIST", help="As for record.")
 @option("--vm-cdm-mask", metavar="MASK", help="As for record.")
 @kernel_profile
-@option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-)
+@format_option(("table", "json"))
 def doctor(
     cdm_nodes: str | None,
     vm_cdm_mask: str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import judged_by, option
+from cdmtrace.cli.options import format_option, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
@@ -19,28 +19,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[RULE | FILE... FINDING]")
-@judged_by
+@judging.judged_by
 @option(
     "--all",
     "everything",
     is_flag=True,
     help="All rules in full, and what they and others cover.",
 )
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="How rules are printed; an argument is text.",
-)
+@format_option(FORMATS, "How rules are printed; an argument is text.")
 def explain(
     words: tuple[str, ...],
-    rules_from: tuple[Path, ...],
-    rules: str | None,
-    profile: str,
-    allow: tuple[str, ...],
-    permissions: Path | None,
+    by: judging.JudgedBy,
     everything: bool,
     form: str,
 ) -> None:
@@ -58,7 +47,7 @@ def explain(
             f"--all and {what} exclude each other", hint=f"cdmtrace explain {what}"
         )
     if len(words) < 2:
-        own = ownrules.read(rules_from)
+        own = ownrules.read(by.rules_from)
         click.echo(_rules(what, everything, form, own), nl=False)
         return
     if form != FORMATS[0]:
@@ -66,9 +55,7 @@ def explain(
             f"--format {form}: an argument is text",
             hint=f"cdmtrace check --format json {' '.join(words[:-1])}",
         )
-    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
-    again = judging.typed(profile, allow, permissions, rules_from)
-    click.echo(_argument(words[:-1], words[-1], asked, again), nl=False)
+    click.echo(_argument(words[:-1], words[-1], by), nl=False)
 
 
 def _rules(what: str | None, everything: bool, form: str, own: Sequence[Rule]) -> str:
@@ -105,17 +92,12 @@ def _rules(what: str | None, everything: bool, form: str, own: Sequence[Rule]) -
     return rulebook.rows({rulebook.RULES: [one]}, form)
 
 
-def _argument(
-    files: Sequence[str], finding: str, asked: judging.Asked, again: Sequence[str]
-) -> str:
-    """Return the findings of a recording that have this id, as arguments.
-
-    again: the options by which it is judged, to type them again.
-    """
+def _argument(files: Sequence[str], finding: str, by: judging.JudgedBy) -> str:
+    """Return the findings of a recording that have this id, as arguments."""
     from cdmtrace.analysis import document
     from cdmtrace.render import divergence
 
-    (result,) = judging.results([[Path(file) for file in files]], asked)
+    (result,) = judging.results([[Path(file) for file in files]], by.asked())
     shown = document.check(result)
     found = [one for one in shown["findings"] if one["fingerprint"].startswith(finding)]
     ids = sorted({one["fingerprint"] for one in found})
@@ -128,7 +110,7 @@ def _argument(
         what = " ".join(files)
         raise UsageTrouble(
             f"{finding}: no finding of {what} has this id",
-            hint=f"cdmtrace check {' '.join([*again, what])} prints their ids",
+            hint=f"cdmtrace check {' '.join([*by.typed(), what])} prints their ids",
         )
     page = shown["trace"]["page_size"]
     by_id = {one.rule.id: one.rule for one in result.rules}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdmtrace.cli.options import SPECIFICATIONS, option
+from cdmtrace.cli.options import SPECIFICATIONS, files_argument, option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
@@ -25,13 +25,7 @@ _BINARY: Final = {"parquet": "events.parquet", "perfetto": "my.pftrace"}
 
 @click.command()
 @click.argument("form", metavar="FORMAT", type=click.Choice(FORMATS))
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(path_type=Path),
-)
+@files_argument()
 @option(
     "--output",
     "-o",

@@ -7,24 +7,12 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import files_argument, format_option
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(path_type=Path),
-)
-@option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-)
+@files_argument()
+@format_option(("table", "json"))
 def info(files: tuple[Path, ...], form: str) -> int:
     """Show what each FILE says about itself, what it holds, and what was lost.
 

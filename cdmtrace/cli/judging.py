@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
 
 from cdmtrace import tomlfile
-from cdmtrace.cli.options import SPECIFICATIONS
+from cdmtrace.cli.options import SPECIFICATIONS, option, profile_option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
@@ -34,21 +37,112 @@ class Asked:
     own: tuple[Rule, ...] = ()
 
 
-def typed(
-    profile: str,
-    allow: Iterable[str] = (),
-    permissions: Path | None = None,
-    rules_from: Iterable[Path] = (),
-) -> tuple[str, ...]:
-    """Return these options as they are typed, but for what counts by default."""
-    words = [] if profile == SPECIFICATIONS[0] else ["--profile", profile]
-    if permissions is not None:
-        words += ["--permissions", str(permissions)]
-    for one in allow:
-        words += ["--allow", one]
-    for path in rules_from:
-        words += ["--rules-from", str(path)]
-    return tuple(words)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgedBy:
+    """The options by which recordings are judged, as they were given.
+
+    A verb that has some of them only leaves the others out.
+    """
+
+    rules_from: tuple[Path, ...] = ()
+    rules: str | None = None
+    profile: str = SPECIFICATIONS[0]
+    allow: tuple[str, ...] = ()
+    permissions: Path | None = None
+
+    def typed(self) -> tuple[str, ...]:
+        """Return them as they are typed, but for --rules and what counts by default."""
+        words = []
+        if self.profile != SPECIFICATIONS[0]:
+            words += ["--profile", self.profile]
+        if self.permissions is not None:
+            words += ["--permissions", str(self.permissions)]
+        for one in self.allow:
+            words += ["--allow", one]
+        for path in self.rules_from:
+            words += ["--rules-from", str(path)]
+        return tuple(words)
+
+    def asked(self) -> Asked:
+        """Return what they ask for. The files of rules are run.
+
+        Raises UsageTrouble for what there is not, and for what does not go together,
+        and UnreadableFile for a file of rules that is none.
+        """
+        from cdmtrace.analysis import ownrules, services
+        from cdmtrace.analysis.permissions import read
+
+        own = ownrules.read(self.rules_from)
+        chosen = None if self.rules is None else rule_ids(self.rules, own)
+        if (self.allow or self.permissions) and self.profile != "np":
+            given = "--allow" if self.allow else "--permissions"
+            raise UsageTrouble(
+                f"{given} is about services, of which --profile {self.profile} says "
+                "nothing",
+                hint=f"--profile np {given} ...",
+            )
+        flags = {one.name: one.flag for one in services.SERVICES}
+        return Asked(
+            rules=chosen,
+            profile=self.profile,
+            permissions=read(self.allow, self.permissions, flags),
+            own=own,
+        )
+
+
+rules_from_option = option(
+    "--rules-from",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Rules of your own, beside those that there are: a file of Python, which is "
+    "run. May be repeated.",
+)
+"""For every verb that has findings."""
+
+_OPTIONS: Final = (
+    rules_from_option,
+    option(
+        "--rules",
+        metavar="LIST",
+        help="Check these only, by id or name, separated by commas.",
+    ),
+    profile_option(
+        "What the tag must mean: as the review wants it, or as the patches have it. "
+        "np: not the tag, but which services of the kernel touched pages of CDM nodes."
+    ),
+    option(
+        "--allow",
+        multiple=True,
+        metavar="NODE:SERVICE[,SERVICE...]",
+        help="Under --profile np: these services may touch pages of this node, beside "
+        "what --permissions allows, or mempolicy. NODE or SERVICE may be all. May be "
+        "repeated.",
+    ),
+    option(
+        "--permissions",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The same from a file of TOML, instead of mempolicy: [node.1] and "
+        'allow = ["ksm"].',
+    ),
+)
+
+_Returned = TypeVar("_Returned")
+
+
+def judged_by(command: Callable[..., _Returned]) -> Callable[..., _Returned]:
+    """Give a verb the options of :class:`JudgedBy`, all in its parameter ``by``."""
+    names = [field.name for field in fields(JudgedBy)]
+
+    @functools.wraps(command)
+    def gathered(*positional: Any, **given: Any) -> _Returned:
+        by = JudgedBy(**{name: given.pop(name) for name in names})
+        return command(*positional, by=by, **given)
+
+    for one in reversed(_OPTIONS):
+        gathered = one(gathered)
+    return gathered
 
 
 def rule_ids(text: str, own: Iterable[Rule] = ()) -> frozenset[str]:
@@ -70,38 +164,6 @@ def rule_ids(text: str, own: Iterable[Rule] = ()) -> frozenset[str]:
     if not ids:
         raise UsageTrouble("--rules names no rule", hint="such as --rules CDM001")
     return frozenset(ids)
-
-
-def asked_for(
-    rules: str | None,
-    profile: str,
-    allow: tuple[str, ...],
-    permissions: Path | None,
-    rules_from: tuple[Path, ...] = (),
-) -> Asked:
-    """Return what the options of ``judged_by`` ask for. The files of rules are run.
-
-    Raises UsageTrouble for what there is not, and for what does not go together, and
-    UnreadableFile for a file of rules that is none.
-    """
-    from cdmtrace.analysis import ownrules, services
-    from cdmtrace.analysis.permissions import read
-
-    own = ownrules.read(rules_from)
-    chosen = None if rules is None else rule_ids(rules, own)
-    if (allow or permissions) and profile != "np":
-        given = "--allow" if allow else "--permissions"
-        raise UsageTrouble(
-            f"{given} is about services, of which --profile {profile} says nothing",
-            hint=f"--profile np {given} ...",
-        )
-    flags = {one.name: one.flag for one in services.SERVICES}
-    return Asked(
-        rules=chosen,
-        profile=profile,
-        permissions=read(allow, permissions, flags),
-        own=own,
-    )
 
 
 def known(file: Path | None) -> Baseline:

@@ -17,7 +17,7 @@ from cdmtrace.cli.guests import (
     say,
 )
 from cdmtrace.cli.labmatrix import matrix_command
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import format_option, option
 from cdmtrace.errors import (
     CdmtraceError,
     UsageTrouble,
@@ -222,13 +222,7 @@ def _kernel_rows(layout: Layout) -> list[dict[str, object]]:
 
 
 @lab.command("list")
-@option(
-    "--format",
-    "form",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-)
+@format_option(("table", "json"))
 def list_command(form: str) -> None:
     """List kernels, quirks and scenarios."""
     rows = _kernel_rows(Layout.default())

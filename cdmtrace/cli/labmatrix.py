@@ -15,7 +15,7 @@ from cdmtrace.cli.guests import (
     prepared,
     say,
 )
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import format_option, option
 from cdmtrace.errors import (
     CdmtraceError,
     Interrupted,
@@ -89,13 +89,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="End a guest after that long [default: by the number of rows].",
 )
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-)
+@format_option(FORMATS)
 def matrix_command(
     names: str | None,
     kernel_names: str | None,

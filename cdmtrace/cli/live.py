@@ -9,19 +9,13 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import SPECIFICATIONS, option
+from cdmtrace.cli.options import profile_option
 from cdmtrace.errors import ExitStatus, UnreadableFile, UsageTrouble
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@option(
-    "--profile",
-    type=click.Choice(SPECIFICATIONS),
-    default=SPECIFICATIONS[0],
-    show_default=True,
-    help="What the tag must mean, as for check.",
-)
+@profile_option("What the tag must mean, as for check.")
 def live(file: Path, profile: str) -> int:
     """Show a recording while it is made: rates, losses, tagged VMAs, findings.
 

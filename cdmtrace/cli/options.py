@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -57,6 +57,8 @@ def address(text: str) -> int:
     return number
 
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
 option = functools.partial(click.option, cls=Option)
 """``click.option`` with :class:`Option`."""
 
@@ -64,57 +66,41 @@ SPECIFICATIONS: Final = ("intended", "rfc-v2", "np")
 """What --profile takes of a verb that judges; the first one counts where nobody says.
 """
 
-rules_from_option = option(
-    "--rules-from",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Rules of your own, beside those that there are: a file of Python, which is "
-    "run. May be repeated.",
-)
-"""For every verb that has findings."""
 
-_JUDGING: Final = (
-    rules_from_option,
-    option(
-        "--rules",
-        metavar="LIST",
-        help="Check these only, by id or name, separated by commas.",
-    ),
-    option(
+def files_argument(metavar: str = "FILE...") -> Callable[[_Command], _Command]:
+    """Return what gives a verb the recordings that it reads, one at least."""
+    return click.argument(
+        "files",
+        nargs=-1,
+        required=True,
+        metavar=metavar,
+        type=click.Path(path_type=Path),
+    )
+
+
+def format_option(
+    forms: Sequence[str], about: str | None = None
+) -> Callable[[_Command], _Command]:
+    """Return --format, which is the first one where nobody says."""
+    return option(
+        "--format",
+        "form",
+        type=click.Choice(forms),
+        default=forms[0],
+        show_default=True,
+        help=about,
+    )
+
+
+def profile_option(about: str) -> Callable[[_Command], _Command]:
+    """Return --profile, of a verb that judges."""
+    return option(
         "--profile",
         type=click.Choice(SPECIFICATIONS),
         default=SPECIFICATIONS[0],
         show_default=True,
-        help="What the tag must mean: as the review wants it, or as the patches have "
-        "it. np: not the tag, but which services of the kernel touched pages of CDM "
-        "nodes.",
-    ),
-    option(
-        "--allow",
-        multiple=True,
-        metavar="NODE:SERVICE[,SERVICE...]",
-        help="Under --profile np: these services may touch pages of this node, beside "
-        "what --permissions allows, or mempolicy. NODE or SERVICE may be all. May be "
-        "repeated.",
-    ),
-    option(
-        "--permissions",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="The same from a file of TOML, instead of mempolicy: [node.1] and "
-        'allow = ["ksm"].',
-    ),
-)
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-def judged_by(command: _Command) -> _Command:
-    """Give a verb the options that say by what recordings are judged."""
-    for one in reversed(_JUDGING):
-        command = one(command)
-    return command
+        help=about,
+    )
 
 
 kernel_profile = option(
@@ -126,7 +112,7 @@ kernel_profile = option(
 )
 """For every verb that looks at the kernel it runs on."""
 
-loader_option = option(
+_loader = option(
     "--loader",
     type=click.Choice(("auto", "bcc", "libbpf")),
     default="auto",
@@ -135,3 +121,36 @@ loader_option = option(
     "libbpf, which loads what was compiled before; auto: bcc, or libbpf where bcc "
     "cannot.",
 )
+
+trace_option = option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("cdmtrace.arrows"),
+    show_default=True,
+    help="The trace file.",
+)
+
+duration_option = option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
+)
+
+
+def recorded_kernel(command: _Command) -> _Command:
+    """Give a verb that records the options that say what there is to know of its
+    kernel, and who loads the probes."""
+    nodes = option(
+        "--cdm-nodes",
+        metavar="LIST",
+        help="The CDM nodes, such as 1 or 1,3-5. A kernel without VM_CDM is recorded "
+        "in shadow mode then.",
+    )
+    mask = option(
+        "--vm-cdm-mask",
+        metavar="MASK",
+        help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
+    )
+    return nodes(mask(kernel_profile(_loader(command))))

@@ -6,19 +6,13 @@ import os
 
 import click
 
-from cdmtrace.cli.options import option
+from cdmtrace.cli.options import format_option
 from cdmtrace.errors import CdmtraceError
 from cdmtrace.render.tables import FORMATS, render
 
 
 @click.command()
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-)
+@format_option(FORMATS)
 def probes(form: str) -> int:
     """List what would be attached on this kernel, and to which symbol.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import judged_by, option, size
+from cdmtrace.cli.options import format_option, option, size
 from cdmtrace.errors import UnreadableFile, UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
@@ -31,13 +31,9 @@ from cdmtrace.render.tables import FORMATS
     is_flag=True,
     help="The recipes there are; with --recipe, the SQL of this one.",
 )
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="How to print the answer; table and markdown show the first 1,000 rows.",
+@format_option(
+    FORMATS,
+    "How to print the answer; table and markdown show the first 1,000 rows.",
 )
 @option(
     "--memory",
@@ -46,7 +42,7 @@ from cdmtrace.render.tables import FORMATS
     metavar="SIZE",
     help="What the query may have of it. More than that goes to a directory in TMPDIR.",
 )
-@judged_by
+@judging.judged_by
 def query(
     words: tuple[str, ...],
     script: Path | None,
@@ -54,11 +50,7 @@ def query(
     listed: bool,
     form: str,
     memory: str,
-    rules_from: tuple[Path, ...],
-    rules: str | None,
-    profile: str,
-    allow: tuple[str, ...],
-    permissions: Path | None,
+    by: judging.JudgedBy,
 ) -> None:
     """Ask a recording in SQL.
 
@@ -78,7 +70,7 @@ def query(
         return
     names, sql = _asked(words, script, recipe)
     files = parts.one_recording(names)
-    asked = judging.asked_for(rules, profile, allow, permissions, rules_from)
+    asked = by.asked()
     with asking.asked(
         files,
         sql,

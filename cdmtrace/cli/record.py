@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import kernel_profile, loader_option, option
+from cdmtrace.cli.options import duration_option, option, recorded_kernel, trace_option
 from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.units import count, size
@@ -17,14 +17,7 @@ _LEAST_PART = 1 << 20
 
 
 @click.command(context_settings={"ignore_unknown_options": False})
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("cdmtrace.arrows"),
-    show_default=True,
-    help="The trace file.",
-)
+@trace_option
 @click.option(
     "-f",
     "--force",
@@ -76,24 +69,8 @@ _LEAST_PART = 1 << 20
     help="Of what the kernel's stack is taken: of changes of vm_flags, of arrivals, "
     "and of what leaves when no range is unmapped; of such changes only; of nothing.",
 )
-@click.option(
-    "--duration",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
-)
-@click.option(
-    "--cdm-nodes",
-    metavar="LIST",
-    help="The CDM nodes, such as 1 or 1,3-5. A kernel without VM_CDM is recorded in "
-    "shadow mode then.",
-)
-@click.option(
-    "--vm-cdm-mask",
-    metavar="MASK",
-    help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
-)
-@kernel_profile
+@duration_option
+@recorded_kernel
 @click.option(
     "--ring-pages",
     type=click.IntRange(min=1, max=1 << 18),
@@ -194,7 +171,6 @@ _LEAST_PART = 1 << 20
     help="Show rates, losses, tagged VMAs and findings in this terminal meanwhile. "
     "What COMMAND prints to it is drawn over.",
 )
-@loader_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def record(
     output: Path,

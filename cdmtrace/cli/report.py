@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import SPECIFICATIONS, option
+from cdmtrace.cli.options import files_argument, format_option, option, profile_option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
@@ -19,21 +19,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(path_type=Path),
-)
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="How to print the tables.",
-)
+@files_argument()
+@format_option(FORMATS, "How to print the tables.")
 @option(
     "--html",
     type=click.Path(path_type=Path),
@@ -42,13 +29,7 @@ if TYPE_CHECKING:
     "findings, migrations. One file, which needs no network.",
 )
 @option("--force", is_flag=True, help="Replace OUT if it is there.")
-@option(
-    "--profile",
-    type=click.Choice(SPECIFICATIONS),
-    default=SPECIFICATIONS[0],
-    show_default=True,
-    help="Under which specification the page has findings.",
-)
+@profile_option("Under which specification the page has findings.")
 @click.pass_context
 def report(
     context: click.Context,
@@ -96,7 +77,7 @@ def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trac
     trace = frames.load(*files, ticker=ticker())
     # What is in the way is told before all the work.
     with created(out, force=force) as file:
-        judged_by = judging.typed(profile)
+        judged_by = judging.JudgedBy(profile=profile).typed()
         built = page.build(trace, profile=profile, judged_by=judged_by)
         text = html.page(built, plotly=plotly)
         # A name of a file need not be text.

@@ -11,10 +11,11 @@ import click
 
 from cdmtrace.cli import judging
 from cdmtrace.cli.options import (
-    SPECIFICATIONS,
     address,
+    files_argument,
+    format_option,
     option,
-    rules_from_option,
+    profile_option,
 )
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "files",
-    nargs=-1,
-    required=True,
-    metavar="FILE...",
-    type=click.Path(path_type=Path),
-)
+@files_argument()
 @option(
     "--pid",
     type=click.IntRange(min=0),
@@ -62,22 +57,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="A line for each row, also where the same happens again and again.",
 )
-@option(
-    "--profile",
-    type=click.Choice(SPECIFICATIONS),
-    default=SPECIFICATIONS[0],
-    show_default=True,
-    help="Under which specification findings are marked.",
-)
-@rules_from_option
-@option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default=FORMATS[0],
-    show_default=True,
-    help="How to print; all but table have every row, unfolded.",
-)
+@profile_option("Under which specification findings are marked.")
+@judging.rules_from_option
+@format_option(FORMATS, "How to print; all but table have every row, unfolded.")
 def timeline(
     files: tuple[Path, ...],
     pid: int | None,
@@ -106,9 +88,10 @@ def timeline(
             f"{chosen} is of one address of one process",
             hint="give --pid and --addr, too",
         )
-    asked = judging.asked_for(None, profile, (), None, rules_from)
+    by = judging.JudgedBy(profile=profile, rules_from=rules_from)
+    asked = by.asked()
     trace = frames.load(*files, ticker=ticker())
-    again = judging.typed(profile, rules_from=rules_from)
+    again = by.typed()
     if pid is None or where is None:
         text = _candidates(trace, pid, where, asked, again, form)
     else:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdmtrace.cli.options import address, kernel_profile, loader_option, option
+from cdmtrace.cli.options import (
+    address,
+    duration_option,
+    option,
+    recorded_kernel,
+    trace_option,
+)
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.units import count, size
 
@@ -33,40 +39,16 @@ REGISTERS = 4
     help="An address in the VMA to watch, in hexadecimal. May be given up to four "
     "times.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("cdmtrace.arrows"),
-    show_default=True,
-    help="The trace file.",
-)
+@trace_option
 @click.option(
     "-f",
     "--force",
     is_flag=True,
     help="Replace the trace file; trace a bit that has another meaning (CDM020).",
 )
-@click.option(
-    "--duration",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="End the recording, and COMMAND with it (SIGTERM), after so many seconds.",
-)
+@duration_option
 @click.option("--stack", is_flag=True, help="Print the callers, too.")
-@click.option(
-    "--cdm-nodes",
-    metavar="LIST",
-    help="The CDM nodes, such as 1 or 1,3-5. A kernel without VM_CDM is recorded in "
-    "shadow mode then.",
-)
-@click.option(
-    "--vm-cdm-mask",
-    metavar="MASK",
-    help="The bit of vm_flags that is VM_CDM, such as 0x4000000000 or bit:38.",
-)
-@kernel_profile
-@loader_option
+@recorded_kernel
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def watch(
     pid: int,
