@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from cdmtrace.analysis import export, frames, relations
 from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.format.schema import printable
+from cdmtrace.signals import Ended
 
 if TYPE_CHECKING:
     import duckdb
@@ -235,7 +236,7 @@ def _make(
 def _interruptible(
     database: duckdb.DuckDBPyConnection, work: Callable[[], _Made]
 ) -> _Made:
-    """Do work that may take long, so that Ctrl-C ends it.
+    """Do work that may take long, so that Ctrl-C, or another signal, ends it.
 
     Where the main thread works for DuckDB itself, it sees no signal before it is done.
     """
@@ -243,7 +244,7 @@ def _interruptible(
         made = pool.submit(work)
         try:
             return made.result()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Ended):
             database.interrupt()
             raise
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cdmtrace.errors import CdmtraceError, UsageTrouble
+from cdmtrace.signals import signals_unwind
 
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -18,41 +19,72 @@ _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 def created(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     """Have a new file to write to inside the block, mode 0600 as recordings have.
 
-    force: replace a regular file that is there, when the block has ended. If it is left
-    by an exception, what was made is removed, and what was there is as it was. Raises
-    UsageTrouble where something is in the way, and CdmtraceError for what the disk
-    does.
+    It has its name only when the block has ended: what is written before has another
+    one, beside it, and is removed if the block is left by an exception or by a signal.
+    A process that is killed can remove nothing, so ``.cdmtrace-*`` is left of it, and
+    never half a file of the name that was asked for.
+
+    force: replace a regular file that is there. Raises UsageTrouble where something is
+    in the way, CdmtraceError for what the disk does, and KeyboardInterrupt or Ended for
+    a signal.
     """
-    made = path
-    if force and os.path.lexists(path):
-        if path.is_symlink() or not path.is_file():
-            raise UsageTrouble(
-                f"{path}: is no regular file, and is not replaced",
-                hint="name another file",
-            )
-        made = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        fd = os.open(made, _FLAGS, 0o600)
-    except FileExistsError as error:
+    # What is in the way is told before all the work.
+    _look(path, force=force)
+    made = path.with_name(f".cdmtrace-{secrets.token_hex(4)}")
+    with signals_unwind():
+        try:
+            with _opened(made, path) as file:
+                yield file
+            _give_name(made, path, force=force)
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                made.unlink()
+            if isinstance(error, OSError):
+                raise CdmtraceError(
+                    f"{path}: cannot be written: {error.strerror or error}",
+                    hint=f"df {path.parent} says how much room there is",
+                ) from error
+            raise
+
+
+def _look(path: Path, *, force: bool) -> None:
+    """Raise UsageTrouble where something is in the way."""
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise _in_the_way(path)
+    if path.is_symlink() or not path.is_file():
         raise UsageTrouble(
-            f"{path}: is there already", hint="--force replaces it"
-        ) from error
+            f"{path}: is no regular file, and is not replaced", hint="name another file"
+        )
+
+
+def _in_the_way(path: Path) -> UsageTrouble:
+    return UsageTrouble(f"{path}: is there already", hint="--force replaces it")
+
+
+def _opened(made: Path, path: Path) -> IO[bytes]:
+    try:
+        return os.fdopen(os.open(made, _FLAGS, 0o600), "wb")
     except OSError as error:
         raise CdmtraceError(
             f"{path}: cannot be made: {error.strerror}",
             hint="name a file in a directory that you may write to",
         ) from error
-    try:
-        with os.fdopen(fd, "wb") as file:
-            yield file
-        if made != path:
-            made.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
+
+
+def _give_name(made: Path, path: Path, *, force: bool) -> None:
+    """Give what was made its name. Raises UsageTrouble where another came by it."""
+    if not force:
+        try:
+            # Unlike rename(2), it replaces nothing.
+            path.hardlink_to(made)
+        except FileExistsError as error:
+            raise _in_the_way(path) from error
+        except OSError:
+            # Not every file system has hard links; what is wrong else, rename() says.
+            _look(path, force=False)
+        else:
             made.unlink()
-        if isinstance(error, OSError):
-            raise CdmtraceError(
-                f"{path}: cannot be written: {error.strerror or error}",
-                hint=f"df {path.parent} says how much room there is",
-            ) from error
-        raise
+            return
+    made.replace(path)

@@ -8,7 +8,6 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Final
 
 from cdmtrace import looking
@@ -20,6 +19,7 @@ from cdmtrace.loader import Loader
 from cdmtrace.options import Options, Outcome
 from cdmtrace.planning import Plan
 from cdmtrace.ready import ready
+from cdmtrace.signals import signals_to
 
 DRAIN_INTERVAL: Final = 0.1
 """Seconds between two looks at the ring, unless a quarter of it is taken before."""
@@ -209,21 +209,13 @@ class Session:
     def _signals(self) -> Iterator[None]:
         """Note SIGINT, SIGTERM and SIGHUP instead of dying of them."""
 
-        def note(number: int, frame: FrameType | None) -> None:
-            del frame
+        def note(number: int) -> None:
             self._signal = number
 
-        # One that is ignored stays so: nohup means it.
-        kinds = [
-            kind
-            for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(kind) is not signal.SIG_IGN
-        ]
-        before = {kind: signal.signal(kind, note) for kind in kinds}
-        # A file that may not grow is an error to report, not a reason to die.
-        before[signal.SIGXFSZ] = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            for kind, handler in before.items():
-                signal.signal(kind, handler)
+        with signals_to(note):
+            # A file that may not grow is an error to report, not a reason to die.
+            before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGXFSZ, before)

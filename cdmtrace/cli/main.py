@@ -18,6 +18,7 @@ import click
 
 from cdmtrace import __version__
 from cdmtrace.errors import CdmtraceError, ExitStatus
+from cdmtrace.signals import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -190,6 +191,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("cdmtrace: interrupted", err=True)
         return ExitStatus.INTERRUPTED
+    except Ended as ended:
+        click.echo(f"cdmtrace: {ended}", err=True)
+        return 128 + ended.number
     except _ReaderGone:
         _let_stdout_go()
         return ExitStatus.BROKEN_PIPE

@@ -12,6 +12,7 @@ from cdmtrace.cli import judging
 from cdmtrace.cli.options import format_option, option, size
 from cdmtrace.errors import UnreadableFile, UsageTrouble
 from cdmtrace.render.tables import FORMATS
+from cdmtrace.signals import signals_unwind
 
 
 @click.command()
@@ -71,12 +72,15 @@ def query(
     names, sql = _asked(words, script, recipe)
     files = parts.one_recording(names)
     asked = by.asked()
-    with asking.asked(
-        files,
-        sql,
-        memory=size(memory),
-        judge=lambda: judging.results([files], asked, bounds=CHECK)[0],
-    ) as answer:
+    with (
+        signals_unwind(),
+        asking.asked(
+            files,
+            sql,
+            memory=size(memory),
+            judge=lambda: judging.results([files], asked, bounds=CHECK)[0],
+        ) as answer,
+    ):
         for text in render.render(answer.columns, answer.rows, form):
             click.echo(text, nl=False)
         tell_missing(answer.infos, answer.left_out)

@@ -75,7 +75,6 @@ def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trac
 
     plotly = html.plotly_js()
     trace = frames.load(*files, ticker=ticker())
-    # What is in the way is told before all the work.
     with created(out, force=force) as file:
         judged_by = judging.JudgedBy(profile=profile).typed()
         built = page.build(trace, profile=profile, judged_by=judged_by)

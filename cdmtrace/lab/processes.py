@@ -17,11 +17,11 @@ import subprocess
 from typing import TYPE_CHECKING, Self
 
 from cdmtrace.errors import Interrupted, Terminated
+from cdmtrace.signals import ENDING, no_more_signals, signals_to
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -30,9 +30,6 @@ _libc = ctypes.CDLL(None, use_errno=True)
 # process which held the other end is gone.
 # -s, because dash takes the "--" after a "-KILL" for a number.
 _GUARD = 'read -r _ || kill -s KILL -- "-$1" 2>/dev/null'
-
-
-_STOPPERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Held:
@@ -48,7 +45,7 @@ class _Held:
 
 def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPERS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 
 class Session:
@@ -72,7 +69,7 @@ class Session:
     ) -> None:
         self._ended = False
         _Held.sessions += 1
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPERS)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             self.process = subprocess.Popen(
                 list(arguments),
@@ -161,27 +158,17 @@ def signals_as_errors() -> Iterator[None]:
     arrives, so that every ``with`` on the way cleans up.
     """
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del frame
+    def interrupt(number: int) -> None:
         if _Held.sessions:
             _Held.pending = number
             return
-        # A second signal must not break the cleaning-up of the first.
-        for caught in previous:
-            signal.signal(caught, signal.SIG_IGN)
+        no_more_signals()
         if number == signal.SIGINT:
             raise Interrupted("interrupted")
         raise Terminated(f"ended by {signal.Signals(number).name}")
 
-    previous = {}
-    for number in _STOPPERS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            previous[number] = signal.signal(number, interrupt)
-    try:
+    with signals_to(interrupt):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def tail(text: str, count: int) -> str:
