@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from cdmtrace.analysis import status
 from cdmtrace.analysis.audit import Audit
 from cdmtrace.analysis.baseline import NONE, Baseline
 from cdmtrace.analysis.compare import Change, Comparison, RulePair
@@ -27,8 +28,9 @@ COMPARE_SCHEMA: Final = "cdmtrace.compare/1"
 Document = dict[str, Any]
 
 
-def check(result: Result, known: Baseline = NONE) -> Document:
-    """Return the document of ``cdmtrace.check/1``. known: what is suppressed.
+def check(result: Result, known: Baseline = NONE, *, named: bool = False) -> Document:
+    """Return the document of ``cdmtrace.check/1``. known: what is suppressed. named:
+    the rules were asked for by name.
 
     Times in ns; addresses and masks are text in hexadecimal, for they may pass
     2**53, beyond which JSON's readers round.
@@ -37,7 +39,7 @@ def check(result: Result, known: Baseline = NONE) -> Document:
     suppressed = [one.rule.id for one in result.findings if known.suppresses(one)]
     return {
         "schema": SCHEMA,
-        "verdict": result.verdict.value,
+        "verdict": status.verdict(result, named=named).value,
         "profile": result.profile.name,
         "trace": _trace(result),
         "baseline": {"file": known.file, "suppressed": len(suppressed)}
@@ -96,12 +98,12 @@ def _outcome(one: RuleResult) -> Document:
     }
 
 
-def compare(comparison: Comparison) -> Document:
-    """Return the document of ``cdmtrace.compare/1``; units as in that of check."""
+def compare(comparison: Comparison, *, named: bool = False) -> Document:
+    """Return the document of ``cdmtrace.compare/1``; units and named as in check()."""
     both = comparison.a, comparison.b
     a, b = (
         {
-            "verdict": result.verdict.value,
+            "verdict": status.verdict(result, named=named).value,
             "findings": len(result.findings),
             "trace": _trace(result),
             "audit": _audit(result.audit) if result.audit else None,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import simstory
 from comparisons import broken, judged, story, vacuous
+from msgspec.structs import replace
 from rulecases import CASES, run
 from simkernel import SimKernel
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.baseline import NONE, Baseline, Entry
 from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.rules.balancing import LYING_REASON
 from cdmtrace.cli import judging
 from cdmtrace.events import EventKind
 from cdmtrace.render.outcomes import Call
@@ -48,6 +52,16 @@ def left_open() -> Result:
     simstory.tell(kernel)
     kernel.lose("vma_split", 0)
     return check(kernel.trace())
+
+
+def info_left_open(rules: Collection[str] | None = None) -> Result:
+    """A story that leaves open a rule of one's own, which is for information."""
+    kernel = SimKernel()
+    simstory.tell(kernel)
+    trace = kernel.trace()
+    terms = replace(trace.terms, probes={**trace.terms.probes, "numa_scan": None})
+    own = replace(LYING_REASON, id="LAB001", leans=LYING_REASON.leans | {"numa_scan"})
+    return check(replace(trace, terms=terms), rules=rules, own=(own,))
 
 
 def audited(*, differs: bool = False, nothing: bool = False) -> Result:
@@ -99,6 +113,12 @@ def calls() -> dict[str, Call]:
         "unchecked": told(unchecked),
         "unchecked, named": told(unchecked, named=True),
         "vacuous": told(judged(vacuous("CDM006"), "CDM006")),
+        "info, open": told(info_left_open()),
+        "info, open, named": told(info_left_open({"CDM001", "LAB001"}), named=True),
+        "info, open, named, allowed": told(
+            info_left_open({"LAB001"}), named=True, allow_inconclusive=True
+        ),
+        "info, named": told(judged(broken("CDM019"), "CDM019"), named=True),
         "info": told(judged(broken("CDM017"), "CDM017")),
         "evil": evil(),
         "audit": told(audited()),
@@ -124,6 +144,10 @@ STATUS = {
     "unchecked": 0,
     "unchecked, named": 3,
     "vacuous": 0,
+    "info, open": 0,
+    "info, open, named": 3,
+    "info, open, named, allowed": 0,
+    "info, named": 0,
     "info": 0,
     "evil": 1,
     "audit": 0,
@@ -132,3 +156,16 @@ STATUS = {
     "audit that differs": 2,
 }
 """With which each of them ends."""
+
+VERDICTS = {
+    "clean": ["clean"],
+    "violated": ["violated"],
+    "both": ["violated", "clean"],
+    "inconclusive": ["inconclusive"],
+    "unchecked": ["unchecked"],
+    "vacuous": ["vacuous"],
+    "info, open": ["clean"],
+    "info, open, named": ["inconclusive"],
+    "info, named": ["clean"],
+}
+"""Of the recordings of some of them, as every format that has one tells it."""

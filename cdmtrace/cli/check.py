@@ -74,8 +74,9 @@ def check(
     whatever order they are given; other files are judged one by one.
 
     The exit status is the verdict: 1 for a finding that is a warning or an error, and
-    is not in the baseline, 3 for a rule that is inconclusive (or unchecked, if --rules
-    names it), 0 for none of these, 2 for trouble. It is the same in every format.
+    is not in the baseline, 3 for a rule that is inconclusive and not for information
+    only (or that --rules names, and is inconclusive or unchecked), 0 for none of these,
+    2 for trouble. It is the same in every format.
     """
     from cdmtrace.analysis import parts
     from cdmtrace.render import check as render

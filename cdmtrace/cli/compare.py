@@ -47,7 +47,7 @@ def compare(
             hint="cdmtrace compare BEFORE.arrows AFTER.arrows",
         )
     comparison = comparing.compare(*judging.results(recordings, asked))
-    shown = document.compare(comparison)
+    shown = document.compare(comparison, named=asked.rules is not None)
     click.echo(render.render(shown, form), nl=False)
     if form == FORMATS[0]:
         click.echo(f"cdmtrace: {render.next_command(shown, by.typed())}", err=True)

@@ -223,16 +223,18 @@ def told(
     from cdmtrace.analysis import document, status
     from cdmtrace.render.outcomes import Call
 
-    left_open = status.open_verdicts(named=named, allow_inconclusive=allow_inconclusive)
+    rules = {one.rule.id: one.rule for result in results for one in result.rules}
+    left_open = status.left_open(
+        rules.values(), named=named, allow_inconclusive=allow_inconclusive
+    )
     return Call(
-        documents=[document.check(result, known) for result in results],
-        rules={
-            one.rule.id: document.rule(one.rule)
-            for result in results
-            for one in result.rules
-        },
+        documents=[document.check(one, known, named=named) for one in results],
+        rules={id_: document.rule(rule) for id_, rule in rules.items()},
         status=status.exit_status(
             results, named=named, allow_inconclusive=allow_inconclusive, known=known
         ),
-        left_open=[verdict.value for verdict in left_open],
+        left_open={
+            id_: [verdict.value for verdict in verdicts]
+            for id_, verdicts in left_open.items()
+        },
     )

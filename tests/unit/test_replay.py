@@ -15,7 +15,7 @@ from simkernel import CDM, PREFERRED, SimKernel
 
 from cdmtrace.analysis import check, document, load
 from cdmtrace.analysis.replay import Verdict
-from cdmtrace.analysis.status import exit_status
+from cdmtrace.analysis.status import exit_status, verdict
 from cdmtrace.cli import main
 from cdmtrace.errors import TraceFileError
 
@@ -171,7 +171,7 @@ def test_check_imports_no_pandas(clean: Path) -> None:
 def test_info_findings_and_vacuous_rules_set_no_status() -> None:
     result = check(SimKernel().trace())
     assert {one.verdict for one in result.rules} == {Verdict.VACUOUS}
-    assert result.verdict is Verdict.VACUOUS
+    assert verdict(result, named=True) is Verdict.VACUOUS
     assert exit_status([result], named=True, allow_inconclusive=False) == 0
 
 
