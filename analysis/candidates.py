@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cdmtrace.analysis.book import NAMES
+from cdmtrace.analysis.describe import flags_changed
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.lanes import Lane, Marker
 from cdmtrace.analysis.pages import Census
@@ -129,7 +130,7 @@ class Collector:
             self._areas[space] = after.areas
         if event.mm == space[0]:
             changed = event.kind == EventKind.POLICY and not event.ret
-            changed |= event.flags_before != event.flags_after
+            changed |= flags_changed(event)
             area = after.area(event.start)
             if changed and area and not event.bits & Bit.UNLINKED:
                 live[area.start].changes += 1

@@ -12,6 +12,20 @@ _MOVE: Final = 2 | 4
 """MPOL_MF_MOVE | MPOL_MF_MOVE_ALL (include/uapi/linux/mempolicy.h)."""
 
 
+_UNCHANGED: Final = frozenset(
+    {
+        EventKind.CALL,
+        EventKind.CALL_OPEN,
+        EventKind.MM_EXIT,
+        EventKind.VMA_FREE,
+        EventKind.SNAP_RANGES,
+        EventKind.COPY,
+    }
+)
+"""Rows whose flags are not those of one VMA before and after: they have none, or, of a
+fork, the parent's and the child's, which does not inherit VM_LOCKED and others."""
+
+
 def what(event: Event, terms: Terms) -> str:
     """Return what happened, short: fit for one line of a witness."""
     match event.kind:
@@ -109,6 +123,11 @@ def flags(event: Event, terms: Terms) -> tuple[str, str]:
     if event.kind in (EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT):
         return "", ""
     return names.changed(event.flags_before, event.flags_after, terms)
+
+
+def flags_changed(event: Event) -> bool:
+    """Return whether a row shows flags of a VMA to have changed."""
+    return event.flags_before != event.flags_after and event.kind not in _UNCHANGED
 
 
 def lock(event: Event) -> str:

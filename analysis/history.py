@@ -147,14 +147,15 @@ def columns_of(event: Event, area: Area | None, comms: Comms, terms: Terms) -> D
 
     area: the VMA, None where there is none.
     """
-    before, after = ("", "") if flagless(event) else describe.flags(event, terms)
+    flagless = event.kind in _FLAGLESS
+    before, after = ("", "") if flagless else describe.flags(event, terms)
     return {
         "row": event.seq,
         "time (s)": seconds(event.ts, terms),
         "cpu": event.cpu,
         "task": f"{comms.of(event.tid, event.seq)}/{event.tid}",
         "kind": names.kind(event.kind),
-        "lock": "" if flagless(event) else describe.lock(event),
+        "lock": "" if flagless else describe.lock(event),
         "before": before,
         "after": after,
         "policy": policy_of(area) if area else "",
@@ -166,11 +167,6 @@ def columns_of(event: Event, area: Area | None, comms: Comms, terms: Terms) -> D
 def policy_of(area: Area) -> str:
     """Return a VMA's own policy in short, "?" where it is not known."""
     return names.policy(area.policy.byte, area.policy.nodes) if area.policy else "?"
-
-
-def flagless(event: Event) -> bool:
-    """Return whether a row has no flags of a VMA, though it has a VMA."""
-    return event.kind in _FLAGLESS
 
 
 def _loss(gap: Gap, number: int, terms: Terms, nodes: list[int]) -> Document:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
+from cdmtrace.analysis.describe import flags_changed
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.state import Area
 from cdmtrace.events import Bit, EventKind
@@ -57,10 +58,6 @@ _SILENT: Final = frozenset(
     }
 )
 """Rows that show how a VMA is, and that nothing has happened to it."""
-
-_FLAGLESS: Final = frozenset(
-    {EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT, EventKind.VMA_FREE}
-)
 
 
 @dataclass(slots=True)
@@ -242,7 +239,7 @@ def sort_of(event: Event) -> Sort | None:
         return None
     if event.kind in (EventKind.CALL, EventKind.CALL_OPEN):
         return "call"
-    if event.kind not in _FLAGLESS and event.flags_before != event.flags_after:
+    if flags_changed(event):
         return "flags"
     if event.kind == EventKind.POLICY:
         return "policy"

@@ -10,7 +10,7 @@ from typing import Final
 from cdmtrace.analysis import describe, names
 from cdmtrace.analysis.candidates import Candidates, Collector, Vma
 from cdmtrace.analysis.frames import Event, Trace
-from cdmtrace.analysis.history import Comms, columns_of, flagless, policy_of
+from cdmtrace.analysis.history import Comms, columns_of, policy_of
 from cdmtrace.analysis.pages import PageMap
 from cdmtrace.analysis.pen import Pen
 from cdmtrace.analysis.state import Area, State
@@ -246,7 +246,7 @@ class VmaTracks:
         One of which the file has an event for each page proves a finding once.
         """
         before, flags = describe.flags(event, self._terms)
-        changed = event.flags_before != event.flags_after and not flagless(event)
+        changed = describe.flags_changed(event)
         where: dict[Key, tuple[Area | None, list[Key]]] = {}
         if changed or event.kind in _TOLD:
             for start, end in spans(event):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from simkernel import PAGE, SimKernel, Task
+from simkernel import LOCKED, PAGE, SimKernel, Task
 
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.timeline import Timeline, follow
@@ -39,6 +39,14 @@ def watched(*quirks: str) -> tuple[SimKernel, Task]:
     task = kernel.process()
     task.mbind(task.mmap(1).start, 1)
     return kernel, task
+
+
+def forked_locked() -> tuple[SimKernel, Task, int]:
+    """Return the child of a process that has locked a VMA, and where that begins."""
+    kernel, task = watched()
+    vma = task.mmap(5)
+    task.vma(vma.start).flags |= LOCKED
+    return kernel, task.fork(), vma.start
 
 
 def freed(kernel: SimKernel, task: Task, start: int, pages: int) -> Event:

@@ -11,6 +11,7 @@ from simkernel import (
     BIND,
     CDM,
     DEFAULT,
+    LOCKED,
     MERGEABLE,
     PAGE,
     PREFERRED,
@@ -23,7 +24,6 @@ from simkernel import (
 
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 
-LOCKED = 0x2000
 DONTCOPY = 0x20000
 VM_IO = 0x4000
 ENOMEM = 12

@@ -54,6 +54,8 @@ NEEDS = {
     "stock": {"migration-ungated", "task-policy", "driver-untagged"},
 }
 """stock: a kernel without VM_CDM, whose recordings are in shadow mode."""
+LOCKED = 0x2000
+"""VM_LOCKED (include/linux/mm.h), which a fork does not hand on."""
 PROBES = {
     name: name
     for name in [
@@ -710,11 +712,13 @@ class Task:
         child = Task(kernel, kernel.next_tid, Mm(kernel.ids), self.comm)
         child.policy = self.policy
         child.mm.watched = self.mm.watched
-        child.mm.vmas = [replace(vma) for vma in self.mm.vmas]
+        child.mm.vmas = [
+            replace(vma, flags=vma.flags & ~LOCKED) for vma in self.mm.vmas
+        ]
         child.mm.pages = dict(self.mm.pages)
         if self.mm.watched:
             self.lock = Lock.WRITE_SELF
-            for vma in child.mm.vmas:
+            for vma, parent in zip(child.mm.vmas, self.mm.vmas, strict=True):
                 has_pages = any(vma.start <= a < vma.end for a in self.mm.pages)
                 self.vma_row(
                     EventKind.COPY,
@@ -722,6 +726,7 @@ class Task:
                     child.mm,
                     probe=Probe.COPY_PAGE_RANGE,
                     ts_entry=kernel.tick(),
+                    flags_before=parent.flags,
                     addr=vma.start,
                     size=vma.end - vma.start if has_pages else 0,
                     other=self.mm.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import simstory
-from lives import FAR, freed, watched
+from lives import FAR, forked_locked, freed, watched
 from msgspec.structs import replace
 from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel
 
@@ -134,6 +134,15 @@ def test_those_of_a_process_or_of_an_address_alone() -> None:
     assert listed(kernel, addr=vma.page(5)) == []
     assert [one[2] for one in listed(kernel, pid=child.pid)] == [5]
     assert found(kernel).processes == {task.pid: "story", child.pid: "story"}
+
+
+def test_what_a_fork_does_not_hand_on_is_no_change() -> None:
+    kernel, child, start = forked_locked()
+    assert listed(kernel, pid=child.pid, addr=start) == []
+    (copied,) = (event for event in kernel.events if event.start == start)
+    assert copied.flags_before != copied.flags_after
+    both = [vma.changes for vma in found(kernel).vmas if vma.start == start]
+    assert both == [0, 0]
 
 
 def test_why_says_what_is_known() -> None:

@@ -6,6 +6,7 @@ import itertools
 import json
 
 import pytest
+from lives import forked_locked
 from msgspec.structs import replace
 from simkernel import BIND, CDM, DEFAULT, RAM, SimKernel, Task
 
@@ -86,6 +87,12 @@ def test_a_change_of_flags_has_the_lock_that_was_held() -> None:
     (mark,) = lane.marks["flags"]
     ((event, times),) = mark.rows.values()
     assert (event.kind, event.lock_entry, times) == (EventKind.ALLOC, Lock.READ, 1)
+
+
+def test_what_a_fork_does_not_hand_on_is_marked_as_a_fork_alone() -> None:
+    kernel, _, start = forked_locked()
+    both = [kinds(vma.lane) for vma in lanes(kernel) if vma.start == start]
+    assert both == [{"call SYS_MMAP"}, {"vma COPY"}]
 
 
 def test_a_call_is_marked_where_rows_inside_it_were() -> None:

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 import simstory
-from lives import FAR, freed, watched
+from lives import FAR, forked_locked, freed, watched
 from msgspec.structs import replace
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as pb
-from simkernel import BIND, PAGE, PREFERRED, RAM, SimKernel
+from simkernel import BIND, PAGE, PREFERRED, RAM, Region, SimKernel
 from traceprocessor import TraceProcessor, reading
 
 from cdmtrace.analysis import check
@@ -355,6 +355,14 @@ def test_vmas_of_one_name_are_tracks_apart_and_lanes_are_one() -> None:
     apart = pb.TrackDescriptor.SIBLING_MERGE_BEHAVIOR_NONE
     assert vma.track_descriptor.sibling_merge_behavior == apart
     assert lane.track_descriptor.sibling_merge_behavior != apart
+
+
+def test_what_a_fork_does_not_hand_on_is_no_change() -> None:
+    kernel, child, start = forked_locked()
+    child.mbind(start, 5)
+    child.faults(Region(start, 5))
+    told = marks(items(kernel.trace()))[span(start, 5)]
+    assert [one.name for one in told if "fork" in one.name] == ["fork copies 5 pages"]
 
 
 def test_a_flag_that_changes_is_an_instant_though_nothing_is_wrong() -> None:
