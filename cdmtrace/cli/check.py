@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import files_argument, format_option, option
-from cdmtrace.errors import UsageTrouble
+from cdmtrace.cli.options import files_argument, format_option, of_no_use, option
 from cdmtrace.render.check import FORMATS
 
 if TYPE_CHECKING:
@@ -81,11 +80,9 @@ def check(
     from cdmtrace.analysis import parts
     from cdmtrace.render import check as render
 
-    if new_file is None and (reason or force):
-        raise UsageTrouble(
-            f"{'--reason' if reason else '--force'} is about --write-baseline",
-            hint="--write-baseline FILE",
-        )
+    for name in ("reason", "force") if new_file is None else ():
+        about = f"--{name} is about --write-baseline"
+        of_no_use(name, about, hint="--write-baseline FILE")
     asked = by.asked()
     known = judging.known(known_file)
     results = judging.results(parts.recordings(files), asked)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import format_option, option
+from cdmtrace.cli.options import format_option, of_no_use, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
@@ -43,15 +43,19 @@ def explain(
 
     what = words[0] if words else None
     if everything and what is not None:
-        raise UsageTrouble(
-            f"--all and {what} exclude each other", hint=f"cdmtrace explain {what}"
+        of_no_use(
+            "everything",
+            f"--all and {what} exclude each other",
+            hint=f"cdmtrace explain {what}",
         )
+        everything = False
     if len(words) < 2:
         own = ownrules.read(by.rules_from)
         click.echo(_rules(what, everything, form, own), nl=False)
         return
     if form != FORMATS[0]:
-        raise UsageTrouble(
+        of_no_use(
+            "form",
             f"--format {form}: an argument is text",
             hint=f"cdmtrace check --format json {' '.join(words[:-1])}",
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from cdmtrace.cli.options import SPECIFICATIONS, files_argument, option
+from cdmtrace.cli.options import SPECIFICATIONS, files_argument, of_no_use, option
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
@@ -62,9 +62,11 @@ def export(
             f"{form} is not for a terminal or a pipe: no -o", hint=f"-o {_BINARY[form]}"
         )
     if output is None and force:
-        raise UsageTrouble("--force without -o replaces nothing", hint="-o OUT --force")
+        why = "--force without -o replaces nothing"
+        of_no_use("force", why, hint="-o OUT --force")
     if profile and form != "perfetto":
-        raise UsageTrouble(
+        of_no_use(
+            "profile",
             f"--profile is about findings, which {form} does not have",
             hint=f"export perfetto --profile {profile}",
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from cdmtrace import tomlfile
-from cdmtrace.cli.options import SPECIFICATIONS, option, profile_option
+from cdmtrace.cli.options import SPECIFICATIONS, option, profile_option, typed
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.replay import Result
     from cdmtrace.analysis.rules import Rule
     from cdmtrace.render.outcomes import Call
+
+
+_OF_SERVICES: Final = "np"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +77,7 @@ class JudgedBy:
 
         own = ownrules.read(self.rules_from)
         chosen = None if self.rules is None else rule_ids(self.rules, own)
-        if (self.allow or self.permissions) and self.profile != "np":
+        if (self.allow or self.permissions) and self.profile != _OF_SERVICES:
             given = "--allow" if self.allow else "--permissions"
             raise UsageTrouble(
                 f"{given} is about services, of which --profile {self.profile} says "
@@ -137,7 +140,13 @@ def judged_by(command: Callable[..., _Returned]) -> Callable[..., _Returned]:
 
     @functools.wraps(command)
     def gathered(*positional: Any, **given: Any) -> _Returned:
-        by = JudgedBy(**{name: given.pop(name) for name in names})
+        told = {name: given.pop(name) for name in names}
+        if told["profile"] != _OF_SERVICES:
+            # A variable that says what they may is not about this call.
+            for name in ("allow", "permissions"):
+                if not typed(name):
+                    del told[name]
+        by = JudgedBy(**told)
         return command(*positional, by=by, **given)
 
     for one in reversed(_OPTIONS):

@@ -148,7 +148,8 @@ class LazyGroup(click.Group):
     },
     epilog=(
         "Every option can be given as an environment variable: CDMTRACE, the verb "
-        "and the option in capitals, as in CDMTRACE_LAB_RUN_TIMEOUT."
+        "and the option in capitals, as in CDMTRACE_LAB_RUN_TIMEOUT. One that a call "
+        "has no use for does nothing."
     ),
 )
 @click.version_option(__version__, prog_name="cdmtrace")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.kernel.profiles import PROFILES
@@ -30,6 +31,21 @@ class Option(click.Option):
             return super().resolve_envvar_value(ctx)
         name = max(self.opts, key=len).lstrip("-").replace("-", "_").upper()
         return os.environ.get(f"{ctx.auto_envvar_prefix}_{name}") or None
+
+
+def typed(name: str) -> bool:
+    """Return whether a parameter of the verb was given on the command line."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
+
+
+def of_no_use(name: str, why: str, hint: str) -> None:
+    """Raise UsageTrouble for an option that this call has no use for, if it was typed.
+
+    A variable is set once, for many calls: where it is of no use it does nothing.
+    """
+    if typed(name):
+        raise UsageTrouble(why, hint=hint)
 
 
 def size(text: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import format_option, option, size
+from cdmtrace.cli.options import format_option, of_no_use, option, size, typed
 from cdmtrace.errors import UnreadableFile, UsageTrouble
 from cdmtrace.render.tables import FORMATS
 from cdmtrace.signals import signals_unwind
@@ -66,6 +66,13 @@ def query(
     from cdmtrace.cli.export import tell_missing
     from cdmtrace.render import query as render
 
+    if listed and (words or (script and typed("script"))):
+        of_no_use(
+            "listed",
+            "--list is of the recipes there are, and asks no recording",
+            hint="cdmtrace query --list",
+        )
+        listed = False
     if listed:
         click.echo(_recipes(recipe, form), nl=False)
         return

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import click
 
-from cdmtrace.cli.options import duration_option, option, recorded_kernel, trace_option
+from cdmtrace.cli.options import (
+    duration_option,
+    of_no_use,
+    option,
+    recorded_kernel,
+    trace_option,
+)
 from cdmtrace.cli.options import size as parse_size
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.units import count, size
@@ -229,18 +235,18 @@ def record(
             hint=f"--ring-pages {1 << ring_pages.bit_length()}",
         )
     if freeze and audit is None:
-        raise UsageTrouble(
-            "--freeze is for the audit, and there is none", hint="--audit SECONDS"
-        )
+        why = "--freeze is for the audit, and there is none"
+        of_no_use("freeze", why, hint="--audit SECONDS")
+        freeze = None
     if everything and nodes is not None:
         raise UsageTrouble(
             "--all is about every node, and --node leaves some out",
             hint="give one of them",
         )
     if no_children and not pids:
-        raise UsageTrouble(
-            "--no-children is for --pid, and there is none", hint="--pid PID"
-        )
+        why = "--no-children is for --pid, and there is none"
+        of_no_use("no_children", why, hint="--pid PID")
+        no_children = False
     filters = Filters(
         pids=tuple(dict.fromkeys(pids)),
         children=not no_children,
@@ -262,10 +268,9 @@ def record(
             f"--rotate {rotate} is less than a part may have", hint="--rotate 1M"
         )
     if rotate_keep is not None and rotate is None:
-        raise UsageTrouble(
-            "--rotate-keep is about several files, and there is one",
-            hint=f"--rotate 64M --rotate-keep {rotate_keep}",
-        )
+        why = "--rotate-keep is about several files, and there is one"
+        of_no_use("rotate_keep", why, hint=f"--rotate 64M --rotate-keep {rotate_keep}")
+        rotate_keep = None
     if live and rotate is not None:
         raise UsageTrouble(
             "--live shows one file, and --rotate makes several",

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import files_argument, format_option, option, profile_option
+from cdmtrace.cli.options import (
+    files_argument,
+    format_option,
+    of_no_use,
+    option,
+    profile_option,
+)
 from cdmtrace.cli.progress import ticker
-from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
@@ -30,9 +34,7 @@ if TYPE_CHECKING:
 )
 @option("--force", is_flag=True, help="Replace OUT if it is there.")
 @profile_option("Under which specification the page has findings.")
-@click.pass_context
 def report(
-    context: click.Context,
     files: tuple[Path, ...],
     form: str,
     html: Path | None,
@@ -51,13 +53,13 @@ def report(
 
     unused = ("force", "profile") if html is None else ("form",)
     for name in unused:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            typed = {"form": "--format"}.get(name, f"--{name}")
-            what = "is about --html" if html is None else "is not about --html"
-            raise UsageTrouble(
-                f"{typed} {what}",
-                hint="cdmtrace report --html OUT FILE writes a page, and no table",
-            )
+        option_name = {"form": "--format"}.get(name, f"--{name}")
+        what = "is about --html" if html is None else "is not about --html"
+        of_no_use(
+            name,
+            f"{option_name} {what}",
+            hint="cdmtrace report --html OUT FILE writes a page, and no table",
+        )
     if html is None:
         trace = frames.load(*files, ticker=ticker())
         click.echo(tables.render(aggregate.report(trace), form), nl=False)

@@ -14,11 +14,11 @@ from cdmtrace.cli.options import (
     address,
     files_argument,
     format_option,
+    of_no_use,
     option,
     profile_option,
 )
 from cdmtrace.cli.progress import ticker
-from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
@@ -82,12 +82,10 @@ def timeline(
     from cdmtrace.analysis import frames
 
     where = None if addr is None else address(addr)
-    chosen = "--at" if generation is None else "--generation"
-    if (generation, moment) != (None, None) and (pid is None or where is None):
-        raise UsageTrouble(
-            f"{chosen} is of one address of one process",
-            hint="give --pid and --addr, too",
-        )
+    if pid is None or where is None:
+        for name, chosen in (("generation", "--generation"), ("moment", "--at")):
+            about = f"{chosen} is of one address of one process"
+            of_no_use(name, about, hint="give --pid and --addr, too")
     by = judging.JudgedBy(profile=profile, rules_from=rules_from)
     asked = by.asked()
     trace = frames.load(*files, ticker=ticker())
