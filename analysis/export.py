@@ -203,7 +203,7 @@ def batches(
     from cdmtrace.format.reader import TraceReader
 
     for file in files:
-        what = f"exporting {printable(file.name)}"
+        what = f"reading {printable(file.name)}"
         with TraceReader(file) as reader:
             for batch in reader:
                 ticker(what, batch.offset, reader.size)

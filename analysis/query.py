@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cdmtrace.analysis import export, frames, relations
+from cdmtrace.analysis.rows import Ticker, no_ticker
 from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.format.schema import printable
 from cdmtrace.signals import Ended
@@ -69,12 +70,18 @@ class Answer:
 
 @contextlib.contextmanager
 def asked(
-    files: Sequence[Path], sql: str, *, memory: int, judge: Callable[[], Result]
+    files: Sequence[Path],
+    sql: str,
+    *,
+    memory: int,
+    judge: Callable[[], Result],
+    ticker: Ticker = no_ticker,
 ) -> Iterator[Answer]:
     """Have the answer to SQL inside the block, of the last statement if of several.
 
     files: parts of one recording, in order. memory: bytes that DuckDB may use. judge:
-    is called where a table is named that comes of a replay.
+    is called where a table is named that comes of a replay. ticker: is told, by another
+    thread, how far the rows are copied.
 
     Raises UsageTrouble for SQL that is none or may not be run, TraceFileError, and
     CdmtraceError where DuckDB is not there, or memory or disk do not suffice.
@@ -90,7 +97,7 @@ def asked(
     with _directory() as directory:
         path, limit = directory / "query.duckdb", {"memory_limit": f"{memory}B"}
         with _told(), duckdb.connect(path, config=limit) as database:
-            left_out = _fill(database, named, files, infos, judge)
+            left_out = _fill(database, named, files, infos, judge, ticker)
         with duckdb.connect(path, read_only=True, config=limit | _LOCKED) as database:
             with _told():
                 _interruptible(database, lambda: database.execute(sql))
@@ -174,6 +181,7 @@ def _fill(
     files: Sequence[Path],
     infos: list[TraceInfo],
     judge: Callable[[], Result],
+    ticker: Ticker,
 ) -> int:
     """Make the tables that are named; return what is left out of events."""
     from cdmtrace.format.reader import TraceReader
@@ -182,7 +190,7 @@ def _fill(
         terms = frames.terms_of(first.header, first.path)
     exporter = export.Exporter(terms, text=False)
     if EVENTS in named:
-        batches = export.batches(files, exporter, infos)
+        batches = export.batches(files, exporter, infos, ticker)
         _make(database, EVENTS, export.schema(text=False), batches)
     else:
         for file in files:

@@ -10,6 +10,7 @@ import click
 
 from cdmtrace.cli import judging
 from cdmtrace.cli.options import format_option, of_no_use, option, size, typed
+from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UnreadableFile, UsageTrouble
 from cdmtrace.render.tables import FORMATS
 from cdmtrace.signals import signals_unwind
@@ -86,6 +87,7 @@ def query(
             sql,
             memory=size(memory),
             judge=lambda: judging.results([files], asked, bounds=CHECK)[0],
+            ticker=ticker(),
         ) as answer,
     ):
         for text in render.render(answer.columns, answer.rows, form):

@@ -87,12 +87,26 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_on_a_terminal_a_long_check_has_one(file: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "during", "end"),
+    [
+        (["check", "FILE"], b"going through 20", b"verdict: clean"),
+        (
+            ["query", "FILE", "SELECT min(seq) AS lowest FROM events"],
+            b"reading large.arrows",
+            b"lowest",
+        ),
+    ],
+)
+def test_on_a_terminal_what_takes_long_has_one(
+    words: list[str], during: bytes, end: bytes, file: Path
+) -> None:
+    words = [str(file) if word == "FILE" else word for word in words]
     with Terminal() as terminal:
-        child = terminal.run("-c", IMPATIENT, "check", str(file))
-        terminal.until(lambda: b"going through 20" in terminal.raw, seconds=120)
+        child = terminal.run("-c", IMPATIENT, *words)
+        terminal.until(lambda: during in terminal.raw, seconds=120)
         assert terminal.finish(child, 240) == 0
-    assert b"verdict: clean" in terminal.raw
+    assert end in terminal.raw
 
 
 def test_elsewhere_nothing_of_it_is_printed(file: Path) -> None:
