@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from cdmtrace.analysis.candidates import Candidates, Vma
+from cdmtrace.analysis.candidates import Candidates
+from cdmtrace.analysis.collector import Vma
 from cdmtrace.analysis.history import Document
 from cdmtrace.errors import UsageTrouble
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 from cdmtrace.analysis import aggregate, candidates, describe, document, names, nearby
 from cdmtrace.analysis.activity import Activity
 from cdmtrace.analysis.book import Gaps
-from cdmtrace.analysis.candidates import Candidates, Collector, Vma
+from cdmtrace.analysis.candidates import Candidates
+from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
 from cdmtrace.analysis.history import Comms
 from cdmtrace.analysis.lanes import APART, Mark, Stretch

@@ -13,7 +13,8 @@ from typing import Final
 
 from cdmtrace.analysis import describe, names
 from cdmtrace.analysis.book import NAMES, Bounds, Gaps
-from cdmtrace.analysis.candidates import Candidates, Collector, by_spaces, owner, ranked
+from cdmtrace.analysis.candidates import Candidates, by_spaces, owner, ranked
+from cdmtrace.analysis.collector import Collector
 from cdmtrace.analysis.frames import Event, Gap, Trace
 from cdmtrace.analysis.history import columns_of
 from cdmtrace.analysis.pen import Pen

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdmtrace.analysis import describe, names
-from cdmtrace.analysis.candidates import Candidates, Collector, Vma
+from cdmtrace.analysis.candidates import Candidates
+from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Event, Trace
 from cdmtrace.analysis.history import Comms, columns_of, policy_of
 from cdmtrace.analysis.pages import PageMap

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel
 
 from cdmtrace.analysis import check
-from cdmtrace.analysis.candidates import Candidates, Collector, Vma, collect, rows
+from cdmtrace.analysis.candidates import Candidates, collect, rows
+from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.nearby import command, no_process, no_vma
 from cdmtrace.analysis.state import State

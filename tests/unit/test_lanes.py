@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from simkernel import BIND, CDM, DEFAULT, RAM, SimKernel, Task
 
 from cdmtrace.analysis import page
-from cdmtrace.analysis.candidates import Collector, Vma
+from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.history import Comms
 from cdmtrace.analysis.lanes import MARKS, POINTS, SORTS, STRETCHES, Lane, sort_of
