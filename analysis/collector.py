@@ -13,9 +13,9 @@ from cdmtrace.analysis.lanes import Lane, Marker
 from cdmtrace.analysis.pages import Census
 from cdmtrace.analysis.replay import Finding
 from cdmtrace.analysis.state import Area, State
-from cdmtrace.analysis.timeline import LOOKS, moved, spans
+from cdmtrace.analysis.timeline import LOOKS, cleared, made, moved, spans
 from cdmtrace.analysis.traffic import Space
-from cdmtrace.events import Bit, EventKind
+from cdmtrace.events import Bit, EventKind, Probe
 
 _EVER: Final = 1 << 64
 
@@ -30,7 +30,7 @@ class Vma:
     ns. most: base pages of CDM nodes, the most at a time. changes: rows that set its
     policy or show its flags to change. number: in the order in which VMAs appear, which
     is the same each time that a recording is replayed. lane: its life, where that is
-    asked for.
+    asked for. call: thread and call of the row that showed it first.
     """
 
     space: Space
@@ -48,6 +48,7 @@ class Vma:
     census: Census = field(default_factory=Census)
     until: int | None = None
     lane: Lane | None = None
+    call: tuple[int, int] = (0, 0)
 
     def holds(self, addr: int) -> bool:
         """Return whether the address is in what it has been."""
@@ -98,6 +99,8 @@ class Collector:
         self._gone: list[Vma] = []
         self._live: dict[Space, dict[int, Vma]] = defaultdict(dict)
         self._areas: dict[Space, tuple[Area, ...]] = {}
+        # By its start, since when (ns) an area is there of which the VMA has ended.
+        self._left: dict[Space, dict[int, int]] = defaultdict(dict)
         self.ever: list[Vma] = []
         self.stirred: list[Vma] = []
         self._merged: set[int] = set()
@@ -121,27 +124,70 @@ class Collector:
         if known is not after.areas:
             olds, news = _changed(known, after.areas)
             gone = self._reconcile(space, event, known, after, olds, news)
-            self.stirred = [*gone, *(live[area.start] for area in news)]
+            there = (live.get(area.start) for area in news)
+            self.stirred = [*gone, *filter(None, there)]
             self._areas[space] = after.areas
+        self._clear(space, event, after)
+        self._return(space, event, after)
         if event.mm == space[0]:
             changed = event.kind == EventKind.POLICY and not event.ret
             changed |= flags_changed(event)
             area = after.area(event.start)
-            if changed and area and not event.bits & Bit.UNLINKED:
-                live[area.start].changes += 1
+            vma = live.get(area.start) if area else None
+            if changed and vma and not event.bits & Bit.UNLINKED:
+                vma.changes += 1
         touched: list[Area] = []
         if before.pages is not after.pages or self._marker:
             touched = self._touched(event, after)
         for area in {area.start: area for area in (*news, *touched)}.values():
-            self._show(event, live[area.start], area, after)
+            if vma := live.get(area.start):
+                self._show(event, vma, area, after)
         if self._marker and event.kind not in (LOOKS if before.whole else ()):
-            vmas = [live[area.start] for area in touched] + self._gone
+            vmas = [live[area.start] for area in touched if area.start in live]
+            vmas += self._gone
             self._marker.take(event, vmas if event.mm == space[0] else ())
         if event.kind == EventKind.MM_EXIT:
             for vma in live.values():
                 vma.last, vma.until = event.seq, event.ts
             self.stirred = list(live.values())
             live.clear()
+            self._left.pop(space, None)
+
+    def _clear(self, space: Space, event: Event, after: State) -> None:
+        """End what a call has unmapped, or mapped over, and no other row told of.
+
+        The model keeps there what rows inside the call have shown.
+        """
+        start, end = cleared(event, space)
+        if not end:
+            return
+        end = -(-end // self._terms.page) * self._terms.page
+        live = self._live[space]
+        for vma in [v for at, v in live.items() if start <= at and v.end <= end]:
+            inside = bool(event.call) and vma.call == (event.tid, event.call)
+            # What a part was split off for is to be unmapped.
+            split_off = inside and event.probe == Probe.SYS_MUNMAP
+            if vma.since < event.ts_entry or split_off:
+                vma.last, vma.until = event.seq, event.ts
+                self._gone.append(live.pop(vma.start))
+                self.stirred.append(vma)
+                if after.area(vma.start):
+                    self._left[space][vma.start] = event.ts
+
+    def _return(self, space: Space, event: Event, after: State) -> None:
+        """Begin a VMA where one has ended, if a row tells that there is one again."""
+        left = self._left.get(space)
+        if not left or event.mm != space[0]:
+            return
+        for start, since in list(left.items()):
+            area = after.area(start)
+            if area is None or area.start != start:
+                del left[start]
+            elif made(event, start) or _about(event, area, since):
+                del left[start]
+                vma = self._live[space][start] = self._new(space, area, event)
+                vma.extend(area.start, area.end)
+                self.stirred.append(vma)
 
     def _show(self, event: Event, vma: Vma, area: Area, after: State) -> None:
         """Note what a VMA is after a row."""
@@ -198,6 +244,7 @@ class Collector:
             vma.start, vma.end, vma.seen = area.start, area.end, event.ts
             vma.extend(area.start, area.end)
             live[area.start] = vma
+            self._left[space].pop(area.start, None)
         gone = [(old, vma) for old, vma in there if vma]
         for old, vma in gone:
             vma.last = event.seq
@@ -221,9 +268,17 @@ class Collector:
             seen=event.ts,
             number=len(self.ever),
             lane=None if self._apart is None else Lane(self._apart),
+            call=(event.tid, event.call),
         )
         self.ever.append(vma)
         return vma
+
+
+def _about(event: Event, area: Area, since: int) -> bool:
+    """Return whether a row shows that an area is there at a time (ns) after since."""
+    if event.kind in (EventKind.CALL, EventKind.CALL_OPEN) or event.ts_entry <= since:
+        return False
+    return any(low < area.end and area.start < high for low, high in spans(event))
 
 
 def _changed(

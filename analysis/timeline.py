@@ -277,7 +277,7 @@ class Tracker:
             return
         if (space, addr) in self._left:
             # What mremap() has moved away is there until it is unmapped.
-            if not _made(event, addr):
+            if not made(event, addr):
                 return
             self._left.discard((space, addr))
         kin = self._kin.get(space, frozenset()) | {space[0]}
@@ -309,15 +309,21 @@ def _over(life: VmaLife, event: Event) -> bool:
 
     Where a probe sees VMAs be freed, that has been told before.
     """
-    if event.kind != EventKind.CALL or event.mm != life.space[0] or event.ret < 0:
-        return False
-    if event.probe not in (Probe.SYS_MMAP, Probe.SYS_MUNMAP):
-        return False
-    inside = any(start <= life.at < end for start, end in spans(event))
-    return inside and life.moments[0].event.ts < event.ts_entry
+    start, end = cleared(event, life.space)
+    return start <= life.at < end and life.moments[0].event.ts < event.ts_entry
 
 
-def _made(event: Event, addr: int) -> bool:
+def cleared(event: Event, space: Space) -> tuple[int, int]:
+    """Return the range of an mm in which a call that has returned has left no VMA, or
+    has mapped another; it is empty if the row is no such call.
+    """
+    ends = event.kind == EventKind.CALL and event.mm == space[0] and event.ret >= 0
+    if not (ends and event.probe in (Probe.SYS_MMAP, Probe.SYS_MUNMAP)):
+        return 0, 0
+    return next(iter(spans(event)), (0, 0))
+
+
+def made(event: Event, addr: int) -> bool:
     """Return whether a row tells that a VMA is at an address that was left."""
     if event.kind == EventKind.CALL and event.probe == Probe.SYS_MREMAP:
         return bool(event.arg & _DONTUNMAP)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import simstory
 from lives import FAR, forked_locked, freed, watched
 from msgspec.structs import replace
-from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel
+from simkernel import BIND, DEFAULT, PAGE, PREFERRED, RAM, SimKernel, Task
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.candidates import Candidates, collect, rows
@@ -13,6 +14,7 @@ from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.nearby import command, no_process, no_vma
 from cdmtrace.analysis.state import State
+from cdmtrace.analysis.timeline import follow
 from cdmtrace.events import EventKind
 
 
@@ -27,6 +29,19 @@ def listed(kernel: SimKernel, **which: int) -> list[tuple[str, int, int, int]]:
         (row["VMA"], row["findings"], row["most on CDM"], row["changes"])
         for row in rows(found(kernel), pid=pid, addr=addr)
     ]
+
+
+def listed_at(kernel: SimKernel, start: int) -> list[Vma]:
+    """Return the VMAs that began there, the first one first."""
+    vmas = (one for one in found(kernel).vmas if one.start == start)
+    return sorted(vmas, key=lambda one: one.number)
+
+
+def mapped_at(kernel: SimKernel, task: Task, start: int) -> int:
+    """Map a VMA there; return how many rows there were before."""
+    rows = len(kernel.events)
+    task.mmap(6, at=start)
+    return rows
 
 
 def span(start: int, pages: int) -> str:
@@ -245,6 +260,39 @@ def test_where_an_address_was_used_again_a_time_tells_them_apart() -> None:
     assert len(times) == 2
     assert None not in times
     assert (span(alone.start, 5), None) in shown
+
+
+@pytest.mark.parametrize("again", ["mmap", "touched", "over", "split", "none"])
+def test_a_call_that_unmaps_is_an_end_where_no_row_tells_of_one(again: str) -> None:
+    """As where nothing was attached to what frees VMAs; a timeline knows it, too."""
+    kernel, task = watched()
+    vma = task.mmap(6)
+    task.mbind(vma.start, 6)
+    task.faults(vma)
+    start, pages = vma.start, 6
+    if again == "split":
+        start, pages = vma.page(2), 3
+    if again != "over":
+        task.munmap(start, pages)
+    before = [(one.start, one.until is None) for one in listed_at(kernel, start)]
+    assert before == [(start, again == "over")]
+    if again == "touched":
+        # Nobody told of its mmap().
+        kernel.events = kernel.events[: mapped_at(kernel, task, start)]
+    elif again != "none":
+        task.mmap(pages, at=start)
+    if again != "none":
+        # Else it would be one with its neighbours.
+        task.mbind(start, pages, PREFERRED)
+    old, *new = listed_at(kernel, start)
+    generations = follow(kernel.trace(), task.pid, start, profile="intended").lives
+    if again != "touched":
+        assert len([old, *new]) == len(generations)
+    assert (old.start, old.changes) == (start, 0 if again == "split" else 1)
+    assert old.until == generations[0].moments[-1].event.ts
+    assert [(one.changes, one.most, one.until) for one in new] == (
+        [] if again == "none" else [(1, 0, None)]
+    )
 
 
 def test_vmas_that_change_between_two_rows_are_noticed() -> None:
