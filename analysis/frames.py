@@ -162,8 +162,10 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     if it did not. count: rows in the files; one about several pages of a folio is an
     event for each. stacks: by the number that events name them with. files: its parts,
     in order. before: rows that came before the first part that is here; None if that
-    begins the recording. breaks: seqs of rows before which some are missing. Events can
-    be iterated more than once; the cause of each is what its stack says.
+    begins the recording. breaks: seqs of rows before which some are missing. until: the
+    latest time of a row (ns), 0 if there is none.
+
+    Events can be iterated more than once; the cause of each is what its stack says.
     """
 
     path: str
@@ -177,6 +179,7 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     files: tuple[str, ...] = ()
     before: Gap | None = None
     breaks: frozenset[int] = frozenset()
+    until: int = 0
 
     @property
     def lost(self) -> int:
@@ -229,6 +232,7 @@ def load(
         gaps=gaps_of(infos),
         before=next((hole.gap for hole in holes if hole.gap.reason == BEFORE), None),
         breaks=frozenset(hole.seq for hole in holes),
+        until=max(info.last_ts or 0 for info in infos),
         clean_end=last.clean_end and not last.more,
         cut="; ".join(cuts) or None,
     )

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cdmtrace.analysis import describe, names
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
+from cdmtrace.analysis.rows import only
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.timeline import Moment, Timeline, VmaLife, lost, seconds
 from cdmtrace.events import EventKind
@@ -23,19 +24,16 @@ _FLAGLESS: Final = frozenset({EventKind.VMA_FREE, EventKind.SNAP_RANGES})
 class Comms:
     """What each task was called, and from which row on.
 
-    pids: tid -> process, of those that have a name. until: time of the last row, ns.
+    pids: tid -> process, of those that have a name.
     """
 
     def __init__(self, trace: Trace) -> None:
         self._names: dict[int, list[tuple[int, str]]] = defaultdict(list)
         self.pids: dict[int, int] = {}
-        self.until = 0
-        for event in trace.events:
-            self.until = max(self.until, event.ts)
-            if event.kind == EventKind.COMM:
-                comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
-                self._names[event.tid].append((event.seq, printable(comm)))
-                self.pids[event.tid] = event.pid
+        for event in only(trace.events, {EventKind.COMM}):
+            comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
+            self._names[event.tid].append((event.seq, printable(comm)))
+            self.pids[event.tid] = event.pid
 
     def of(self, tid: int, seq: int) -> str:
         """Return a task's name at a row, "?" if none was told by then."""

@@ -47,7 +47,7 @@ def build(trace: Trace, *, profile: str, judged_by: Sequence[str] = ()) -> Docum
     """
     terms = trace.terms
     comms = Comms(trace)
-    until = comms.until or terms.started
+    until = trace.until or terms.started
     span = max(until - terms.started, 1)
     collector = Collector(terms, apart=span // APART)
     counting = aggregate.Counting(terms)

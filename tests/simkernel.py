@@ -289,6 +289,7 @@ class SimKernel:
             events=tuple(self.events),
             count=len(self.events),
             gaps=tuple(self.gaps),
+            until=max((event.ts for event in self.events), default=0),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import large
@@ -13,11 +14,13 @@ from rulecases import CASES, run
 from simfile import save
 from simkernel import SimKernel
 
-from cdmtrace.analysis import Trace, check, load
+from cdmtrace.analysis import Trace, check, history, load, page
 from cdmtrace.analysis.book import NAMES, VERDICT
+from cdmtrace.analysis.candidates import collect
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay
-from cdmtrace.analysis.rows import FIELDS, Decoder, only
+from cdmtrace.analysis.rows import FIELDS, Decoder, Rows, only
+from cdmtrace.analysis.timeline import follow
 from cdmtrace.errors import TraceFileError
 from cdmtrace.events import EventKind
 from cdmtrace.format.reader import TraceReader
@@ -60,6 +63,35 @@ def test_rows_of_some_kinds_alone(
     assert expected
     assert [*only(load(file).events, kinds)] == expected
     assert [*only(told.events, kinds)] == expected
+
+
+@pytest.mark.parametrize(("what", "times"), [("timeline", 1), ("page", 2)])
+def test_all_rows_are_made_into_events_to_judge_them_and_not_for_names(
+    what: str, times: int, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And on a page once more, for migrations."""
+    passes: list[list[int] | None] = []
+    events = Rows._events
+
+    def counting(self: Rows, kinds: list[int] | None) -> Iterator[Event]:
+        passes.append(kinds)
+        return events(self, kinds)
+
+    monkeypatch.setattr(Rows, "_events", counting)
+    trace = load(file)
+    if what == "page":
+        page.build(trace, profile="intended")
+    else:
+        (first, *_) = collect(trace, profile="intended").vmas
+        passes.clear()
+        found = follow(trace, 1, first.start, profile="intended")
+        history.document(found, first.start)
+    assert passes.count(None) == times
+    assert [EventKind.COMM] in passes
+
+
+def test_when_its_last_row_came_is_known(told: Trace, file: Path) -> None:
+    assert load(file).until == told.until == max(event.ts for event in told.events)
 
 
 def test_a_file_that_goes_on_is_as_long_as_it_was(told: Trace, tmp_path: Path) -> None:
