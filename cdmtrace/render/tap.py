@@ -4,7 +4,9 @@ The kernel's own dialect is KTAP, and its reader, tools/testing/kunit/kunit_pars
 takes TAP 14 with subtests as well: it is what KUnit printed first. What reads TAP only
 (prove, Jenkins, ``tap.py``) does not know KTAP's first line. So this is TAP 14, as far
 as all of them agree: no directive but SKIP, since TODO is a failure to the kernel's
-reader; and no ``#`` in a name, for not all know how it is escaped.
+reader; and no ``#`` in a name, for not all know how it is escaped. That reader takes
+what stands between two test points for what the second one has to say, so that the YAML
+of a failure is shown only if the next one fails, too: a comment before it says why.
 
 https://testanything.org/tap-version-14-specification.html
 """
@@ -39,6 +41,8 @@ def _subtest(own: Sequence[Case]) -> Iterator[str]:
     yield f"1..{len(own)}"
     for number, case in enumerate(own, 1):
         skip = case.why if case.outcome is Outcome.SKIPPED else ""
+        if case.bad:
+            yield f"# {case.name}: {line(case.why)}"
         yield _point(number, case.name, ok=not case.bad, skip=skip)
         if case.bad or case.told:
             yield from _yaml(_told(case))

@@ -227,6 +227,15 @@ def test_tap_is_what_the_reader_of_the_kernel_takes() -> None:
             assert re.fullmatch(r" *(not )?ok \d+ - [^#]*( # SKIP .*)?", line)
 
 
+@each
+def test_tap_says_before_a_failure_why_it_is_one(name: str) -> None:
+    """What comes after a result, that reader shows with the next one, if at all."""
+    call = CALLS[name]
+    told = re.findall(r"(?m)^ {4}# (.*)\n {4}not ok \d+ - ", printed(name, "tap"))
+    own = [case for one in call.documents for case in cases(one, call.left_open)]
+    assert told == [f"{case.name}: {case.why}" for case in own if case.bad]
+
+
 @pytest.mark.skipif(not shutil.which("prove"), reason="no prove (perl)")
 @pytest.mark.parametrize("name", ["clean", "both", "suppressed", "evil"])
 def test_tap_is_read_by_prove(name: str, tmp_path: Path) -> None:
