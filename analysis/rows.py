@@ -34,10 +34,13 @@ if TYPE_CHECKING:
 FIELDS: Final = tuple(field.name for field in fields(Event))
 """Names of the columns that a row is made of."""
 
+_FIXED: Final = tuple(name for name in FIELDS if name != "payload")
+
 _SLICE: Final = 4096
 """Rows that are made into events at a time: a batch may have 65,536."""
 
-Chosen = npt.NDArray[np.bool_]
+Columns = Mapping[str, npt.NDArray[Any]]
+Chosen = npt.NDArray[np.bool_] | npt.NDArray[np.intp]
 
 Ticker = Callable[[str, int, int], None]
 """Is told now and then how far it is: with what, how much is done, and of how much."""
@@ -61,12 +64,13 @@ class Rows:
     """The rows of a recording. They can be iterated more than once.
 
     infos: what was read of each of its files, in order. stacks: by the number that rows
-    name them with. The cause of each row is what its stack says. ticker: is told how
-    far it is each time that they are gone through.
+    name them with. The cause of each row is what its stack says. kinds: of all rows.
+    ticker: is told how far it is each time that they are gone through.
     """
 
     infos: tuple[TraceInfo, ...]
     stacks: Mapping[int, Stack]
+    kinds: frozenset[int]
     ticker: Ticker = no_ticker
 
     @classmethod
@@ -81,6 +85,7 @@ class Rows:
         from cdmtrace.format.reader import TraceReader
 
         stacks: dict[int, Stack] = {}
+        kinds: set[int] = set()
         infos = []
         for path in paths:
             with TraceReader(path) as reader:
@@ -90,16 +95,34 @@ class Rows:
                     ticker(what, batch.offset, reader.size)
                     plausible.require(batch.columns)
                     stacks |= stacks_of(batch.columns)
+                    kinds |= {*np.unique(column_values(batch.columns["kind"])).tolist()}
                 ticker(what, reader.size, reader.size)
                 infos.append(reader.info)
-        return cls(infos=tuple(infos), stacks=stacks, ticker=ticker)
+        return cls(
+            infos=tuple(infos), stacks=stacks, kinds=frozenset(kinds), ticker=ticker
+        )
 
     def __iter__(self) -> Iterator[Event]:
-        return self._events(None)
+        for piece in self.pieces():
+            yield from piece.events()
 
     def only(self, kinds: Collection[int]) -> Iterator[Event]:
         """Yield the rows of some kinds."""
-        return self._events(list(kinds))
+        wanted = self.kinds.intersection(kinds)
+        return self.where(lambda values: np.isin(values["kind"], list(wanted)), wanted)
+
+    def where(
+        self, test: Callable[[Columns], npt.NDArray[np.bool_]], kinds: Collection[int]
+    ) -> Iterator[Event]:
+        """Yield the rows for which a test of their columns holds; nothing else is made
+        into events. kinds: those that it can hold for.
+        """
+        if self.kinds.isdisjoint(kinds):
+            return
+        for piece in self.pieces():
+            chosen = test(piece.values)
+            if chosen.any():
+                yield from piece.events(chosen)
 
     def batches(self) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Yield what was read of the files, and how many bytes a base page has.
@@ -128,19 +151,112 @@ class Rows:
                     f"{shlex.quote(str(info.path))}",
                 )
 
-    def _events(self, kinds: list[int] | None) -> Iterator[Event]:
+    def pieces(self, most: int = _SLICE) -> Iterator[Piece]:
+        """Yield the rows in pieces, none of which has more rows than most.
+
+        A recorder writes what there is ten times a second, be it little.
+        """
         causes = {number: stack.cause for number, stack in self.stacks.items()}
         total, done = sum(info.events for info in self.infos), 0
         what = f"going through {total:,} events"
-        for columns, page in self.batches():
-            for part in _slices(columns):
-                chosen = None
-                if kinds is not None:
-                    chosen = np.isin(column_values(part.column("kind")), kinds)
-                if chosen is None or chosen.any():
-                    yield from decoded(part, causes, page, chosen)
+        for columns, page in _joined(self.batches(), most):
+            for part in _slices(columns, most):
+                yield Piece(part, causes, page)
                 done += part.num_rows
                 self.ticker(what, done, total)
+
+
+def _joined(
+    batches: Iterable[tuple[pa.RecordBatch, int]], most: int
+) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Yield batches, small ones of the same size of page together."""
+    parts: list[pa.RecordBatch] = []
+    of = 0
+    for columns, page in batches:
+        rows = sum(part.num_rows for part in parts) + columns.num_rows
+        # They say of which file they are.
+        other = parts and not columns.schema.equals(parts[0].schema, True)
+        if parts and (other or rows > most):
+            yield _one(parts), of
+            parts = []
+        parts.append(columns)
+        of = page
+    if parts:
+        yield _one(parts), of
+
+
+def _one(parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    if len(parts) == 1:
+        return parts[0]
+    (one,) = pa.Table.from_batches(parts).combine_chunks().to_batches()
+    return one
+
+
+class Piece:
+    """Some rows that follow each other, as columns."""
+
+    def __init__(
+        self, columns: pa.RecordBatch, causes: Mapping[int, Cause | None], page: int
+    ) -> None:
+        """Take rows of a batch. causes: what each stack says. page: bytes of a base
+        page.
+        """
+        self._causes, self._page = causes, page
+        self._payloads = columns.column("payload")
+        self.values: Columns = {
+            name: column_values(columns.column(name)) for name in _FIXED
+        }
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+    def until(self, seq: int) -> int:
+        """Return how many of the rows come before that after the one of a number."""
+        return int(np.searchsorted(self.values["seq"], seq, side="right"))
+
+    @property
+    def single(self) -> bool:
+        """Whether each row is one event."""
+        return not sanity.several(self.values, self._page).any()
+
+    def events(self, chosen: Chosen | None = None) -> Iterator[Event]:
+        """Yield the rows as events, those that are chosen; None: all.
+
+        chosen: which, or their numbers, ascending. A row about several small pages of a
+        folio, which newer kernels map and unmap together, is an event for each.
+        """
+        arrays = self.values
+        if chosen is not None:
+            arrays = {name: values[chosen] for name, values in arrays.items()}
+        told = {name: values.tolist() for name, values in arrays.items()}
+        told["cause"] = [
+            cause
+            if not stack or kind == EventKind.STACK
+            # Of a stack that is not there nothing is told.
+            else cause_of(cause, self._causes.get(stack))
+            for cause, stack, kind in zip(
+                told["cause"], told["stack"], told["kind"], strict=True
+            )
+        ]
+        told["payload"] = self._told(chosen, len(told["seq"]))
+        events = map(Event, *(told[name] for name in FIELDS))
+        if not sanity.several(arrays, self._page).any():
+            return events
+        return itertools.chain.from_iterable(
+            _singly(event, self._page) for event in events
+        )
+
+    def _told(self, chosen: Chosen | None, count: int) -> list[bytes | None]:
+        """Return the payloads of rows; most have none."""
+        if self._payloads.null_count == len(self._payloads):
+            return [None] * count
+        there: list[bytes | None] = self._payloads.to_pylist()
+        if chosen is None:
+            return there
+        rows = np.arange(len(there))[chosen].tolist()
+        return [there[row] for row in rows]
 
 
 class Decoder:
@@ -168,7 +284,7 @@ class Decoder:
         self.stacks |= new
         self._causes |= {number: stack.cause for number, stack in new.items()}
         for part in _slices(columns):
-            yield from decoded(part, self._causes, self._page)
+            yield from Piece(part, self._causes, self._page).events()
 
 
 class _Plausible:
@@ -209,9 +325,9 @@ def stacks_of(columns: pa.RecordBatch) -> dict[int, Stack]:
     }
 
 
-def _slices(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    for first in range(0, columns.num_rows, _SLICE):
-        yield columns.slice(first, _SLICE)
+def _slices(columns: pa.RecordBatch, most: int = _SLICE) -> Iterator[pa.RecordBatch]:
+    for first in range(0, columns.num_rows, most):
+        yield columns.slice(first, most)
 
 
 def cause_of(seen: int, told: Cause | None) -> int:
@@ -223,43 +339,6 @@ def cause_of(seen: int, told: Cause | None) -> int:
     # A page that a driver or a file has given out is faulted in like any other.
     faulted = seen == Cause.FILE and told is Cause.FAULT
     return seen if faulted or seen in (Cause.DRIVER, Cause.CPUSET) else told
-
-
-def decoded(
-    columns: pa.RecordBatch,
-    causes: Mapping[int, Cause | None],
-    page: int,
-    chosen: Chosen | None = None,
-) -> Iterator[Event]:
-    """Return the rows of a batch as events, those that are chosen.
-
-    causes: what each stack says. page: bytes of a base page. A row about several small
-    pages of a folio, which newer kernels map and unmap together, is an event for each.
-    """
-    values = {name: _values(columns, name, chosen) for name in FIELDS}
-    values["cause"] = [
-        cause
-        if not stack or kind == EventKind.STACK
-        # Of a stack that is not there nothing is told.
-        else cause_of(cause, causes.get(stack))
-        for cause, stack, kind in zip(
-            values["cause"], values["stack"], values["kind"], strict=True
-        )
-    ]
-    events = map(Event, *values.values())
-    if not sanity.batched(columns, page):
-        return events
-    return itertools.chain.from_iterable(_singly(event, page) for event in events)
-
-
-def _values(columns: pa.RecordBatch, name: str, where: Chosen | None) -> list[Any]:
-    column = columns.column(name)
-    if name == "payload":
-        told = column.to_pylist()
-        return told if where is None else list(itertools.compress(told, where))
-    values = column_values(column)
-    listed: list[Any] = (values if where is None else values[where]).tolist()
-    return listed
 
 
 def _singly(event: Event, page: int) -> Iterable[Event]:

@@ -9,8 +9,9 @@ that run back) is none of this, and the model lives with it.
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,9 +83,17 @@ def _is_page(addr: Column, size: Column, page: int) -> npt.NDArray[np.bool_]:
 
 def batched(columns: pa.RecordBatch, page: int) -> int:
     """Return how many pages are told of by rows that tell of several small ones."""
-    kind, size = (column_values(columns.column(name)) for name in ("kind", "size"))
-    several = np.isin(kind, MAPPED) & (size > page) & (size < table(page))
-    return int(size[several].sum()) // page
+    values = {name: column_values(columns.column(name)) for name in ("kind", "size")}
+    return int(values["size"][several(values, page)].sum()) // page
+
+
+def several(values: Mapping[str, npt.NDArray[Any]], page: int) -> npt.NDArray[np.bool_]:
+    """Return which rows tell of several small pages. values: name -> column."""
+    kind, size = values["kind"], values["size"]
+    which: npt.NDArray[np.bool_] = (size > page) & (size < table(page))
+    if which.any():
+        which &= np.isin(kind, MAPPED)
+    return which
 
 
 def pages_before(columns: pa.RecordBatch, page: int) -> int:

@@ -7,17 +7,24 @@ that went back to RAM has a place here.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event
+from cdmtrace.analysis.rows import Rows
 from cdmtrace.events import EventKind
 
 Space = tuple[int, int]
 """An mm of the recording: its id, and how many had the same id before."""
 
+_ABOUT: Final = [
+    *(EventKind.MIGRATE, EventKind.CALL, EventKind.CALL_OPEN, EventKind.MM_EXIT),
+]
+"""Kinds of rows that matter to migrations, beside MAP."""
 _STACKS: Final[Mapping[int, str]] = {**names.BY_FAULT, **names.BY_MIGRATION}
 
 
@@ -54,6 +61,8 @@ def read(events: Iterable[Event], breaks: frozenset[int] = frozenset()) -> Traff
     such, the reason that the kernel gave, which can lie. breaks: seqs of rows before
     which some are missing, so that nobody knows which mms have ended.
     """
+    if isinstance(events, Rows) and not breaks:
+        events = _about_moves(events)
     alive: set[int] = set()
     ended = Counter[int]()
     calls: dict[tuple[int, int], str] = {}
@@ -84,6 +93,24 @@ def read(events: Iterable[Event], breaks: frozenset[int] = frozenset()) -> Traff
     for (space, call, cause, source, node), size in moved.items():
         by_cause[space, calls.get(call, cause), source, node] += size
     return Traffic(moved=by_cause, routes=tracks.routes)
+
+
+def _about_moves(rows: Rows) -> Iterator[Event]:
+    """Yield the rows that tell of migrations, and what ends the way of a page."""
+    if EventKind.MIGRATE not in rows.kinds:
+        return
+    found = [
+        np.unique(values["addr"][values["kind"] == EventKind.MIGRATE])
+        for values in (piece.values for piece in rows.pieces())
+    ]
+    moved = np.unique(np.concatenate(found))
+    yield from rows.where(
+        lambda values: (
+            np.isin(values["kind"], _ABOUT)
+            | ((values["kind"] == EventKind.MAP) & np.isin(values["addr"], moved))
+        ),
+        (EventKind.MIGRATE,),
+    )
 
 
 def _cause(event: Event) -> str:
