@@ -248,10 +248,8 @@ def _forget(state: State, start: int, end: int, before: int) -> State:
 
 
 def _older_dropped(pages: PageMap, start: int, end: int, before: int) -> PageMap:
-    for page in list(pages.within(start, end)):
-        if page.event.ts < before:
-            pages = pages.drop(page)
-    return pages
+    older = [page for page in pages.within(start, end) if page.event.ts < before]
+    return pages.drop_all(older) if older else pages
 
 
 def _round(size: int, terms: Terms) -> int:

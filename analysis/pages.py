@@ -8,8 +8,9 @@ that "is there a page in this VMA?" looks at leaves and not at pages.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.frames import Event
 
 LEAF_SHIFT: Final = 21
+
+INHERITED: Final = ("fork", "before", "unknown")
+"""By what a page comes that did not come for its VMA."""
+
+_HOW: Final = operator.attrgetter("how")
+_SIZE: Final = operator.attrgetter("size")
+_EXPLICIT: Final = operator.attrgetter("explicit")
+_CAME: Final = operator.attrgetter("came")
+_SEQ: Final = operator.attrgetter("event.seq")
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -55,7 +65,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def came(self) -> bool:
         """Whether it came for this VMA, and not by inheritance."""
-        return self.how not in ("fork", "before", "unknown")
+        return self.how not in INHERITED
 
 
 class _Leaf(msgspec.Struct, frozen=True, gc=False):
@@ -68,11 +78,12 @@ class _Leaf(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, pages: dict[int, Page]) -> _Leaf:
+        hows = Counter(map(_HOW, pages.values()))
         return cls(
             pages,
-            sum(page.explicit for page in pages.values()),
-            sum(page.came for page in pages.values()),
-            max((page.size for page in pages.values()), default=0),
+            sum(map(_EXPLICIT, pages.values())),
+            len(pages) - sum(map(hows.__getitem__, INHERITED)),
+            max(map(_SIZE, pages.values()), default=0),
         )
 
     def put(self, page: Page) -> _Leaf:
@@ -80,6 +91,27 @@ class _Leaf(msgspec.Struct, frozen=True, gc=False):
 
     def drop(self, page: Page) -> _Leaf:
         return self._swap(page, None)
+
+    def grown(self, new: Mapping[int, Page]) -> _Leaf:
+        """Return it with pages put in, as put() would one by one."""
+        old = _Leaf.of({at: self.pages[at] for at in new if at in self.pages})
+        more = _Leaf.of({**new})
+        return _Leaf(
+            {**self.pages, **new},
+            self.explicit - old.explicit + more.explicit,
+            self.came - old.came + more.came,
+            max(self.most, more.most),
+        )
+
+    def shrunk(self, gone: Mapping[int, Page]) -> _Leaf:
+        """Return it without pages that are there."""
+        less = _Leaf.of({**gone})
+        return _Leaf(
+            {addr: page for addr, page in self.pages.items() if addr not in gone},
+            self.explicit - less.explicit,
+            self.came - less.came,
+            self.most,
+        )
 
     def _swap(self, old: Page | None, new: Page | None) -> _Leaf:
         pages = dict(self.pages)
@@ -92,6 +124,19 @@ class _Leaf(msgspec.Struct, frozen=True, gc=False):
             explicit, came = explicit + new.explicit, came + new.came
             most = max(most, new.size)
         return _Leaf(pages, explicit, came, most)
+
+
+def _by_leaf(pages: Iterable[Page]) -> dict[int, dict[int, Page]]:
+    at = {page.addr: page for page in pages}
+    if not at:
+        return {}
+    first, last = min(at) >> LEAF_SHIFT, max(at) >> LEAF_SHIFT
+    if first == last:
+        return {first: at}
+    by_leaf: dict[int, dict[int, Page]] = {}
+    for addr, page in at.items():
+        by_leaf.setdefault(addr >> LEAF_SHIFT, {})[addr] = page
+    return by_leaf
 
 
 class PageMap(msgspec.Struct, frozen=True, gc=False):
@@ -141,11 +186,52 @@ class PageMap(msgspec.Struct, frozen=True, gc=False):
             del leaves[key]
         return PageMap(leaves, self.count - 1)
 
+    def put_each(self, new: Iterable[Page]) -> PageMap:
+        """Map pages, as put() would one by one; each leaf is copied once."""
+        leaves, count = dict(self.leaves), self.count
+        for key, pages in _by_leaf(new).items():
+            old = leaves.get(key) or _Leaf({}, 0, 0, 0)
+            leaves[key] = old.grown(pages)
+            count += len(leaves[key].pages) - len(old.pages)
+        return PageMap(leaves, count)
+
+    def drop_all(self, gone: Iterable[Page]) -> PageMap:
+        """Unmap pages that are there, as drop() would one by one; copy leaves once."""
+        leaves, count = dict(self.leaves), self.count
+        for key, pages in _by_leaf(gone).items():
+            leaves[key] = leaves[key].shrunk(pages)
+            count -= len(pages)
+            if not leaves[key].pages:
+                del leaves[key]
+        return PageMap(leaves, count)
+
+    def free(self, addresses: Collection[int], unit: int) -> bool:
+        """Return whether no page is mapped at any of these addresses. unit: bytes of a
+        base page.
+        """
+        leaves = self._leaves_of(addresses)
+        if all(leaf.most <= unit for leaf in leaves):
+            return all(leaf.pages.keys().isdisjoint(addresses) for leaf in leaves)
+        return not any(map(self.covering, addresses))
+
+    def small(self, addresses: Collection[int], unit: int) -> dict[int, Page] | None:
+        """Return what is mapped at these addresses, None unless each has a base page.
+
+        unit: bytes of a base page.
+        """
+        there: dict[int, Page] = {}
+        for leaf in self._leaves_of(addresses):
+            there |= {at: leaf.pages[at] for at in leaf.pages.keys() & addresses}
+        small = len(there) == len(addresses)
+        return there if small and {*map(_SIZE, there.values())} == {unit} else None
+
+    def _leaves_of(self, addresses: Collection[int]) -> list[_Leaf]:
+        keys = {addr >> LEAF_SHIFT for addr in addresses}
+        return [self.leaves[key] for key in keys if key in self.leaves]
+
     def put_all(self, new: Iterable[Page]) -> PageMap:
         """Map many pages; each leaf is copied once."""
-        by_leaf: dict[int, dict[int, Page]] = {}
-        for page in new:
-            by_leaf.setdefault(page.addr >> LEAF_SHIFT, {})[page.addr] = page
+        by_leaf = _by_leaf(new)
         if not by_leaf:
             return self
         leaves, count = dict(self.leaves), self.count
@@ -228,6 +314,29 @@ class PageMap(msgspec.Struct, frozen=True, gc=False):
                 inside = min(end, page.addr + page.size) - max(start, page.addr)
                 if inside > 0:
                     yield page, inside
+
+    def newest(self, start: int, end: int, *, came: bool) -> Page | None:
+        """Return the page that was told of last, of those that begin in [start, end).
+
+        came: of those that came for their VMA; else, that were asked for by name. Of
+        several that one row tells of it is the first.
+        """
+        counts = _CAME if came else _EXPLICIT
+        found: list[Page] = []
+        for key in self._keys(start, end):
+            leaf = self.leaves[key]
+            if leaf.came if came else leaf.explicit:
+                found += [
+                    page
+                    for page in leaf.pages.values()
+                    if start <= page.addr < end and counts(page)
+                ]
+        last = max(map(_SEQ, found), default=0)
+        return min(
+            (page for page in found if page.event.seq == last),
+            key=operator.attrgetter("addr"),
+            default=None,
+        )
 
     def differing(self, other: PageMap) -> list[tuple[int, int]]:
         """Return ranges of addresses outside of which both map the same.

@@ -143,13 +143,4 @@ def _is_anonymous(area: Area) -> bool:
 
 def _evidence(state: State, area: Area, facts: Facts) -> Page | None:
     """Return the page that a demand leans on: the newest of those that count."""
-    by_policy = bool(facts.policy_names)
-    return max(
-        (
-            page
-            for page in state.pages.within(area.start, area.end)
-            if (page.came if by_policy else page.explicit)
-        ),
-        key=lambda page: page.event.seq,
-        default=None,
-    )
+    return state.pages.newest(area.start, area.end, came=bool(facts.policy_names))

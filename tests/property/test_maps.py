@@ -128,6 +128,57 @@ def _in_big(plain: Plain, one: Page) -> bool:
 
 
 @relaxed
+@given(st.lists(OP, max_size=20), st.lists(SMALL, max_size=12), st.data())
+def test_many_at_once_are_as_one_by_one(ops, new, data) -> None:
+    held, _ = both(ops)
+    there = list(held.all())
+    gone = data.draw(st.lists(st.sampled_from(there), unique=True)) if there else []
+    for one in gone:
+        held = held.drop(one)
+    assert both(ops)[0].drop_all(gone) == held
+    new = [one for one in new if (held.get(one.addr) or one).size == PAGE]
+    one_by_one = held
+    for one in new:
+        one_by_one = one_by_one.put(one)
+    assert held.put_each(new) == one_by_one
+
+
+@relaxed
+@given(
+    st.lists(OP, max_size=20),
+    st.lists(st.integers(1, 3), min_size=1),
+    RANGE,
+    st.booleans(),
+)
+def test_the_newest_page_is_the_first_of_the_last_row(ops, seqs, place, came) -> None:
+    pages = [
+        replace(one, event=replace(ROW, seq=seqs[number % len(seqs)]))
+        for number, one in enumerate(both(ops)[0].all())
+    ]
+    held = PageMap().put_all(pages)
+    counted = [
+        one
+        for one in pages
+        if place[0] <= one.addr < place[1] and (one.came if came else one.explicit)
+    ]
+    last = max(counted, key=lambda one: (one.event.seq, -one.addr), default=None)
+    assert held.newest(*place, came=came) == last
+
+
+@relaxed
+@given(st.lists(OP, max_size=20), st.sets(PLACE, min_size=1, max_size=6))
+def test_what_is_at_several_places(ops, places) -> None:
+    held, plain = both(ops)
+    assert held.free(places, PAGE) == (not any(map(plain.covering, places)))
+    there = {
+        addr: one
+        for addr in places
+        if (one := plain.pages.get(addr)) and one.size == PAGE
+    }
+    assert held.small(places, PAGE) == (there if there.keys() == places else None)
+
+
+@relaxed
 @given(st.lists(OP, max_size=20))
 def test_a_map_holds_what_was_put_into_it(ops) -> None:
     held, plain = both(ops)
