@@ -51,26 +51,26 @@ class _Vma:
 
 
 class Counting:
-    """Counts what happens; give take() to replay.check() as an observer."""
+    """Counts what happens; give take() to replay.check() as its teller."""
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._counts = _Counts()
 
-    def take(self, mm: Mm, event: Event, note: Note) -> None:
-        """Count what a note tells."""
+    def take(self, mm: Mm, event: Event, note: Note, times: int = 1) -> None:
+        """Count what a note tells, or so many like it."""
         del event
         counts, terms = self._counts, self._terms
         if isinstance(note, Arrived):
-            pages = note.page.size // terms.page
+            pages = times * (note.page.size // terms.page)
             counts.arrived[_space(mm), note.page.node, note.page.how] += pages
         elif isinstance(note, Left):
-            pages = note.event.size // terms.page
+            pages = times * (note.event.size // terms.page)
             counts.left[_space(mm), note.event.src_node] += pages
         elif isinstance(note, Settled) and note.area.rise and note.facts.tag:
-            counts.set[_space(mm)] += 1
+            counts.set[_space(mm)] += times
         elif isinstance(note, FlagsChanged) and changes(note):
-            counts.changed[_change(note.event, terms)] += 1
+            counts.changed[_change(note.event, terms)] += times
 
     def tables(self, result: Result) -> dict[str, Rows]:
         """Return what report() does. result: what the replay came to."""
@@ -106,7 +106,7 @@ def report(trace: Trace) -> dict[str, Rows]:
     it was just before.
     """
     counting = Counting(trace.terms)
-    return counting.tables(check(trace, rules=(), observer=counting.take))
+    return counting.tables(check(trace, rules=(), teller=counting.take))
 
 
 def _space(mm: Mm) -> Space:

@@ -143,6 +143,11 @@ class Auditor:
             ):
                 count.moving = True
 
+    def idle(self, mm: int, until: int) -> bool:
+        """Return whether no row of an address space until a time (ns) matters here."""
+        counts = self._counts.get(mm)
+        return not counts or counts[0].since > until
+
     def look(self, event: Event, state: State, *, known: bool) -> None:
         """Compare one SNAP_VMA row, or, at SNAP_MM, what no such row was about.
 

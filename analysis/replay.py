@@ -16,9 +16,10 @@ from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Audit, Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
-from cdmtrace.analysis.notes import Began, Note, Notes, Settled
+from cdmtrace.analysis.notes import Began, Note, Notes, Served, Settled
 from cdmtrace.analysis.permissions import DEFAULT, Permissions
 from cdmtrace.analysis.profiles import PROFILES, Profile
+from cdmtrace.analysis.rows import Rows
 from cdmtrace.analysis.rules import (
     PART_OF,
     RULES,
@@ -29,6 +30,7 @@ from cdmtrace.analysis.rules import (
 )
 from cdmtrace.analysis.rules.permissions import SERVICE_NOT_ALLOWED
 from cdmtrace.analysis.rules.tag import MISSING_TAG
+from cdmtrace.analysis.screen import go_through
 from cdmtrace.analysis.services import NO_DEPARTURES
 from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.analysis.state import State
@@ -209,6 +211,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 Observer = Callable[[Mm, Event, Note], None]
+Teller = Callable[[Mm, Event, Note, int], None]
+"""Is told a note, and how many there are of which each is like it but for its time,
+address and page."""
 Follower = Callable[[tuple[int, int], Event, State, State], None]
 """Is told a row, the id and generation of an mm that it is about, and the mm's state
 before and after."""
@@ -222,9 +227,11 @@ def check(
     until: int | None = None,
     observer: Observer | None = None,
     follower: Follower | None = None,
+    teller: Teller | None = None,
     permissions: Permissions = DEFAULT,
     bounds: Bounds = CHECK,
     own: Sequence[Rule] = (),
+    screened: bool = True,
 ) -> Result:
     """Judge a trace.
 
@@ -232,8 +239,11 @@ def check(
     beside those of this version (ownrules.py), chosen among alike.
     permissions: which services may touch pages of which node. until: stop after the
     row of this seq. observer: is told every note of the model; follower: every row that
-    is about an mm. bounds: what is kept. Raises KeyError for a profile that does not
-    exist.
+    is about an mm; teller: every note, too, but together where many are alike. bounds:
+    what is kept. screened: rows of a file that are like others before them are
+    accounted for without the model (screen.py), unless somebody wants to be told of
+    each, or has rules of his own; it makes no difference to the result. Raises KeyError
+    for a profile that does not exist.
     """
     run = Replay(
         trace,
@@ -241,15 +251,31 @@ def check(
         rules=rules,
         observer=observer,
         follower=follower,
+        teller=teller,
         permissions=permissions,
         bounds=bounds,
         own=own,
     )
+    each = observer is not None or follower is not None or bool(own)
+    if screened and isinstance(trace.events, Rows) and not each:
+        go_through(run, trace.events, trace.terms, trace.breaks, until)
+        return run.result()
     for event in trace.events:
         if until is not None and event.seq > until:
             break
         run.take(event)
     return run.result()
+
+
+@dataclass(slots=True)
+class Said:
+    """What came of a row, or of several: what rules found the premise of theirs to
+    hold, and what the model noted. open: a rule was violated, or could not tell.
+    """
+
+    held: list[_Tally] = field(default_factory=list)
+    notes: list[tuple[Mm, Event, Note]] = field(default_factory=list)
+    open: bool = False
 
 
 @dataclass(slots=True)
@@ -319,19 +345,22 @@ class Replay:
         rules: Collection[str] | None = None,
         observer: Observer | None = None,
         follower: Follower | None = None,
+        teller: Teller | None = None,
         bounds: Bounds = CHECK,
         permissions: Permissions = DEFAULT,
         own: Sequence[Rule] = (),
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
-        profile, rules, observer, follower, permissions, own: as for check(). Raises
-        KeyError for a profile that does not exist.
+        profile, rules, observer, follower, teller, permissions, own: as for check().
+        Raises KeyError for a profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
         self._profile = PROFILES[profile]
         self._observer = observer
         self._follower = follower
+        self._teller = teller
+        self._said: Said | None = None
         self._bounds = bounds
         self._tallies = [
             _Tally(
@@ -447,6 +476,42 @@ class Replay:
                 self._ended.add(mm)
                 self._leave(self._lives.pop(mm))
 
+    def hear(self, event: Event, said: Said | None = None) -> Said:
+        """Take a row, and return what came of it, together with said."""
+        self._said = heard = said or Said()
+        self.take(event)
+        self._said = None
+        return heard
+
+    def say_again(self, said: Said, mm: int, state: State, times: int) -> None:
+        """Account for rows of which as much came so many times.
+
+        state: of their mm after them.
+        """
+        self._lives[mm].state = state
+        for tally in said.held:
+            tally.checked += times
+        for who, event, note in said.notes:
+            if self._teller:
+                self._teller(who, event, note, times)
+            if isinstance(note, Served):
+                self._services.count(event, (note,), times)
+
+    def state(self, mm: int) -> State | None:
+        """Return what there is in an mm now, None if it is not known."""
+        life = self._lives.get(mm)
+        return life.state if life else None
+
+    def alone(self, mm: int, tid: int, until: int) -> bool:
+        """Return whether nothing but the task's own rows until a time (ns) matters to
+        an mm: no other task is in a call that has to do with it, and nobody counts
+        its pages.
+        """
+        if self._auditor and not self._auditor.idle(mm, until):
+            return False
+        others = (mms for task, (_, mms) in self._busy.items() if task != tid)
+        return not any(mm in mms for mms in others)
+
     def _begin(self, event: Event) -> None:
         """Judge what concerns the recording as a whole, and no mm."""
         self._begun = True
@@ -545,6 +610,10 @@ class Replay:
                 self._shadow.take((mm, self._lives[mm].generation), note)
             if self._observer:
                 self._observer(self._mm(self._lives[mm]), event, note)
+            if self._teller:
+                self._teller(self._mm(self._lives[mm]), event, note, 1)
+            if self._said:
+                self._said.notes.append((self._mm(self._lives[mm]), event, note))
             for tally in self._asked(type(note)):
                 judgement = tally.rule.judge(note, self._terms, self._profile.name)
                 if judgement is not None:
@@ -568,6 +637,9 @@ class Replay:
     def _count(
         self, tally: _Tally, mm: int, event: Event, judgement: Judgement
     ) -> None:
+        if self._said:
+            self._said.held.append(tally)
+            self._said.open |= bool(judgement.unknown or judgement.violation)
         if judgement.unknown:
             why = judgement.unknown
             tally.unknown[why] = tally.unknown.get(why, 0) + 1

@@ -138,15 +138,20 @@ class Touched:
                 served = self._there(MLOCK, event, pages) if locks else []
             case _:
                 return ()
+        self.count(event, served)
+        return tuple(served)
+
+    def count(self, event: Event, served: Iterable[Served], times: int = 1) -> None:
+        """Enter in the table what services did at a row, so many times."""
         for one in served:
+            size = one.size * times
             if one.service is None:
-                self.unknown += one.size
+                self.unknown += size
                 continue
             key = one.node, one.service
             tally = self._cells.setdefault(key, _Tally(first=event))
-            tally.pages[one.way] += one.size
-            tally.by[event.tid] += one.size
-        return tuple(served)
+            tally.pages[one.way] += size
+            tally.by[event.tid] += size
 
     def _service(self, event: Event) -> Service | None:
         if event.stack not in self._of:

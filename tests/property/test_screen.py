@@ -1,0 +1,480 @@
+"""The screen makes no difference: all that is found is what the model alone finds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import simdefects
+from hypothesis import event, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from programs import HISTORY, LOSS, World, gaps_of, relaxed
+from simfile import save
+from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
+
+from cdmtrace.analysis import Gap, Trace, aggregate, check, load
+from cdmtrace.analysis.frames import Event
+from cdmtrace.analysis.replay import Replay, Result
+from cdmtrace.events import Bit, Cause, EventKind, Probe
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.arrows"))
+SCRATCH = tempfile.TemporaryDirectory()
+PROFILES = ["intended", "rfc-v2", "np"]
+
+
+def summed(result: Result) -> dict[str, object]:
+    return {
+        "verdict": result.verdict,
+        "rules": result.rules,
+        "findings": result.findings,
+        "lives": [(life.mm, life.state) for life in result.lives],
+        "audit": result.audit,
+        "services": result.services,
+        "shadow": result.shadow,
+    }
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Have written down which rows a replay is given."""
+    given_: list[int] = []
+    take = Replay.take
+
+    def noted(self: Replay, row: Event) -> None:
+        given_.append(row.seq)
+        take(self, row)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replay, "take", noted)
+        yield given_
+
+
+def agree(trace: Trace, *, profile: str = "intended", until: int | None = None) -> int:
+    """Hold what is found with the screen against what is found without.
+
+    Return how many rows the model was spared.
+    """
+    plain = check(trace, profile=profile, until=until, screened=False)
+    with counted() as rows:
+        result = check(trace, profile=profile, until=until)
+    assert summed(result) == summed(plain)
+    with counted() as every:
+        check(trace, rules=(), until=until, screened=False)
+    assert rows == sorted(set(rows)), "out of order"
+    assert {*rows} <= {*every}
+    return len(every) - len(rows)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_of_a_real_recording(path: Path, profile: str) -> None:
+    trace = load(path)
+    assert agree(trace, profile=profile) > trace.count // 3
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_without_a_tag(path: Path) -> None:
+    trace = load(path)
+    assert agree(replace(trace, terms=replace(trace.terms, tag=0))) > 0
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_until_any_row(path: Path) -> None:
+    trace = load(path)
+    for seq in range(0, trace.count, 61):
+        agree(trace, until=seq)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_with_losses_in_it(path: Path) -> None:
+    trace = load(path)
+    rows = list(trace.events)
+    for at in range(5, len(rows), 97):
+        lost = Gap(
+            probe="rmap_add",
+            reason="ring",
+            count=3,
+            since=rows[at - 5].ts,
+            until=rows[at].ts,
+        )
+        agree(replace(trace, gaps=(lost,)))
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
+def test_report_counts_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = load(path)
+    with counted() as rows:
+        tables = aggregate.report(trace)
+    assert len(rows) < trace.count
+    monkeypatch.setattr(
+        aggregate,
+        "check",
+        lambda trace, **how: check(trace, **how, screened=False),
+    )
+    assert aggregate.report(trace) == tables
+
+
+# --- programs ---------------------------------------------------------------------
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["swap", "later", "drop", "twice", "task", "call", "node", "space"]
+        ),
+        st.integers(0, 1 << 16),
+        st.integers(0, 1 << 16),
+    ),
+    max_size=12,
+)
+
+
+def changed(rows: list[Event], changes: list[tuple[str, int, int]]) -> list[Event]:
+    """Return rows in another order, some twice or not at all, some about others.
+
+    Whatever comes of them, with and without the screen it has to be the same.
+    """
+    rows = list(rows)
+    for what, first, second in changes:
+        at, to = first % len(rows), second % len(rows)
+        other = rows[to]
+        match what:
+            case "swap":
+                rows[at], rows[to] = rows[to], rows[at]
+            case "later":
+                rows.insert(to, rows.pop(at))
+            case "drop" if len(rows) > 1:
+                del rows[at]
+            case "twice":
+                rows.insert(to, rows[at])
+            case "task":
+                rows[at] = replace(rows[at], tid=other.tid)
+            case "call":
+                rows[at] = replace(rows[at], call=other.call if second % 2 else 0)
+            case "node":
+                rows[at] = replace(rows[at], node=other.node, src_node=other.src_node)
+            case "space" if rows[at].mm and other.mm:
+                rows[at] = replace(rows[at], mm=other.mm)
+    return rows
+
+
+def interleaved(rows: list[Event], turns: list[int]) -> list[Event]:
+    """Return the rows of each address space in their order, and those of different
+    ones at the same time."""
+    queues: dict[int, list[Event]] = {}
+    for row in reversed(rows):
+        queues.setdefault(row.mm, []).append(row)
+    mixed, at = [], 0
+    while queues:
+        keys = list(queues)
+        key = keys[turns[at % len(turns)] % len(keys)]
+        at += 1
+        mixed.append(queues[key].pop())
+        if not queues[key]:
+            del queues[key]
+    return mixed
+
+
+def as_read(trace: Trace, rows: list[Event]) -> Trace:
+    """Return the trace with these rows, in a file that it is read from until the next
+    one is asked for."""
+    path = Path(SCRATCH.name) / "it.arrows"
+    path.unlink(missing_ok=True)
+    return load(save(replace(trace, events=tuple(rows), count=len(rows)), path))
+
+
+def run(world: World, ops: list[tuple[str, int, int, int, int]]) -> None:
+    """Have a program run; every eleventh operation, somebody counts its pages."""
+    for number, (name, *numbers) in enumerate(ops):
+        world.run(name, *numbers)
+        if number % 11 == 10:
+            task, regions = world.tasks[0]
+            world.kernel.look(
+                task, lambda vma, task=task, regions=regions: task.faults(regions[0])
+            )
+
+
+QUIRKS = st.sampled_from(
+    [(), ("rfc",), ("one-way",), ("stock",), ("fault-tag",), ("task-policy",)]
+)
+
+
+def world_of(quirks: tuple[str, ...], *, everything: bool, looked: bool) -> World:
+    world = World(*quirks)
+    world.kernel.all = everything
+    world.tasks[0][0].mm.watched = everything
+    if looked:
+        world.kernel.events.insert(
+            0,
+            Event(
+                seq=0, ts=1, ts_entry=1, kind=EventKind.SNAP_MM, probe=Probe.SNAPSHOT
+            ),
+        )
+    return world
+
+
+@relaxed
+@given(
+    HISTORY,
+    QUIRKS,
+    st.booleans(),
+    st.booleans(),
+    CHANGES,
+    st.lists(st.integers(0, 7), max_size=9),
+    st.sampled_from(PROFILES),
+)
+def test_of_any_program(
+    ops, quirks, everything, looked, changes, turns, profile
+) -> None:
+    world = world_of(quirks, everything=everything, looked=looked)
+    run(world, ops)
+    trace = world.kernel.trace()
+    rows = changed(world.kernel.events, changes)
+    if turns:
+        rows = interleaved(rows, turns)
+    spared = agree(as_read(trace, rows), profile=profile)
+    event("some rows spared" if spared else "none spared")
+
+
+@relaxed
+@given(HISTORY, QUIRKS, st.lists(LOSS, min_size=1, max_size=5))
+def test_of_any_program_with_losses(ops, quirks, losses) -> None:
+    world = world_of(quirks, everything=False, looked=True)
+    run(world, ops)
+    trace = as_read(world.kernel.trace(), world.kernel.events)
+    spared = agree(replace(trace, gaps=tuple(gaps_of(trace, losses))))
+    event("some rows spared" if spared else "none spared")
+
+
+# --- what has to be spared, and what must not be -----------------------------------
+
+
+def bound(kernel: SimKernel, pages: int) -> tuple[Task, int]:
+    task = kernel.process()
+    region = task.mmap(pages)
+    task.mbind(region.start, pages)
+    return task, region.start
+
+
+def test_pages_that_come_to_several_at_the_same_time_are_spared() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    first, second = bound(kernel, 40), bound(kernel, 40)
+    for number in range(40):
+        for task, start in (first, second):
+            task.fault(start + number * PAGE)
+    trace = kernel.trace()
+    rows = interleaved(kernel.events, [0, 0, 1, 2, 1])
+    assert agree(as_read(trace, rows)) > 120
+
+
+def test_pages_that_go_are_spared_but_for_the_last() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 20)
+    for number in range(20):
+        task.fault(start + number * PAGE)
+    at = len(kernel.events)
+    task.dontneed(start, 20)
+    trace = as_read(kernel.trace(), kernel.events)
+    assert agree(trace) > 20
+    with counted() as rows:
+        check(trace)
+    assert len([seq for seq in rows if at < seq <= at + 20]) == 3
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_pages_of_other_nodes_are_spared(everything: bool) -> None:
+    kernel = SimKernel()
+    kernel.all = everything
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(30)
+    task.faults(region)
+    task.dontneed(region.start, 30)
+    spared = agree(as_read(kernel.trace(), kernel.events))
+    assert spared > 20 if everything else spared == 0
+
+
+def test_each_page_that_breaks_a_rule_is_judged() -> None:
+    kernel = SimKernel("task-policy")
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(30)
+    task.set_mempolicy(1, CDM)
+    task.faults(region)
+    trace = as_read(kernel.trace(), kernel.events)
+    assert agree(trace) == 0
+    (found,) = check(trace).findings
+    assert found.count == 30
+
+
+def test_what_is_counted_meanwhile_is_judged() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+
+    def busy(vma: object) -> None:
+        for number in range(40):
+            task.fault(start + number * PAGE)
+
+    task.fault(start)
+    kernel.look(task, busy)
+    trace = as_read(kernel.trace(), kernel.events)
+    assert agree(trace) == 0
+    audit = check(trace).audit
+    assert audit
+    assert audit.moving == 1
+
+
+def test_another_tasks_call_that_has_to_do_with_it_is_waited_for() -> None:
+    """migrate_pages() of another process returns in the midst of faults."""
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    for number in range(4):
+        task.fault(start + number * PAGE)
+    task.mbind(start, 4, 2, 1)
+    other = kernel.process()
+    at = len(kernel.events)
+    other.migrate_pages(CDM, 1, task.mm)
+    (returned,) = (row for row in kernel.events[at:] if row.kind == EventKind.CALL)
+    rows = kernel.events[:]
+    rows.remove(returned)
+    at = len(kernel.events)
+    for number in range(4, 40):
+        task.fault(start + number * PAGE)
+    faults = kernel.events[at:]
+    rows += [*faults[:20], returned, *faults[20:]]
+    agree(as_read(kernel.trace(), rows))
+
+
+def mapped(row: Event, start: int, pages: int, **other: int) -> list[Event]:
+    """Return rows like one that maps a page, for pages beside each other."""
+    return [
+        replace(row, addr=start + number * PAGE, size=PAGE, **other)
+        for number in range(pages)
+    ]
+
+
+def test_pages_that_were_asked_for_are_seen_to_be_replaced() -> None:
+    """By pages of a file, which nobody has asked for: a tag has no reason any more."""
+    kernel = SimKernel("migration-ungated")
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(40)
+    task.mbind(region.start, 40)
+    task.faults(region, 0, 1)
+    (row,) = (row for row in kernel.events if row.kind == EventKind.MAP)
+    task.mbind(region.start, 40, DEFAULT)
+    task.faults(region)
+    task.move_pages([region.page(number) for number in range(1, 30)], 1)
+    rows = kernel.events + mapped(
+        row, region.start, 40, bits=Bit.FILE, cause=Cause.FILE, policy=0, nodes=0
+    )
+    trace = as_read(kernel.trace(), rows)
+    agree(trace)
+    # Of all others, each is a place for itself.
+    assert agree(as_read(trace, [*rows, *rows[-40:]])) > 30
+
+
+def test_a_huge_page_that_is_split_is_split_entry_by_entry() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(HUGE // PAGE * 2)
+    task.mbind(region.start, region.pages)
+    start = -(-region.start // HUGE) * HUGE
+    task.fault(start, huge=True)
+    row = kernel.events[-1]
+    assert row.kind == EventKind.MAP
+    rows = [*kernel.events, *mapped(row, start, 20)]
+    assert agree(as_read(kernel.trace(), rows)) == 0
+
+
+def test_a_task_that_goes_on_elsewhere_has_left_its_call() -> None:
+    """A row of it in another mm says so, in the midst of pages that go."""
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    for number in range(40):
+        task.fault(start + number * PAGE)
+    other, there = bound(kernel, 1)
+    other.fault(there)
+    (row,) = (each for each in kernel.events[-2:] if each.kind == EventKind.MAP)
+    at = len(kernel.events)
+    task.dontneed(start, 40)
+    gone = [each for each in kernel.events[at:] if each.kind == EventKind.UNMAP]
+    elsewhere = replace(row, tid=task.tid)
+    rows = [*kernel.events[:at], *gone[:30], elsewhere, *gone[30:39]]
+    trace = as_read(kernel.trace(), rows)
+    agree(trace)
+    state = next(life.state for life in check(trace).lives if life.mm.id == task.mm.id)
+    (call,) = state.open.values()
+    assert call.limbo.count == 9
+
+
+def test_a_fork_copies_what_is_there_by_then() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    at = len(kernel.events)
+    for number in range(40):
+        task.fault(start + number * PAGE)
+    faults = kernel.events[at:]
+    del kernel.events[at:]
+    child = simdefects.thread(task).fork()
+    copies = [each for each in kernel.events[at:] if each.kind == EventKind.COPY]
+    assert copies
+    rows = [*kernel.events[:at], *faults[:50], *copies, *faults[50:]]
+    trace = as_read(kernel.trace(), rows)
+    assert agree(trace) > 20
+    state = next(life.state for life in check(trace).lives if life.mm.id == child.mm.id)
+    assert state.pages.count == 25
+
+
+def test_where_rows_are_missing_all_begins_anew() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    for number in range(40):
+        task.fault(start + number * PAGE)
+    trace = as_read(kernel.trace(), kernel.events)
+    assert agree(replace(trace, breaks=frozenset({trace.count - 30}))) > 20
+
+
+def test_a_page_that_was_allocated_before_is_known_by_its_address() -> None:
+    """Of many pages of a file, one was allocated for the VMA, in the same call."""
+    kernel = SimKernel("task-policy")
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(40)
+    task.set_mempolicy(1, CDM)
+    task.fault(region.start)
+    alloc, row = kernel.events[-2:]
+    about = {"call": 99, "bits": Bit.FILE, "cause": Cause.FILE}
+    rows = [
+        *kernel.events,
+        replace(alloc, addr=region.page(25), **about),
+        *mapped(row, region.page(1), 39, **about),
+    ]
+    trace = as_read(kernel.trace(), rows)
+    assert agree(trace) == 0
+    (checked,) = (one.checked for one in check(trace).rules if one.rule.id == "CDM014")
+    assert checked == 2
+
+
+def test_a_page_goes_only_once() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    for number in range(40):
+        task.fault(start + number * PAGE)
+    at = len(kernel.events)
+    task.dontneed(start, 40)
+    gone = kernel.events[at:]
+    rows = [*kernel.events[:at], *gone[:20], gone[10], *gone[20:]]
+    assert agree(as_read(kernel.trace(), rows)) > 20
