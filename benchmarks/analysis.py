@@ -5,9 +5,10 @@
 
 Prints a table in Markdown (docs/speed.md). A large trace is made of each BASE
 (benchmarks/large.py); without one, of the recordings that the tests have. Each verb
-runs as people run it, in a process of its own, and prints to nowhere. Events a second
-are those of the file by the time that the processors worked, of all that they did:
-starting Python, too, which is why small files look slow.
+runs as people run it, in a process of its own, and prints to nowhere; "check, row by
+row" is check without the screen (cdmtrace/analysis/screen.py). Events a second are
+those of the file by the time that the processors worked, of all that they did: starting
+Python, too, which is why small files look slow.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ VERBS: Final = {
     "query": ("query", "TRACE", _SQL),
 }
 """Verb -> its words, with the file in the place of TRACE, a new one in that of OUT."""
+_PLAIN: Final = """\
+import sys
+from cdmtrace.analysis import book, check, load
+check(load(sys.argv[1]), bounds=book.VERDICT, screened=False)"""
+PLAIN: Final = "check, row by row"
+"""What check takes where the model is given each row, and nothing is screened."""
 GOOD: Final = (0, 1, 3)
 """Exit statuses of a verb that has done its work."""
 
@@ -88,8 +95,10 @@ def measure(base: str, verb: str, trace: Path, events: int) -> Run:
     """Run a verb on a file. Exits where it fails."""
     out = trace.with_suffix(".out")
     names = {"TRACE": str(trace), "OUT": str(out)}
-    words = [names.get(word, word) for word in VERBS[verb]]
+    words = [names.get(word, word) for word in VERBS.get(verb, ())]
     command = [sys.executable, "-m", "cdmtrace", *words]
+    if verb == PLAIN:
+        command = [sys.executable, "-c", _PLAIN, str(trace)]
     before = os.times().elapsed
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
     _, status, used = os.wait4(child.pid, 0)
@@ -113,7 +122,7 @@ def runs(options: argparse.Namespace, directory: Path) -> Iterator[Run]:
         for events in options.events:
             trace = directory / f"{base.stem}-{events}.arrows"
             made = make(base, trace, events)
-            for verb in options.verb or VERBS:
+            for verb in options.verb or (*VERBS, PLAIN):
                 yield measure(base.stem, verb, trace, made)
             if options.keep is None:
                 trace.unlink()
@@ -126,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--events", type=int, nargs="+", default=[10_000, 100_000, 1_000_000]
     )
-    parser.add_argument("--verb", choices=VERBS, nargs="+")
+    parser.add_argument("--verb", choices=(*VERBS, PLAIN), nargs="+")
     parser.add_argument("--keep", type=Path, metavar="DIR")
     options = parser.parse_args()
     print(HEAD)
