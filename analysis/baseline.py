@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -136,14 +136,29 @@ def stale(baseline: Baseline, results: Iterable[Result]) -> list[Entry]:
     could.
     """
     several = list(results)
-    found = {one.fingerprint for result in several for one in result.findings}
-    profiles = {result.profile.name for result in several}
-    judged = {
-        one.rule.id
-        for result in several
-        for one in result.rules
-        if not_judged(one) is None
-    }
+    return unmet(
+        baseline,
+        found={one.fingerprint for result in several for one in result.findings},
+        profiles={result.profile.name for result in several},
+        judged={
+            one.rule.id
+            for result in several
+            for one in result.rules
+            if not_judged(one) is None
+        },
+    )
+
+
+def unmet(
+    baseline: Baseline,
+    *,
+    found: Collection[str],
+    profiles: Collection[str],
+    judged: Collection[str],
+) -> list[Entry]:
+    """Return the same of what was found, judged by which profiles, and which rules
+    could be judged.
+    """
     return [
         entry
         for entry in baseline.entries.values()

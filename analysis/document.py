@@ -8,7 +8,7 @@ from cdmtrace.analysis import status
 from cdmtrace.analysis.audit import Audit
 from cdmtrace.analysis.baseline import NONE, Baseline
 from cdmtrace.analysis.compare import Change, Comparison, RulePair
-from cdmtrace.analysis.frames import Terms
+from cdmtrace.analysis.frames import Terms, Trace
 from cdmtrace.analysis.invariants import Invariant
 from cdmtrace.analysis.replay import (
     Finding,
@@ -41,7 +41,7 @@ def check(result: Result, known: Baseline = NONE, *, named: bool = False) -> Doc
         "schema": SCHEMA,
         "verdict": status.verdict(result, named=named).value,
         "profile": result.profile.name,
-        "trace": _trace(result),
+        "trace": trace(result.trace),
         "baseline": {"file": known.file, "suppressed": len(suppressed)}
         if known.file
         else None,
@@ -71,17 +71,18 @@ def _suppressed(finding: Finding, known: Baseline) -> Document | None:
     return {"reason": entry.reason} if entry else None
 
 
-def _trace(result: Result) -> Document:
-    trace, terms = result.trace, result.trace.terms
+def trace(one: Trace) -> Document:
+    """Return what there is to say of a recording itself, and what it lacks."""
+    terms = one.terms
     return {
-        "path": trace.path,
-        "files": list(trace.files or (trace.path,)),
-        "rows_before": trace.before.count if trace.before else 0,
+        "path": one.path,
+        "files": list(one.files or (one.path,)),
+        "rows_before": one.before.count if one.before else 0,
         "kernel": terms.kernel,
-        "events": trace.count,
-        "lost": trace.lost,
-        "clean_end": trace.clean_end,
-        "cut": trace.cut,
+        "events": one.count,
+        "lost": one.lost,
+        "clean_end": one.clean_end,
+        "cut": one.cut,
         "cdm_nodes": list(terms.nodes),
         "vm_cdm_mask": hex(terms.tag),
         "page_size": terms.page,
@@ -105,7 +106,7 @@ def compare(comparison: Comparison, *, named: bool = False) -> Document:
         {
             "verdict": status.verdict(result, named=named).value,
             "findings": len(result.findings),
-            "trace": _trace(result),
+            "trace": trace(result.trace),
             "audit": _audit(result.audit) if result.audit else None,
         }
         for result in both

@@ -30,33 +30,45 @@ _HINT: Final = "docs/own-rules.md says what is in such a file"
 def read(paths: Iterable[Path]) -> tuple[Rule, ...]:
     """Return the rules of these files, in order; this runs them.
 
-    Raises UnreadableFile for a file that cannot be run, has no RULES, or has one that
-    is no rule, or is called like another one. The rules raise RuleFault where they
-    fail to judge.
+    Raises UnreadableFile for a file that cannot be read, and as run() does.
     """
-    found: list[Rule] = []
-    for path in paths:
-        for rule in _rules(_run(path), path):
-            _require_sound(rule, path, (*RULES, *found))
-            found.append(replace(rule, judge=_guarded(rule, path)))
-    return tuple(found)
+    return run((path, source(path)) for path in paths)
 
 
-def _run(path: Path) -> ModuleType:
-    """Return the file as a module. Nothing is written beside it, as import would."""
+def source(path: Path) -> bytes:
+    """Return what a file of rules holds. Raises UnreadableFile."""
     try:
-        source = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UnreadableFile(
             f"{path}: cannot be read: {error.strerror}",
             hint="--rules-from names a file of Python",
         ) from error
+
+
+def run(files: Iterable[tuple[Path, bytes]]) -> tuple[Rule, ...]:
+    """Return the rules of files of which this is the path and the source.
+
+    Raises UnreadableFile for a file that cannot be run, has no RULES, or has one that
+    is no rule, or is called like another one. The rules raise RuleFault where they
+    fail to judge.
+    """
+    found: list[Rule] = []
+    for path, text in files:
+        for rule in _rules(_run(path, text), path):
+            _require_sound(rule, path, (*RULES, *found))
+            found.append(replace(rule, judge=_guarded(rule, path)))
+    return tuple(found)
+
+
+def _run(path: Path, text: bytes) -> ModuleType:
+    """Return the file as a module. Nothing is written beside it, as import would."""
     module = ModuleType(f"rules of {path.resolve()}")
     module.__file__ = str(path)
     # A dataclass looks there for what its annotations name.
     sys.modules[module.__name__] = module
     try:
-        exec(compile(source, str(path), "exec"), module.__dict__)
+        exec(compile(text, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         del sys.modules[module.__name__]
         raise UnreadableFile(

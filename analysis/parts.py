@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Part
 
 Paths = Sequence[str | os.PathLike[str]]
+
+File = TypeVar("File")
+"""A file, or what stands for one: its text is its name."""
 
 
 def recordings(paths: Paths) -> list[list[Path]]:
@@ -19,20 +23,36 @@ def recordings(paths: Paths) -> list[list[Path]]:
     A file that is a whole recording is one of its own. Raises TraceFileError for what
     is no trace file, and UsageTrouble where a part is there twice.
     """
-    found: dict[str, dict[int, Path]] = {}
-    for number, path in enumerate(map(Path, paths)):
-        part = _part(path)
+    files = ((path, _part(path)) for path in map(Path, paths))
+    return [in_order(group) for group in together(files)]
+
+
+def together(files: Iterable[tuple[File, Part | None]]) -> list[dict[int, list[File]]]:
+    """Return the files by recording: number of a part -> the files that are that part.
+
+    Recordings are as they were given. A file without a part is a recording of its own.
+    """
+    found: dict[str, dict[int, list[File]]] = {}
+    for number, (file, part) in enumerate(files):
         # No id has a blank in it.
         key = part.recording if part else f"file {number}"
-        parts = found.setdefault(key, {})
         at = part.number if part else 0
-        if at in parts:
+        found.setdefault(key, {}).setdefault(at, []).append(file)
+    return list(found.values())
+
+
+def in_order(parts: Mapping[int, Sequence[File]]) -> list[File]:
+    """Return the parts of one recording in order.
+
+    Raises UsageTrouble where one is there twice.
+    """
+    for number, files in parts.items():
+        if len(files) > 1:
             raise UsageTrouble(
-                f"{parts[at]} and {path} are both part {at} of one recording",
+                f"{files[0]} and {files[1]} are both part {number} of one recording",
                 hint="leave one of them out",
             )
-        parts[at] = path
-    return [[parts[number] for number in sorted(parts)] for parts in found.values()]
+    return [parts[number][0] for number in sorted(parts)]
 
 
 def one_recording(paths: Paths) -> list[Path]:

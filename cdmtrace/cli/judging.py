@@ -16,28 +16,15 @@ from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 
 if TYPE_CHECKING:
+    from cdmtrace.analysis.asked import Asked
     from cdmtrace.analysis.baseline import Baseline
     from cdmtrace.analysis.book import Bounds
-    from cdmtrace.analysis.permissions import Permissions
     from cdmtrace.analysis.replay import Result
     from cdmtrace.analysis.rules import Rule
     from cdmtrace.render.outcomes import Call
 
 
 _OF_SERVICES: Final = "np"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
-    """What to judge by.
-
-    rules: ids; None: all that the profile is about. own: rules from files.
-    """
-
-    rules: frozenset[str] | None
-    profile: str
-    permissions: Permissions
-    own: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +60,7 @@ class JudgedBy:
         and UnreadableFile for a file of rules that is none.
         """
         from cdmtrace.analysis import ownrules, services
+        from cdmtrace.analysis.asked import Asked
         from cdmtrace.analysis.permissions import read
 
         own = ownrules.read(self.rules_from)
@@ -188,6 +176,26 @@ def known(file: Path | None) -> Baseline:
     return baseline.parse(told, str(file))
 
 
+def question(
+    asked: Asked, rules_from: Iterable[Path], known: Baseline
+) -> dict[str, Any]:
+    """Return the same for a worker, which need not have the files: of
+    fleet.work.Question.
+
+    Raises UnreadableFile for a file of rules that is not there any more.
+    """
+    from cdmtrace.analysis import ownrules
+
+    return {
+        "rules": asked.rules,
+        "profile": asked.profile,
+        "permissions": asked.permissions,
+        "own": tuple((str(path), ownrules.source(path)) for path in rules_from),
+        "known": known,
+        "named": asked.rules is not None,
+    }
+
+
 def results(
     recordings: Iterable[Sequence[Path]], asked: Asked, bounds: Bounds | None = None
 ) -> list[Result]:
@@ -197,7 +205,7 @@ def results(
     Raises UnreadableFile for a file that is none, and UsageTrouble where a node is
     allowed something that is a CDM node of none of them.
     """
-    from cdmtrace.analysis import frames, replay
+    from cdmtrace.analysis import frames
     from cdmtrace.analysis.book import VERDICT
     from cdmtrace.analysis.permissions import require_nodes
 
@@ -205,17 +213,7 @@ def results(
     require_nodes(
         asked.permissions, {node for trace in traces for node in trace.terms.nodes}
     )
-    return [
-        replay.check(
-            trace,
-            profile=asked.profile,
-            rules=asked.rules,
-            permissions=asked.permissions,
-            bounds=bounds or VERDICT,
-            own=asked.own,
-        )
-        for trace in traces
-    ]
+    return [asked.judge(trace, bounds or VERDICT) for trace in traces]
 
 
 def told(

@@ -22,8 +22,8 @@ from cdmtrace.cli.progress import ticker
 from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
+    from cdmtrace.analysis.asked import Asked
     from cdmtrace.analysis.frames import Trace
-    from cdmtrace.cli.judging import Asked
 
 
 @click.command()

@@ -9,13 +9,12 @@ import os
 import random
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 import numpy as np
 import pytest
 from msgspec import structs
-from mutations import GOLDEN, events_of, recorded
+from mutations import GOLDEN, recorded
+from parting import SIZE, split
 
 from cdmtrace.analysis import check, frames
 from cdmtrace.analysis.live import Live
@@ -30,7 +29,6 @@ from cdmtrace.format.parts import PartsWriter, found_parts, part_path
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Shortfall
 
-SIZE = 32 << 10
 HEADER = dataclasses.replace(recorded()[0], started=1000, enums={}, probes=())
 SEVEN = Shortfall(probe="alloc", reason="ring", count=7)
 NOBODY = 1 << 23
@@ -42,31 +40,6 @@ def some_events(count: int, first_ts: int) -> Events:
     events["ts"] = np.arange(first_ts, first_ts + count)
     events["mm"], events["kind"] = 1, EventKind.VMA_SEEN
     return events
-
-
-def split(name: str, folder: Path, size: int = SIZE) -> list[Path]:
-    """Write a golden recording anew, in parts; return them."""
-    now = [0]
-    # Parts are begun in the time of the recording, and not in ours.
-    clock = SimpleNamespace(monotonic_ns=lambda: now[0])
-    with (
-        mock.patch.object(parts, "time", clock),
-        TraceReader(GOLDEN / f"{name}.arrows") as whole,
-        PartsWriter(folder / "x.arrows", whole.header, size=size) as writer,
-    ):
-        for batch in whole:
-            events = events_of(batch.columns)
-            payloads = batch.columns.column("payload").to_pylist()
-            lost, window = batch.losses, batch.mark.window
-            for first in range(0, len(events) or 1, 23):
-                rows = slice(first, first + 23)
-                now[0] = int(events["ts"][rows].min(initial=1 << 62)) - 1
-                writer.write(
-                    events[rows], payloads=payloads[rows], lost=lost, window=window
-                )
-                lost, window = (), None
-        writer.end("the command ended")
-    return list(writer.files)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,38 @@
+"""What recordings are judged by, as whoever calls has asked for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdmtrace.analysis import replay
+from cdmtrace.analysis.book import VERDICT, Bounds
+from cdmtrace.analysis.frames import Trace
+from cdmtrace.analysis.permissions import Permissions
+from cdmtrace.analysis.rules import Rule
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What to judge by.
+
+    rules: ids; None: all that the profile is about. own: rules from files.
+    """
+
+    rules: frozenset[str] | None
+    profile: str
+    permissions: Permissions
+    own: tuple[Rule, ...] = ()
+
+    def judge(self, trace: Trace, bounds: Bounds = VERDICT) -> replay.Result:
+        """Return what comes of a recording. bounds: what is kept of it.
+
+        Raises TraceFileError and RuleFault, as replay.check() does.
+        """
+        return replay.check(
+            trace,
+            profile=self.profile,
+            rules=self.rules,
+            permissions=self.permissions,
+            bounds=bounds,
+            own=self.own,
+        )
