@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import files_argument, format_option, of_no_use, option
+from cdmtrace.cli.fleet import Fleet, of_recordings, require_form, tell_failed
+from cdmtrace.cli.options import format_option, of_no_use, option
+from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.check import FORMATS
 
 if TYPE_CHECKING:
-    from cdmtrace.analysis.baseline import Baseline
+    from cdmtrace.analysis.asked import Asked
+    from cdmtrace.analysis.baseline import Baseline, Entry
     from cdmtrace.analysis.replay import Result
     from cdmtrace.render.outcomes import Document
 
 
 @click.command()
-@files_argument()
+@of_recordings
 @judging.judged_by
 @format_option(
     FORMATS,
@@ -58,7 +61,7 @@ if TYPE_CHECKING:
     help="Exit with 0, not 3, whatever left a rule open; findings still give 1.",
 )
 def check(
-    files: tuple[Path, ...],
+    fleet: Fleet,
     by: judging.JudgedBy,
     form: str,
     known_file: Path | None,
@@ -72,12 +75,16 @@ def check(
     Files that are parts of one recording (record --rotate) are put together, in
     whatever order they are given; other files are judged one by one.
 
+    A FILE may be a directory, or a URL such as s3://BUCKET/PREFIX: then every recording
+    in it is judged, each by itself, by several processes or a Dask cluster
+    (--scheduler), and what is told is in how many of them there is what.
+
     The exit status is the verdict: 1 for a finding that is a warning or an error, and
     is not in the baseline, 3 for a rule that is inconclusive and not for information
     only (or that --rules names, and is inconclusive or unchecked), 0 for none of these,
     2 for trouble. It is the same in every format.
     """
-    from cdmtrace.analysis import parts
+    from cdmtrace.analysis import baseline, parts
     from cdmtrace.render import check as render
 
     for name in ("reason", "force") if new_file is None else ():
@@ -85,6 +92,17 @@ def check(
         of_no_use(name, about, hint="--write-baseline FILE")
     asked = by.asked()
     known = judging.known(known_file)
+    if fleet.wanted:
+        if new_file is not None:
+            raise UsageTrouble(
+                "--write-baseline is about recordings that are named one by one",
+                hint="cdmtrace check --write-baseline FILE, and the recordings",
+            )
+        require_form(form)
+        question = judging.question(asked, by.rules_from, known)
+        question |= {"allow_inconclusive": allow_inconclusive, "full": form == "json"}
+        return _fleet(fleet, asked, known, question, form, by.typed())
+    files = fleet.paths
     results = judging.results(parts.recordings(files), asked)
     if new_file is not None:
         _write(results, known, new_file, reason=reason, force=force)
@@ -97,8 +115,35 @@ def check(
     click.echo(render.render(call, form), nl=False)
     if form == FORMATS[0]:
         _say_what_next(call.documents, list(map(str, files)), by.typed())
-    _say_what_is_stale(known, results)
+    _say_stale(known, baseline.stale(known, results))
     return call.status
+
+
+def _fleet(
+    fleet: Fleet,
+    asked: Asked,
+    known: Baseline,
+    question: dict[str, Any],
+    form: str,
+    again: Sequence[str],
+) -> int:
+    """Check a fleet of recordings, tell what came of it, and return the status."""
+    from cdmtrace.analysis import fleet as whole
+    from cdmtrace.analysis.permissions import require_nodes
+    from cdmtrace.fleet import work
+    from cdmtrace.render import fleet as render
+
+    survey = fleet.survey(work.check, **question)
+    if not survey.failed:
+        require_nodes(asked.permissions, whole.nodes(survey.recordings))
+    told = whole.check(survey.recordings, survey.failed, asked.profile)
+    click.echo(render.check(told, form), nl=False)
+    tell_failed(told)
+    if form == FORMATS[0] and (command := render.next_command(told, again)):
+        click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)
+    _say_stale(known, whole.stale(known, told))
+    status: int = told["status"]
+    return status
 
 
 def _write(
@@ -134,11 +179,9 @@ def _say_what_next(
         click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)
 
 
-def _say_what_is_stale(known: Baseline, results: Sequence[Result]) -> None:
+def _say_stale(known: Baseline, entries: Iterable[Entry]) -> None:
     """Say which entries of a baseline nothing was found of."""
-    from cdmtrace.analysis import baseline
-
-    for entry in baseline.stale(known, results):
+    for entry in entries:
         click.echo(
             f"cdmtrace: {known.file}: stale, nothing was found of {entry}", err=True
         )

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.options import (
-    files_argument,
-    format_option,
-    of_no_use,
-    option,
-    profile_option,
-)
+from cdmtrace.cli.fleet import Fleet, of_recordings, tell_failed
+from cdmtrace.cli.options import format_option, of_no_use, option, profile_option
 from cdmtrace.cli.progress import ticker
+from cdmtrace.errors import ExitStatus, UsageTrouble
 from cdmtrace.render.tables import FORMATS
 
 if TYPE_CHECKING:
@@ -23,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@files_argument()
+@of_recordings
 @format_option(FORMATS, "How to print the tables.")
 @option(
     "--html",
@@ -35,15 +32,17 @@ if TYPE_CHECKING:
 @option("--force", is_flag=True, help="Replace OUT if it is there.")
 @profile_option("Under which specification the page has findings.")
 def report(
-    files: tuple[Path, ...],
+    fleet: Fleet,
     form: str,
     html: Path | None,
     force: bool,
     profile: str,
-) -> None:
+) -> int:
     """What happened: processes, VMAs, nodes, migrations, writes of vm_flags.
 
-    Several files have to be parts of one recording (record --rotate).
+    Several files have to be parts of one recording (record --rotate). A FILE may be a
+    directory, or a URL such as s3://BUCKET/PREFIX: then the tables are sums over every
+    recording in it, which several processes read, or a Dask cluster (--scheduler).
 
     Tables are cut after 20 rows, those that count most first; json, ndjson and csv
     have all rows, and sizes in bytes.
@@ -60,15 +59,38 @@ def report(
             f"{option_name} {what}",
             hint="cdmtrace report --html OUT FILE writes a page, and no table",
         )
+    if fleet.wanted:
+        if html is not None:
+            raise UsageTrouble(
+                "--html is about one recording",
+                hint="cdmtrace report --html OUT FILE, and the parts of it, if any",
+            )
+        return _fleet(fleet, form)
+    files = fleet.paths
     if html is None:
         trace = frames.load(*files, ticker=ticker())
         click.echo(tables.render(aggregate.report(trace), form), nl=False)
     else:
         trace = _page(files, html, force, profile)
     _tell(trace)
+    return ExitStatus.OK
 
 
-def _page(files: tuple[Path, ...], out: Path, force: bool, profile: str) -> Trace:
+def _fleet(fleet: Fleet, form: str) -> int:
+    """Print what many recordings come to, and return the status."""
+    from cdmtrace.analysis import fleet as whole
+    from cdmtrace.fleet import work
+    from cdmtrace.render import fleet as render
+
+    survey = fleet.survey(work.report, full=form == "json")
+    told = whole.report(survey.recordings, survey.failed)
+    click.echo(render.report(told, form), nl=False)
+    tell_failed(told)
+    status: int = told["status"]
+    return status
+
+
+def _page(files: Sequence[Path], out: Path, force: bool, profile: str) -> Trace:
     """Write the page, and return what it is about."""
     from cdmtrace import units
     from cdmtrace.analysis import frames, page

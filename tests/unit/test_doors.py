@@ -84,10 +84,13 @@ def test_render_knows_no_analysis() -> None:
     [
         ("pandas", ["analysis/frames.py", "analysis/notebook.py"]),
         ("duckdb", ["analysis/query.py"]),
+        ("distributed", ["fleet/crew.py", "fleet/fetch.py"]),
+        ("dask", ["fleet/crew.py"]),
+        ("fsspec", ["fleet/crew.py", "fleet/fetch.py", "fleet/places.py"]),
     ],
 )
 def test_a_heavy_library_has_its_place(library: str, where: list[str]) -> None:
-    """Whoever wants DataFrames or SQL goes there, and nobody else has to wait."""
+    """Whoever wants what it does goes there, and nobody else has to wait."""
     places = modules(".", "analysis/")
     found = [path for path in places if reaches(path, library)]
     assert [str(path.relative_to(PACKAGE)) for path in found] == where
@@ -102,6 +105,24 @@ def test_judging_and_reading_need_neither_pandas_nor_duckdb() -> None:
     )
     result = subprocess.run(
         [sys.executable, "-c", code], text=True, capture_output=True, check=False
+    )
+    assert result.stderr.strip() == ""
+
+
+def test_one_recording_needs_no_cluster() -> None:
+    code = (
+        "import sys; from cdmtrace.cli import main\n"
+        "assert main(['check', '--rules', 'CDM001', sys.argv[1]]) == 0\n"
+        "assert main(['report', sys.argv[1]]) == 0\n"
+        "heavy = {'dask', 'distributed', 'fsspec', 'cryptography'}\n"
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
+    )
+    golden = str(PACKAGE.parent / "tests/golden/cdm-6.1-none.arrows")
+    result = subprocess.run(
+        [sys.executable, "-c", code, golden],
+        text=True,
+        capture_output=True,
+        check=False,
     )
     assert result.stderr.strip() == ""
 

@@ -1,0 +1,173 @@
+"""Where recordings are: files, directories and URLs, and what each may be called."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from cdmtrace.errors import CdmtraceError, UnreadableFile, UsageTrouble
+from cdmtrace.format.schema import printable
+
+SUFFIX: Final = ".arrows"
+"""What the name of a file ends in that is looked for in a directory or below a URL."""
+
+_DEEP: Final = 16
+"""Directories below one that are looked into: a listing over HTTP may have no end."""
+
+_LOCAL: Final = "file://"
+
+_SECRETS: Final = (
+    # What a signed URL is signed with is behind its question mark.
+    (re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\")]*"), r"\1"),
+    (re.compile(r"(?<=://)[^/\s@]*@"), ""),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """A file of a recording.
+
+    at: what a worker opens, an absolute path or a URL; it may have a password in it.
+    name: what it is called wherever people read.
+    """
+
+    at: str = field(repr=False)
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def is_url(text: str) -> bool:
+    """Return whether a word of the command line is a URL and no path."""
+    return re.match(r"[a-z][a-z0-9+.-]*://|[a-z0-9]+::", text) is not None
+
+
+def scrubbed(text: str) -> str:
+    """Return text whose URLs have neither user nor query, as passwords are in both."""
+    for secret, instead in _SECRETS:
+        text = secret.sub(instead, text)
+    return text
+
+
+def find(words: Iterable[str | Path]) -> list[Place]:
+    """Return the files that words of the command line name, each once, as given.
+
+    Of a directory and of a URL they are those below it that end in SUFFIX, by name; one
+    that ends so is a file itself. Raises UnreadableFile for what cannot be listed,
+    UsageTrouble where there is no such file, and CdmtraceError for a protocol of which
+    the package is missing.
+    """
+    found: dict[str, Place] = {}
+    for word in words:
+        for place in _found(word):
+            found.setdefault(place.at, place)
+    return list(found.values())
+
+
+def _found(word: str | Path) -> Iterator[Place]:
+    if isinstance(word, str) and word.startswith(_LOCAL):
+        word = Path(unquote(word.removeprefix(_LOCAL)))
+    if isinstance(word, Path):
+        paths = _below(word) if word.is_dir() else [word]
+        for path in paths:
+            yield Place(at=str(path.absolute()), name=str(path))
+    elif urlsplit(word).path.endswith(SUFFIX):
+        yield Place(at=word, name=_name(word))
+    else:
+        for url in _listed(word):
+            yield Place(at=url, name=_name(url))
+
+
+def _name(url: str) -> str:
+    return printable(scrubbed(url))
+
+
+def _below(directory: Path) -> list[Path]:
+    """Return the recordings in a directory and in those below it."""
+
+    def refuse(error: OSError) -> None:
+        raise UnreadableFile(
+            f"{error.filename}: cannot be listed: {error.strerror}",
+            hint=f"ls -l {error.filename}",
+        ) from error
+
+    found = [
+        Path(where, name)
+        for where, _, names in os.walk(directory, onerror=refuse)
+        for name in names
+        if name.endswith(SUFFIX)
+    ]
+    return sorted(found) or _none(str(directory))
+
+
+def _listed(url: str) -> list[str]:
+    """Return the URLs of the recordings below one."""
+    system, root = opened(url)
+    try:
+        found = {system.unstrip_protocol(name) for name in _walked(system, root, _DEEP)}
+    except Exception as error:
+        # Each protocol has a library of its own, and errors of its own.
+        raise UnreadableFile(
+            f"{_name(url)}: cannot be listed: {said(error)}",
+            hint="name a file, or a directory that can be listed, with the credentials "
+            "that its protocol asks for",
+        ) from error
+    return sorted(found) or _none(_name(url))
+
+
+def _walked(system: Any, directory: str, deep: int) -> Iterator[str]:
+    """Yield the recordings below a directory, as deep as that. Raises what ls() does.
+
+    The file system's own find() and walk() leave out what cannot be listed.
+    """
+    for one in system.ls(directory, detail=True):
+        name = one["name"]
+        if one["type"] != "directory":
+            if name.endswith(SUFFIX):
+                yield name
+        elif deep and name.rstrip("/") != directory.rstrip("/"):
+            yield from _walked(system, name, deep - 1)
+
+
+def _none(where: str) -> list[Any]:
+    raise UsageTrouble(
+        f"{where}: there is no recording in it",
+        hint=f"files that end in {SUFFIX} are taken for recordings; name any other one",
+    )
+
+
+def opened(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, of fsspec, and what the URL is called there.
+
+    Raises CdmtraceError where what its protocol needs is not installed, and
+    UsageTrouble for a protocol that nobody knows.
+    """
+    import fsspec
+
+    try:
+        system, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        package = printable(str(error))
+        raise CdmtraceError(
+            f"{_name(url)}: its protocol needs a package that is not installed: "
+            f"{package}",
+            hint="python3 -m pip install s3fs, gcsfs or adlfs, on every worker too",
+        ) from error
+    except Exception as error:
+        raise UsageTrouble(
+            f"{_name(url)}: is no URL that can be opened: {said(error)}",
+            hint="such as s3://BUCKET/PREFIX or https://HOST/DIRECTORY/",
+        ) from error
+    return system, str(path)
+
+
+def said(error: BaseException) -> str:
+    """Return in a line what an error says, without what is nobody's business."""
+    text = printable(scrubbed(str(error).split("\n", 1)[0]))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
