@@ -120,7 +120,8 @@ bench: bpf kernel
 	$(BIN)/python benchmarks/analysis.py
 
 # sudo takes only the system's directories for PATH, so the script goes to one of them.
-# -I: root loads nothing from the caller's variables, home or current directory.
+# -I: root loads nothing from the caller's variables, home or current directory. A
+# process that a verb starts from it reads the script, too, and must not run the verb.
 install:
 	@scripts/deps.sh record lab build
 	rm -rf build
@@ -132,8 +133,9 @@ install:
 	$(PREFIX)/lib/cdmtrace/bin/python -I -m cdmtrace.loader.build
 	mkdir -p $(PREFIX)/bin
 	rm -f $(PREFIX)/bin/cdmtrace
-	printf '#!%s -I\nimport sys\n\nfrom cdmtrace.cli import main\n\nsys.exit(main())\n' \
-		$(PREFIX)/lib/cdmtrace/bin/python >$(PREFIX)/bin/cdmtrace
+	printf '#!%s -I\nimport sys\n\nfrom cdmtrace.cli import main\n\n%s:\n    %s\n' \
+		$(PREFIX)/lib/cdmtrace/bin/python 'if __name__ == "__main__"' \
+		'sys.exit(main())' >$(PREFIX)/bin/cdmtrace
 	chmod 755 $(PREFIX)/bin/cdmtrace
 	install -D -m 644 man/cdmtrace.1 $(PREFIX)/share/man/man1/cdmtrace.1
 
