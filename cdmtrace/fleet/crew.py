@@ -120,7 +120,9 @@ class Crew:
             if not running:
                 return
             done = _done(running)
-            if not done and not self._manned():
+            if done:
+                self._seen = time.monotonic()
+            elif not self._manned():
                 for number in [*running.values(), *(number for number, _ in waiting)]:
                     yield (
                         number,

@@ -328,6 +328,17 @@ def test_nobody_is_there(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+def test_a_reply_shows_that_somebody_is_there(scheduler: str) -> None:
+    """Or else, after a minute of work, nobody would wait for a worker's restart."""
+    with Client(scheduler, set_as_default=False) as client, client.as_current():
+        hands = crew.Crew(client)
+        hands._seen -= 2 * crew.PATIENCE
+        long_ago = hands._seen
+        ((_, reply),) = hands.each(work.head, [[place(NONE)]])
+    assert "done" in reply
+    assert hands._seen > long_ago + crew.PATIENCE
+
+
 def test_another_version_is_not_believed(
     scheduler: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
