@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
 from cdmtrace.units import count
+from cdmtrace.urls import is_url
 
 if TYPE_CHECKING:
     from cdmtrace.fleet.crew import Work
     from cdmtrace.fleet.survey import Survey
     from cdmtrace.fleet.work import Question
-
-_URL: Final = re.compile("[a-z][a-z0-9+.-]*://|[a-z0-9]+::")
 
 
 class _FileOrUrl(click.Path):
@@ -35,7 +33,7 @@ class _FileOrUrl(click.Path):
         ctx: click.Context | None,
     ) -> Any:
         """Return a str for a URL, and a Path else."""
-        if isinstance(value, str) and _URL.match(value):
+        if isinstance(value, str) and is_url(value):
             return value
         return super().convert(value, param, ctx)
 

@@ -10,10 +10,11 @@ from typing import Final
 
 from cdmtrace import units
 from cdmtrace.errors import CdmtraceError, UnreadableFile
-from cdmtrace.fleet.places import Place, is_url, opened, said
+from cdmtrace.fleet.places import Place, opened, said
 from cdmtrace.format.framing import MAX_METADATA
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Header
+from cdmtrace.urls import is_url
 
 # A recording is read several times over, and the reader reads it from a regular file,
 # by offsets. So what is elsewhere is copied once, and not asked for row by row.

@@ -43,11 +43,6 @@ class Place:
         return self.name
 
 
-def is_url(text: str) -> bool:
-    """Return whether a word of the command line is a URL and no path."""
-    return re.match(r"[a-z][a-z0-9+.-]*://|[a-z0-9]+::", text) is not None
-
-
 def scrubbed(text: str) -> str:
     """Return text whose URLs have neither user nor query, as passwords are in both."""
     for secret, instead in _SECRETS:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from cdmtrace.render import divergence, tables
 from cdmtrace.render.outcomes import line
 from cdmtrace.units import count, counted
+from cdmtrace.urls import is_url
 
 Document = Mapping[str, Any]
 Documents = Sequence[Document]
@@ -51,7 +52,7 @@ def next_command(document: Document, options: Sequence[str]) -> str | None:
     files = {one["name"]: one["trace"]["files"] for one in document["recordings"]}
     for finding in document["findings"]:
         for one in finding["recordings"]:
-            if not finding["suppressed"] and "://" not in one["name"]:
+            if not finding["suppressed"] and not is_url(one["name"]):
                 id_ = finding["fingerprint"]
                 return divergence.explained(files[one["name"]], options, id_)
     return None
