@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from cdmtrace.analysis import baseline, document, sums
+from cdmtrace.analysis import baseline, document, status, sums
 from cdmtrace.analysis.baseline import Baseline
 from cdmtrace.analysis.frames import Trace
 from cdmtrace.analysis.replay import Verdict
@@ -21,15 +21,6 @@ REPORT_SCHEMA: Final = "cdmtrace.fleet-report/1"
 
 Document = dict[str, Any]
 Documents = Sequence[Mapping[str, Any]]
-
-_WORST_FIRST: Final = (
-    Verdict.VIOLATED,
-    Verdict.INCONCLUSIVE,
-    Verdict.CLEAN,
-    Verdict.VACUOUS,
-    Verdict.UNCHECKED,
-)
-"""As a run's verdict is made of those of its rules."""
 
 _STATUSES: Final = (
     ExitStatus.TROUBLE,
@@ -98,14 +89,11 @@ def check(recordings: Documents, failed: Documents, profile: str) -> Document:
     recordings: as judged() has them, with their names. failed: those that could not be
     judged, with the reason.
     """
-    verdicts = {one["verdict"] for one in recordings}
+    verdicts = {Verdict(one["verdict"]) for one in recordings}
     return {
         "schema": CHECK_SCHEMA,
         "status": _worst([one["status"] for one in recordings], failed),
-        "verdict": next(
-            (one.value for one in _WORST_FIRST if one.value in verdicts),
-            Verdict.UNCHECKED.value,
-        ),
+        "verdict": status.worst(verdicts).value,
         "profile": profile,
         "recordings": list(recordings),
         "rules": _rules(recordings),
@@ -167,7 +155,7 @@ def _rules(recordings: Documents) -> list[Document]:
                 "checked": 0,
                 "findings": 0,
                 "suppressed": 0,
-                "recordings": {one.value: 0 for one in _WORST_FIRST},
+                "recordings": {one.value: 0 for one in status.WORST_FIRST},
             },
         )
         for key in ("checked", "findings", "suppressed"):

@@ -25,7 +25,6 @@ from cdmtrace.analysis.rules import (
     RULES,
     Judgement,
     Rule,
-    Severity,
     Violation,
 )
 from cdmtrace.analysis.rules.permissions import SERVICE_NOT_ALLOWED
@@ -195,19 +194,6 @@ class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     audit: Audit | None
     services: Observed
     shadow: Shadowed | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        """The run's: the worst of its rules, where info does not count."""
-        verdicts = {
-            result.verdict
-            for result in self.rules
-            if result.rule.severity is not Severity.INFO
-        }
-        for worst in (Verdict.VIOLATED, Verdict.INCONCLUSIVE, Verdict.CLEAN):
-            if worst in verdicts:
-                return worst
-        return Verdict.VACUOUS if Verdict.VACUOUS in verdicts else Verdict.UNCHECKED
 
 
 Observer = Callable[[Mm, Event, Note], None]

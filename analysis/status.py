@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from cdmtrace.analysis.baseline import NONE, Baseline
@@ -14,12 +14,20 @@ from cdmtrace.errors import ExitStatus
 LeftOpen = Mapping[str, frozenset[Verdict]]
 """By the id of a rule, the verdicts of it that leave open whether all is well."""
 
-_WORST_FIRST: Final = (
+WORST_FIRST: Final = (
     Verdict.VIOLATED,
     Verdict.INCONCLUSIVE,
     Verdict.CLEAN,
     Verdict.VACUOUS,
+    Verdict.UNCHECKED,
 )
+"""That of a run is the first of these that one of its rules has, and that of a fleet
+the first that one of its recordings has."""
+
+
+def worst(verdicts: Collection[Verdict]) -> Verdict:
+    """Return the worst of some verdicts; of none, that nothing was checked."""
+    return next((one for one in WORST_FIRST if one in verdicts), Verdict.UNCHECKED)
 
 
 def verdict(result: Result, *, named: bool) -> Verdict:
@@ -36,7 +44,7 @@ def verdict(result: Result, *, named: bool) -> Verdict:
         for one in result.rules
         if _counts(one.rule, named=named)
     }
-    return next((one for one in _WORST_FIRST if one in verdicts), Verdict.UNCHECKED)
+    return worst(verdicts)
 
 
 def _counts(rule: Rule, *, named: bool) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from cdmtrace.cli.options import option, size
+from cdmtrace.cli.options import files_argument, of_no_use, option, size
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
@@ -63,16 +63,13 @@ class Fleet:
             isinstance(word, str) or word.is_dir() for word in self.words
         ):
             return True
-        for name, value in (
-            ("--workers", self.workers),
-            ("--copy-limit", self.copy_limit),
-        ):
-            if value is not None:
-                raise UsageTrouble(
-                    f"{name} is about a directory, a URL or --scheduler, and here is "
-                    "none",
-                    hint="name the directory that the recordings are in",
-                )
+        for name in ("workers", "copy_limit"):
+            of_no_use(
+                name,
+                f"--{name.replace('_', '-')} is about a directory, a URL or "
+                "--scheduler, and here is none",
+                hint="name the directory that the recordings are in",
+            )
         return False
 
     @property
@@ -123,13 +120,7 @@ def _size(context: object, parameter: object, text: str | None) -> int | None:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PARAMETERS: Final = (
-    click.argument(
-        "files",
-        nargs=-1,
-        required=True,
-        metavar="FILE...",
-        type=_FileOrUrl(path_type=Path),
-    ),
+    files_argument(kind=_FileOrUrl(path_type=Path)),
     option(
         "--scheduler",
         metavar="ADDRESS",

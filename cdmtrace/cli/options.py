@@ -83,14 +83,19 @@ SPECIFICATIONS: Final = ("intended", "rfc-v2", "np")
 """
 
 
-def files_argument(metavar: str = "FILE...") -> Callable[[_Command], _Command]:
-    """Return what gives a verb the recordings that it reads, one at least."""
+def files_argument(
+    metavar: str = "FILE...", kind: click.Path | None = None
+) -> Callable[[_Command], _Command]:
+    """Return what gives a verb the recordings that it reads, one at least.
+
+    kind: what they are, where that is not files only.
+    """
     return click.argument(
         "files",
         nargs=-1,
         required=True,
         metavar=metavar,
-        type=click.Path(path_type=Path),
+        type=kind or click.Path(path_type=Path),
     )
 
 

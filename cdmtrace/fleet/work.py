@@ -127,7 +127,7 @@ def check(places: Sequence[Place], question: Question) -> dict[str, Any]:
             own=ownrules.run((Path(path), text) for path, text in question.own),
         )
         result = asked.judge(trace)
-        found = document.check(result, question.known)
+        found = document.check(result, question.known, named=question.named)
         status = exit_status(
             [result],
             named=question.named,

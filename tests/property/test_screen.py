@@ -16,7 +16,7 @@ from programs import HISTORY, LOSS, World, gaps_of, relaxed
 from simfile import save
 from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
 
-from cdmtrace.analysis import Gap, Trace, aggregate, check, load
+from cdmtrace.analysis import Gap, Trace, aggregate, check, load, status
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay, Result
 from cdmtrace.events import Bit, Cause, EventKind, Probe
@@ -28,7 +28,7 @@ PROFILES = ["intended", "rfc-v2", "np"]
 
 def summed(result: Result) -> dict[str, object]:
     return {
-        "verdict": result.verdict,
+        "verdict": status.verdict(result, named=False),
         "rules": result.rules,
         "findings": result.findings,
         "lives": [(life.mm, life.state) for life in result.lives],
