@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from labrun import found_under, lab_record
 
-from cdmtrace.analysis import Trace, check, load
+from cdmtrace.analysis import Trace, check, load, status
 from cdmtrace.analysis.notes import Arrived, Note
 from cdmtrace.analysis.replay import Result, Verdict
 from cdmtrace.events import Cause, EventKind
@@ -116,7 +116,7 @@ def test_what_the_driver_leaves_untagged_is_found(
 def test_a_driver_that_tags_and_asks_is_clean(results) -> None:
     result, _ = results[quirks.NONE]
     assert found_under(quirks.NONE, result.findings) == {LIES}
-    assert result.verdict is Verdict.CLEAN
+    assert status.verdict(result, named=False) is Verdict.CLEAN
     verdicts = {rule.rule.id: (rule.verdict, rule.checked) for rule in result.rules}
     verdict, checked = verdicts["CDM002"]
     assert verdict is Verdict.CLEAN

@@ -34,7 +34,7 @@ from simkernel import (
     Task,
 )
 
-from cdmtrace.analysis import check
+from cdmtrace.analysis import check, status
 from cdmtrace.analysis.replay import Verdict
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.events import EventKind
@@ -53,7 +53,7 @@ def test_violated(rule: str) -> None:
     assert one(result, rule).findings == 1
     assert {f.rule.id for f in result.findings} == {rule} | case.others
     verdict = Verdict.CLEAN if rule in INFO else Verdict.VIOLATED
-    assert result.verdict is verdict
+    assert status.verdict(result, named=False) is verdict
 
 
 @pytest.mark.parametrize("rule", CASES)

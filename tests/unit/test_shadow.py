@@ -29,7 +29,7 @@ from simkernel import (
     Vma,
 )
 
-from cdmtrace.analysis import Trace, aggregate, check, document, load
+from cdmtrace.analysis import Trace, aggregate, check, document, load, status
 from cdmtrace.analysis.replay import Verdict
 from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.cli import main
@@ -119,7 +119,7 @@ def test_rules_about_the_tag_are_unchecked_and_the_others_are_not() -> None:
         "CDM019": Verdict.CLEAN,
     }
     assert found(result) == [("CDM014", "fault")]
-    assert result.verdict is Verdict.VIOLATED
+    assert status.verdict(result, named=False) is Verdict.VIOLATED
 
 
 @pytest.mark.parametrize(
