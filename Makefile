@@ -19,7 +19,7 @@ help:
 	@echo "make kernel       the laboratory's kernel, built once"
 	@echo "make stock        Debian's kernel, unpacked in the cache, once"
 	@echo "make test         lint, then all tests, those in the guest too"
-	@echo "make check-host   the tests that need no guest: seconds"
+	@echo "make check-host   the tests that need no guest: some four minutes"
 	@echo "make histories    drive the model by more than ten thousand random histories"
 	@echo "make mutants      change the model and the rules: do the tests notice?"
 	@echo "make quirks       each defect of the laboratory's kernel alone, in each scenario"
