@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cdmtrace.analysis import export, frames, relations
 from cdmtrace.analysis.rows import Ticker, no_ticker
 from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.format.schema import printable
+from cdmtrace.scratch import scratch
 from cdmtrace.signals import Ended
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def asked(
             )
     named = _named(sql)
     infos: list[TraceInfo] = []
-    with _directory() as directory:
+    with scratch("query", "a query") as directory:
         path, limit = directory / "query.duckdb", {"memory_limit": f"{memory}B"}
         with _told(), duckdb.connect(path, config=limit) as database:
             left_out = _fill(database, named, files, infos, judge, ticker)
@@ -118,19 +118,6 @@ def _duckdb() -> Any:
             hint=f"{sys.executable} -m pip install '{REQUIREMENT}'",
         ) from error
     return duckdb
-
-
-@contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    try:
-        made = tempfile.TemporaryDirectory(prefix="cdmtrace-query-")
-    except OSError as error:
-        raise CdmtraceError(
-            f"there is no place for what a query needs: {error.strerror}",
-            hint="TMPDIR=DIRECTORY names another one",
-        ) from error
-    with made as directory:
-        yield Path(directory)
 
 
 @contextlib.contextmanager
