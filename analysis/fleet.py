@@ -118,8 +118,10 @@ def report(recordings: Documents, failed: Documents) -> Document:
 
 def stale(known: Baseline, told: Document) -> list[baseline.Entry]:
     """Return the entries of a baseline that nothing in a fleet was found of, though it
-    could have been. told: of check().
+    could have been: none where a recording was not judged. told: of check().
     """
+    if told["failed"]:
+        return []
     return baseline.unmet(
         known,
         found={one["fingerprint"] for one in told["findings"]},

@@ -47,14 +47,15 @@ def next_command(document: Document, options: Sequence[str]) -> str | None:
     """Return the command that tells the first finding as an argument.
 
     options: by which all were judged, as they are typed. None: nothing was found, or
-    no file of this machine has it.
+    no file of this machine has it whose name can be typed.
     """
     files = {one["name"]: one["trace"]["files"] for one in document["recordings"]}
     for finding in document["findings"]:
         for one in finding["recordings"]:
-            if not finding["suppressed"] and not is_url(one["name"]):
-                id_ = finding["fingerprint"]
-                return divergence.explained(files[one["name"]], options, id_)
+            several = files[one["name"]]
+            typable = not is_url(one["name"]) and all(map(str.isprintable, several))
+            if typable and not finding["suppressed"]:
+                return divergence.explained(several, options, finding["fingerprint"])
     return None
 
 

@@ -145,7 +145,10 @@ def test_a_baseline_is_stale_where_none_has_it(judged: list[Any]) -> None:
     told = fleet.check(judged, [], "intended")
     # Nothing was there for CDM008 to judge.
     assert [one.fingerprint for one in fleet.stale(known, told)] == ["0" * 16]
-    assert fleet.stale(known, fleet.check([], [FAILED], "intended")) == []
+    # What was not read may have it.
+    told = fleet.check(judged, [FAILED], "intended")
+    assert fleet.stale(known, told) == []
+    assert fleet.stale(known, fleet.check([], [], "intended")) == []
 
 
 def test_what_is_not_wanted_is_not_sent() -> None:
@@ -282,4 +285,8 @@ def test_the_next_command_is_about_a_file_that_is_here(judged: list[Any]) -> Non
     command = render.next_command(told, ["--profile", "rfc-v2"])
     assert command is not None
     assert command.startswith(f"cdmtrace explain --profile rfc-v2 {FOREIGN} ")
+    strange = copy.deepcopy(judged[1])
+    strange["trace"]["files"].append("a\x1b[2J.arrows")
+    told = fleet.check([strange, judged[2]], [], "intended")
+    assert str(FOREIGN) in (render.next_command(told, []) or "")
     assert render.next_command(fleet.check(judged[:1], [], "intended"), []) is None
