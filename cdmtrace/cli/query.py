@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -14,6 +15,8 @@ from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UnreadableFile, UsageTrouble
 from cdmtrace.render.tables import FORMATS
 from cdmtrace.signals import signals_unwind
+
+_EITHER: Final = "--file and --recipe exclude each other"
 
 
 @click.command()
@@ -124,9 +127,12 @@ def _asked(
 ) -> tuple[Sequence[str], str]:
     """Return the files and the SQL. Raises UsageTrouble where one is missing."""
     if script is not None and recipe is not None:
-        raise UsageTrouble(
-            "--file and --recipe exclude each other", hint=f"--recipe {recipe}"
-        )
+        # What is typed counts, and a variable does nothing.
+        if typed("script"):
+            of_no_use("recipe", _EITHER, hint=f"--recipe {recipe}")
+            recipe = None
+        else:
+            script = None
     if script is not None or recipe is not None:
         sql = _read(script) if script is not None else _recipe(recipe or "")
         if not words:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cdmtrace.analysis import recipes
 from cdmtrace.cli import main
 
 RFC = str(Path(__file__).parents[1] / "golden" / "cdm-6.1-rfc.arrows")
 SQL = "SELECT count(*) FROM events"
+ARRIVALS = str(Path(recipes.__file__).parent / "queries/arrivals.sql")
 
 CALLS: list[tuple[list[str], list[str]]] = [
     (["export", "csv", RFC], ["--force"]),
@@ -27,11 +29,15 @@ CALLS: list[tuple[list[str], list[str]]] = [
     (["timeline", RFC], ["--generation", "1"]),
     (["query", RFC, SQL], ["--list"]),
     (["query", "--list"], ["--file", "/nonexistent"]),
+    (["query", RFC, "--file", ARRIVALS], ["--recipe", "lost"]),
+    (["query", RFC, "--recipe", "arrivals"], ["--file", "/nonexistent"]),
 ]
 """What is asked, and what is of no use to that."""
 
 each = pytest.mark.parametrize(
-    ("words", "useless"), CALLS, ids=lambda one: " ".join(one).replace(RFC, "FILE")
+    ("words", "useless"),
+    CALLS,
+    ids=lambda one: " ".join(one).replace(RFC, "FILE").replace(ARRIVALS, "SCRIPT"),
 )
 
 
