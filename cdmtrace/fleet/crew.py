@@ -14,7 +14,6 @@ import os
 import secrets
 import shlex
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
@@ -25,6 +24,7 @@ from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.fleet.places import Place, said
 from cdmtrace.fleet.work import failed
 from cdmtrace.format.schema import printable
+from cdmtrace.scratch import scratch
 from cdmtrace.signals import signals_later
 
 if TYPE_CHECKING:
@@ -111,11 +111,27 @@ class Crew:
         name = f"cdmtrace-{secrets.token_hex(8)}"
         waiting = iter(jobs.items())
         running: dict[Future, int] = {}
+
+        def lost(why: str, *numbers: int) -> Iterator[tuple[int, Reply]]:
+            """Yield that of these, and of what is running or waiting."""
+            rest = (number for number, _ in waiting)
+            for number in (*numbers, *running.values(), *rest):
+                yield number, failed(f"{jobs[number][0]}: {why}")
+
         while True:
             while len(running) < AHEAD and (job := next(waiting, None)):
                 number, places = job
                 key = f"{name}-{number}"
-                future = self._client.submit(work, places, *more, key=key, pure=False)
+                try:
+                    future = self._client.submit(
+                        work, places, *more, key=key, pure=False
+                    )
+                except Exception:
+                    # What is raised differs between releases.
+                    if self._client.status != "closed":
+                        raise
+                    yield from lost("the scheduler does not answer any more", number)
+                    return
                 running[future] = number
             if not running:
                 return
@@ -123,13 +139,7 @@ class Crew:
             if done:
                 self._seen = time.monotonic()
             elif not self._manned():
-                for number in [*running.values(), *(number for number, _ in waiting)]:
-                    yield (
-                        number,
-                        failed(
-                            f"{jobs[number][0]}: there is no worker any more to read it"
-                        ),
-                    )
+                yield from lost("there is no worker any more to read it")
                 return
             for future in done:
                 number = running.pop(future)
@@ -141,10 +151,11 @@ class Crew:
     def _manned(self) -> bool:
         """Return whether there is still a worker, or one may come."""
         now = time.monotonic()
-        if self._client.status == "running" and self._client.scheduler_info().get(
-            "workers"
-        ):
-            self._seen = now
+        # It may be lost while it is asked.
+        with contextlib.suppress(OSError):
+            client = self._client
+            if client.status == "running" and client.scheduler_info().get("workers"):
+                self._seen = now
         return now - self._seen < PATIENCE
 
 
@@ -210,9 +221,7 @@ def _local(workers: int | None) -> Iterator[Client]:
     from distributed import Client, LocalCluster, Security
 
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="cdmtrace-fleet-")
-        )
+        directory = stack.enter_context(scratch("fleet", "a cluster"))
         stack.enter_context(dask.config.set(_SETTINGS))
         # Ctrl-C is sent to all processes of a terminal, and it is we who end workers:
         # they, and the thread that starts them, take no signals. What multiprocessing
@@ -228,7 +237,7 @@ def _local(workers: int | None) -> Iterator[Client]:
                 scheduler_kwargs={"dashboard": False, "dashboard_address": _ANY_PORT},
                 security=Security.temporary(),
                 silence_logs=logging.CRITICAL,
-                local_directory=directory,
+                local_directory=str(directory),
             )
             stack.enter_context(cluster)
         yield stack.enter_context(Client(cluster, set_as_default=False))
@@ -258,10 +267,10 @@ def _reply(future: Future, job: Job) -> Reply | None:
     except Exception as error:
         # Whatever becomes of a connection, and of what came by it.
         return failed(f"{job[0]}: its result is lost: {said(error)}", _ALIKE)
-    if reply["version"] != __version__:
+    if (version := reply.get("version")) != __version__:
         return failed(
-            f"{job[0]}: was read by cdmtrace {printable(reply['version'])}, and this "
-            f"is {__version__}",
+            f"{job[0]}: was read by cdmtrace {printable(str(version))}, and this is "
+            f"{__version__}",
             _ALIKE,
         )
     return reply

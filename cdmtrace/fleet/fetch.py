@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -14,6 +14,7 @@ from cdmtrace.fleet.places import Place, opened, said
 from cdmtrace.format.framing import MAX_METADATA
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.format.schema import Header
+from cdmtrace.scratch import scratch
 from cdmtrace.urls import is_url
 
 # A recording is read several times over, and the reader reads it from a regular file,
@@ -23,6 +24,10 @@ _FEW: Final = 1 << 18
 """Bytes within which nearly every header ends; those of the largest are MAX_METADATA.
 """
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+_ANOTHER: Final = "--local-directory of dask worker names another one, or TMPDIR here"
+
 
 @contextlib.contextmanager
 def local(places: Sequence[Place], limit: int) -> Iterator[list[Path]]:
@@ -31,9 +36,9 @@ def local(places: Sequence[Place], limit: int) -> Iterator[list[Path]]:
     limit: bytes that a file may have to be copied. Raises UnreadableFile for a larger
     one and for what cannot be read, and CdmtraceError where the disk is full.
     """
-    with _directory() as directory:
+    with _directory(places[0]) as directory:
         yield [
-            _copied(place, directory / str(number), limit)
+            _copied(place, directory / f"{number}.arrows", limit)
             if is_url(place.at)
             else Path(place.at)
             for number, place in enumerate(places)
@@ -42,12 +47,12 @@ def local(places: Sequence[Place], limit: int) -> Iterator[list[Path]]:
 
 def header(place: Place) -> Header:
     """Return what a file says about itself; of one that is elsewhere, its beginning is
-    read. Raises UnreadableFile.
+    read. Raises UnreadableFile, and CdmtraceError where there is no room for that.
     """
     if not is_url(place.at):
         return _header(Path(place.at), place)
-    with _directory() as directory:
-        path = directory / "0"
+    with _directory(place) as directory:
+        path = directory / "0.arrows"
         whole = _begin(place, path, _FEW)
         try:
             return _header(path, place)
@@ -70,8 +75,10 @@ def _begin(place: Place, path: Path, many: int) -> bool:
     """Copy so many bytes of a file; return whether that is all of it."""
     with _asked(place):
         system, name = opened(place.at)
-        with system.open(name, "rb", block_size=many) as file:
-            path.write_bytes(file.read(many))
+        with system.open(name, "rb", block_size=many) as file, path.open("wb") as out:
+            # A stream gives what has come by now, which is no end yet.
+            while (room := many - out.tell()) and (some := file.read(room)):
+                out.write(some)
     return path.stat().st_size < many
 
 
@@ -92,8 +99,8 @@ def renamed(error: CdmtraceError, names: Mapping[str, str]) -> CdmtraceError:
 
 
 @contextlib.contextmanager
-def _directory() -> Iterator[Path]:
-    """Have a directory where a worker keeps what is its own."""
+def _directory(place: Place) -> Iterator[Path]:
+    """Have a directory where a worker keeps what is its own, for a recording."""
     from distributed import get_worker
 
     try:
@@ -101,8 +108,8 @@ def _directory() -> Iterator[Path]:
     except ValueError:
         # We are in no worker.
         base = None
-    with tempfile.TemporaryDirectory(prefix="cdmtrace-fleet-", dir=base) as made:
-        yield Path(made)
+    with scratch("fleet", str(place), base, _ANOTHER) as made:
+        yield made
 
 
 def _copied(place: Place, path: Path, limit: int) -> Path:
@@ -126,12 +133,18 @@ def _copied(place: Place, path: Path, limit: int) -> Path:
 
 @contextlib.contextmanager
 def _asked(place: Place) -> Iterator[None]:
-    """Have whatever a protocol's library raises be an UnreadableFile."""
+    """Have whatever a protocol's library raises be an UnreadableFile, and a full disk
+    what it is.
+    """
     try:
         yield
     except CdmtraceError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise CdmtraceError(
+                f"{place}: there is no room for a copy: {error.strerror}", hint=_ANOTHER
+            ) from error
         raise UnreadableFile(
             f"{place}: cannot be read: {said(error)}",
             hint="the worker has to be able to read it, with credentials of its own",

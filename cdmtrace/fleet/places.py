@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from cdmtrace.errors import CdmtraceError, UnreadableFile, UsageTrouble
 from cdmtrace.format.schema import printable
+from cdmtrace.urls import is_url
 
 SUFFIX: Final = ".arrows"
 """What the name of a file ends in that is looked for in a directory or below a URL."""
@@ -22,10 +24,18 @@ _DEEP: Final = 16
 _LOCAL: Final = "file://"
 
 _SECRETS: Final = (
+    # A password may hold anything, though it should be escaped. Where it has what ends
+    # the name of a host, nobody knows which is which.
+    (re.compile(r"(?<=://)[^/\s?#]*[?#][^/\s]*@\S*"), "..."),
+    (re.compile(r"(?<=://)[^/\s]*@"), ""),
     # What a signed URL is signed with is behind its question mark.
-    (re.compile(r"(://[^\s?#'\"]*)[?#][^\s'\")]*"), r"\1"),
-    (re.compile(r"(?<=://)[^/\s@]*@"), ""),
+    (re.compile(r"(://[^\s?#]*)[?#]\S*"), r"\1"),
 )
+
+_SUCH_AS: Final = "such as s3://BUCKET/PREFIX or https://HOST/DIRECTORY/"
+
+_SILENCE: Final = 60.0
+"""Seconds that a server over HTTP may say nothing; for a file it has all that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,14 +79,22 @@ def _found(word: str | Path) -> Iterator[Place]:
     if isinstance(word, str) and word.startswith(_LOCAL):
         word = Path(unquote(word.removeprefix(_LOCAL)))
     if isinstance(word, Path):
-        paths = _below(word) if word.is_dir() else [word]
+        paths = _below(word) if os.path.isdir(word) else [word]
         for path in paths:
             yield Place(at=str(path.absolute()), name=str(path))
-    elif urlsplit(word).path.endswith(SUFFIX):
+    elif _path(word).endswith(SUFFIX):
         yield Place(at=word, name=_name(word))
     else:
         for url in _listed(word):
             yield Place(at=url, name=_name(url))
+
+
+def _path(url: str) -> str:
+    try:
+        return urlsplit(url).path
+    except ValueError as error:
+        # It may quote what is before the @.
+        raise UsageTrouble(f"{_name(url)}: is no URL", hint=_SUCH_AS) from error
 
 
 def _name(url: str) -> str:
@@ -87,9 +105,10 @@ def _below(directory: Path) -> list[Path]:
     """Return the recordings in a directory and in those below it."""
 
     def refuse(error: OSError) -> None:
+        name = printable(str(error.filename))
         raise UnreadableFile(
-            f"{error.filename}: cannot be listed: {error.strerror}",
-            hint=f"ls -l {error.filename}",
+            f"{name}: cannot be listed: {error.strerror}",
+            hint=f"ls -l {shlex.quote(name)}",
         ) from error
 
     found = [
@@ -98,14 +117,14 @@ def _below(directory: Path) -> list[Path]:
         for name in names
         if name.endswith(SUFFIX)
     ]
-    return sorted(found) or _none(str(directory))
+    return sorted(found) or _none(printable(str(directory)))
 
 
 def _listed(url: str) -> list[str]:
     """Return the URLs of the recordings below one."""
     system, root = opened(url)
     try:
-        found = {system.unstrip_protocol(name) for name in _walked(system, root, _DEEP)}
+        found = {_spelled(url, root, name) for name in _walked(system, root, _DEEP)}
     except Exception as error:
         # Each protocol has a library of its own, and errors of its own.
         raise UnreadableFile(
@@ -114,6 +133,21 @@ def _listed(url: str) -> list[str]:
             "that its protocol asks for",
         ) from error
     return sorted(found) or _none(_name(url))
+
+
+def _spelled(url: str, root: str, name: str) -> str:
+    """Return the URL of what is found below one, by all that was typed before it.
+
+    root, name: both as their file system calls them, mostly without user and host.
+    Raises ValueError for what is not below it.
+    """
+    if is_url(name):
+        return name
+    above = root.rstrip("/")
+    if above and not name.startswith(f"{above}/"):
+        raise ValueError(f"{name} is not below {root}")
+    base = url if url.endswith("://") else f"{url.rstrip('/')}/"
+    return base + name[len(above) :].removeprefix("/")
 
 
 def _walked(system: Any, directory: str, deep: int) -> Iterator[str]:
@@ -146,7 +180,7 @@ def opened(url: str) -> tuple[Any, str]:
     import fsspec
 
     try:
-        system, path = fsspec.core.url_to_fs(url)
+        system, path = fsspec.core.url_to_fs(url, **_options(url))
     except ImportError as error:
         package = printable(str(error))
         raise CdmtraceError(
@@ -155,11 +189,25 @@ def opened(url: str) -> tuple[Any, str]:
             hint="python3 -m pip install s3fs, gcsfs or adlfs, on every worker too",
         ) from error
     except Exception as error:
+        # It may quote a part of what is before the @, where no pattern knows it.
+        why = type(error).__name__ if "@" in url else said(error)
         raise UsageTrouble(
-            f"{_name(url)}: is no URL that can be opened: {said(error)}",
-            hint="such as s3://BUCKET/PREFIX or https://HOST/DIRECTORY/",
+            f"{_name(url)}: is no URL that can be opened: {why}",
+            hint=_SUCH_AS if "://" in url else f"./{_name(url)} names a file",
         ) from error
     return system, str(path)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Return what fsspec is told of the protocols of a URL, by protocol."""
+    protocols = {one.partition("://")[0] for one in url.split("::")}
+    spoken = protocols & {"http", "https"}
+    if not spoken:
+        return {}
+    from aiohttp import ClientTimeout
+
+    timeout = ClientTimeout(total=None, sock_connect=30.0, sock_read=_SILENCE)
+    return {protocol: {"client_kwargs": {"timeout": timeout}} for protocol in spoken}
 
 
 def said(error: BaseException) -> str:

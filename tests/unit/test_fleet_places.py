@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import re
+import shlex
 import sys
-import threading
+import time
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from fleets import NONE, RFC, place
 from parting import split
+from serving import Quiet, serving
 
 from cdmtrace.analysis import check, document, frames
 from cdmtrace.errors import CdmtraceError, UnreadableFile, UsageTrouble
-from cdmtrace.fleet import fetch, work
-from cdmtrace.fleet.places import Place, find, said, scrubbed
+from cdmtrace.fleet import fetch, places, work
+from cdmtrace.fleet.places import Place, find, opened, said, scrubbed
 from cdmtrace.urls import is_url
 
 SECRETS = "http://user:hunter2@{}/{}?X-Amz-Signature=hunter3"
 QUESTION = work.Question(profile="intended", full=True)
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-class Patient(ThreadingHTTPServer):
-    def handle_error(self, *args: object) -> None:
-        """Mind no client that goes in the middle of a file."""
 
 
 @pytest.fixture
@@ -40,13 +32,8 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A directory, and HOST:PORT where a server has it."""
     folder = tmp_path / "served"
     folder.mkdir()
-    handler = functools.partial(Quiet, directory=str(folder))
-    with Patient(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with serving(folder) as host:
+        yield folder, host
 
 
 # --- names --------------------------------------------------------------------
@@ -59,9 +46,14 @@ def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         ("https://user:pw@host/x.arrows", "https://host/x.arrows"),
         ("https://host/x.arrows?sig=pw#pw", "https://host/x.arrows"),
         ("simplecache::s3://key:pw@bucket/x", "simplecache::s3://bucket/x"),
-        ("404, url='http://u:pw@h/x?pw' (pw.txt)", "404, url='http://h/x' (pw.txt)"),
+        ("404, url='http://u:pw@h/x?pw' (pw.txt)", "404, url='http://h/x (pw.txt)"),
         ("http://a:pw@h/?pw and http://b:pw@h/?pw", "http://h/ and http://h/"),
         ("what? no: user@host", "what? no: user@host"),
+        ("http://u:p@w@h/x", "http://h/x"),
+        ("http://u:p#w@h/x.arrows", "http://..."),
+        ("http://u:p?w@h/x.arrows and more", "http://... and more"),
+        ("http://h/it's/x?sig=p'w)p\"w", "http://h/it's/x"),
+        ("http://h/x?next=/a@pw", "http://h/x"),
     ],
 )
 def test_no_password_is_told(text: str, shown: str) -> None:
@@ -77,6 +69,7 @@ def test_a_place_does_not_print_what_is_in_it() -> None:
 def test_what_is_a_url() -> None:
     assert is_url("s3://b/x")
     assert is_url("simplecache::s3://b/x")
+    assert is_url("S3://b/x")
     assert not is_url("/tmp/s3://b")
     assert not is_url("a:b.arrows")
 
@@ -115,12 +108,25 @@ def test_a_directory_that_cannot_be_listed_is_told(
     (tmp_path / "x.arrows").touch()
     # Root may list everything, but no path is longer than that.
     monkeypatch.chdir(tmp_path)
+    name = "\x1b '" + "d" * 247
     for _ in range(17):
-        Path("d" * 250).mkdir()
-        os.chdir("d" * 250)
+        Path(name).mkdir()
+        os.chdir(name)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UnreadableFile, match="d: cannot be listed: File name too long"):
+    match = "d: cannot be listed: File name too long"
+    with pytest.raises(UnreadableFile, match=match) as told:
         find([tmp_path])
+    assert "\x1b" not in str(told.value)
+    path = told.value.message.partition(": cannot")[0]
+    assert shlex.split(told.value.hint or "") == ["ls", "-l", path]
+
+
+def test_a_directory_that_is_called_strangely(tmp_path: Path) -> None:
+    strange = tmp_path / "a \x1b[2J"
+    strange.mkdir()
+    with pytest.raises(UsageTrouble) as told:
+        find([strange])
+    assert "a ?[2J: there is no recording" in told.value.message
 
 
 def test_a_server_is_looked_through(served: tuple[Path, str]) -> None:
@@ -134,6 +140,15 @@ def test_a_server_is_looked_through(served: tuple[Path, str]) -> None:
     assert all("user:hunter2@" in one.at for one in found)
 
 
+@pytest.mark.parametrize("chain", ["", "simplecache::"])
+def test_a_file_has_all_the_time_that_it_takes(chain: str) -> None:
+    """aiohttp gives five minutes to a whole file, unless told otherwise."""
+    system, _ = opened(f"{chain}http://host/x.arrows")
+    timeout = (system.fs if chain else system).client_kwargs["timeout"]
+    assert timeout.total is None
+    assert timeout.sock_connect and timeout.sock_read
+
+
 def test_what_cannot_be_listed_in_part_is_told(served: tuple[Path, str]) -> None:
     """A recording that is left out in silence would be one that is clean."""
     folder, host = served
@@ -144,16 +159,58 @@ def test_what_cannot_be_listed_in_part_is_told(served: tuple[Path, str]) -> None
 
 
 @pytest.mark.parametrize(
+    ("url", "root", "name", "spelled"),
+    [
+        ("ftp://u:pw@h/", "/", "/x", "ftp://u:pw@h/x"),
+        ("sftp://u@h/d/", "/d", "/d/a/x", "sftp://u@h/d/a/x"),
+        ("abfs://c@account/d", "c/d", "c/d/x", "abfs://c@account/d/x"),
+        ("gs://", "", "bucket/x", "gs://bucket/x"),
+        ("s3://b/d", "b/d", "b/d//x", "s3://b/d//x"),
+        ("simplecache::s3://b/d", "b/d", "b/d/x", "simplecache::s3://b/d/x"),
+        ("http://h/d", "http://h/d", "http://h/d/x", "http://h/d/x"),
+    ],
+)
+def test_a_listing_keeps_what_was_typed(
+    url: str, root: str, name: str, spelled: str
+) -> None:
+    """The host, the user, the account: file systems leave them out of their names."""
+    assert places._spelled(url, root, name) == spelled
+    if url.startswith("ftp"):
+        system = fsspec.get_filesystem_class("ftp")
+        assert system._strip_protocol(url) == root
+        assert system._strip_protocol(spelled) == name
+
+
+def test_what_is_in_memory_is_listed() -> None:
+    system = fsspec.filesystem("memory")
+    for name in ("/listed/x.arrows", "/listed/a/y.arrows", "/other/z.arrows"):
+        system.pipe_file(name, b"")
+    found = [one.at for one in find(["memory://listed/"])]
+    assert found == ["memory://listed/a/y.arrows", "memory://listed/x.arrows"]
+    for url in found:
+        assert opened(url)[0].exists(opened(url)[1])
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("http://user:hunter2@127.0.0.1:1/", "cannot be listed"),
-        ("foo://user:hunter2@host/", "is no URL that can be opened"),
+        ("foo://user:hunter2@host/", "is no URL that can be opened: ValueError$"),
+        ("ftp://user:hunter2#@host/", "is no URL that can be opened: ValueError$"),
+        ("http://user:hunter2@[::1/", "http://\\[::1/: is no URL$"),
     ],
 )
 def test_trouble_with_a_url(url: str, said: str) -> None:
-    with pytest.raises(CdmtraceError, match=said) as told:
+    with pytest.raises(CdmtraceError) as told:
         find([url])
+    assert re.search(said, told.value.message)
     assert "hunter2" not in str(told.value)
+
+
+def test_a_file_that_is_called_as_a_url() -> None:
+    with pytest.raises(UsageTrouble, match="is no URL that can be opened") as told:
+        opened("a::b.arrows")
+    assert told.value.hint == "./a::b.arrows names a file"
 
 
 def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,13 +269,15 @@ def test_what_is_wrong_is_told_by_its_url(served: tuple[Path, str]) -> None:
 
 def test_parts_are_called_by_their_urls(served: tuple[Path, str]) -> None:
     folder, host = served
-    files = split("cdm-6.1-none", folder, 80 << 10)
-    places = find([f"http://{host}/"])
-    assert len(places) == len(files)
-    (folder / files[1].name).write_bytes(files[1].read_bytes()[:-100])
-    reply = work.check(places, QUESTION)
-    assert f"http://{host}/{files[1].name}: " in reply["done"]["trace"]["cut"]
-    assert reply["done"]["trace"]["files"] == [one.name for one in places]
+    files = split("cdm-6.1-none", folder, 14 << 10)
+    found = find([f"http://{host}/"])
+    assert len(found) == len(files) > 11
+    # The second digit of a number must not be taken for a number.
+    cut = files[10]
+    cut.write_bytes(cut.read_bytes()[:-100])
+    reply = work.check(found, QUESTION)
+    assert f"http://{host}/{cut.name}: " in reply["done"]["trace"]["cut"]
+    assert reply["done"]["trace"]["files"] == [one.name for one in found]
 
 
 def test_what_is_too_large_is_not_copied(
@@ -226,14 +285,14 @@ def test_what_is_too_large_is_not_copied(
 ) -> None:
     folder, host = served
     (folder / "x.arrows").write_bytes(NONE.read_bytes())
-    places = find([f"http://{host}/x.arrows"])
+    found = find([f"http://{host}/x.arrows"])
     size = NONE.stat().st_size
-    with fetch.local(places, size) as (path,):
+    with fetch.local(found, size) as (path,):
         assert path.read_bytes() == NONE.read_bytes()
     assert not path.exists()
     with (
         pytest.raises(UnreadableFile, match=r"has more than 119\.1 KiB"),
-        fetch.local(places, size - 1),
+        fetch.local(found, size - 1),
     ):
         pass
 
@@ -247,6 +306,49 @@ def test_a_header_may_be_long(
     # Longer than what is asked for first.
     monkeypatch.setattr(fetch, "_FEW", 1000)
     assert fetch.header(one) == fetch.header(place(NONE))
+
+
+class Slow(Quiet):
+    """Sends a file as a stream, and pauses after its first bytes."""
+
+    def end_headers(self) -> None:
+        self.send_header("Accept-Ranges", "none")
+        super().end_headers()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        outputfile.write(source.read(100))
+        time.sleep(0.5)
+        super().copyfile(source, outputfile)
+
+
+def test_a_pause_is_no_end(tmp_path: Path) -> None:
+    (tmp_path / "x.arrows").write_bytes(NONE.read_bytes())
+    with serving(tmp_path, Slow) as host:
+        (one,) = find([f"http://{host}/x.arrows"])
+        assert fetch.header(one) == fetch.header(place(NONE))
+
+
+def test_a_full_disk_is_told(
+    served: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, host = served
+    (folder / "x.arrows").write_bytes(NONE.read_bytes())
+    (one,) = find([SECRETS.format(host, "x.arrows")])
+    full = Path("/dev/full")
+    for copy in (
+        lambda: fetch._copied(one, full, 1 << 30),
+        lambda: fetch._begin(one, full, 1 << 20),
+    ):
+        with pytest.raises(CdmtraceError, match="no room for a copy: No space") as told:
+            copy()
+        assert "--local-directory" in (told.value.hint or "")
+        assert "hunter" not in str(told.value)
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "none"))
+    reply = work.head([one])["error"]
+    assert reply["message"] == (
+        f"there is no place for what http://{host}/x.arrows needs: No such file or "
+        "directory"
+    )
 
 
 # --- what a worker replies ----------------------------------------------------
