@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdmtrace.cli import judging
-from cdmtrace.cli.fleet import Fleet, of_recordings, require_form, tell_failed
+from cdmtrace.cli.fleet import Fleet, of_recordings, tell_failed
 from cdmtrace.cli.options import format_option, of_no_use, option
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.check import FORMATS
@@ -90,7 +90,8 @@ def check(
     for name in ("reason", "force") if new_file is None else ():
         about = f"--{name} is about --write-baseline"
         of_no_use(name, about, hint="--write-baseline FILE")
-    asked = by.asked()
+    sources = by.sources()
+    asked = by.asked(sources)
     known = judging.known(known_file)
     if fleet.wanted:
         if new_file is not None:
@@ -98,8 +99,8 @@ def check(
                 "--write-baseline is about recordings that are named one by one",
                 hint="cdmtrace check --write-baseline FILE, and the recordings",
             )
-        require_form(form)
-        question = judging.question(asked, by.rules_from, known)
+        fleet.require_form(form)
+        question = judging.question(asked, sources, known)
         question |= {"allow_inconclusive": allow_inconclusive, "full": form == "json"}
         return _fleet(fleet, asked, known, question, form, by.typed())
     files = fleet.paths

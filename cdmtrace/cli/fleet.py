@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from cdmtrace.cli.options import files_argument, of_no_use, option, size
 from cdmtrace.cli.progress import ticker
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.render.tables import FORMATS
+from cdmtrace.signals import signals_unwind
 from cdmtrace.units import count
 from cdmtrace.urls import is_url
 
@@ -54,14 +56,13 @@ class Fleet:
     @property
     def wanted(self) -> bool:
         """Whether it is a fleet, and not a recording or some. Raises UsageTrouble."""
-        if self.scheduler is not None and self.workers is not None:
-            raise UsageTrouble(
+        if self.scheduler is not None:
+            of_no_use(
+                "workers",
                 "--workers is about this machine, and --scheduler has its own",
                 hint="leave one of them out",
             )
-        if self.scheduler or any(
-            isinstance(word, str) or word.is_dir() for word in self.words
-        ):
+        if self.scheduler or self._several:
             return True
         for name in ("workers", "copy_limit"):
             of_no_use(
@@ -73,18 +74,33 @@ class Fleet:
         return False
 
     @property
+    def _several(self) -> bool:
+        # Path.is_dir() raises where a name is too long, or in what may not be searched.
+        return any(isinstance(word, str) or os.path.isdir(word) for word in self.words)
+
+    @property
     def paths(self) -> list[Path]:
         """The files, where it is no fleet."""
         return [Path(word) for word in self.words]
+
+    def require_form(self, form: str) -> None:
+        """Raise UsageTrouble for a format that has no place for a fleet."""
+        if form in FORMATS:
+            return
+        hint = f"--format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UsageTrouble(
+            f"--format {form} is about recordings that are named one by one",
+            hint=hint if self._several else f"{hint}, or without --scheduler",
+        )
 
     def survey(self, job: Work, **asked: Any) -> Survey:
         """Have the job done. asked: the question. Raises what survey() does."""
         from cdmtrace.fleet.survey import survey
         from cdmtrace.fleet.work import COPY_LIMIT, Question
-        from cdmtrace.lab.processes import signals_as_errors
 
-        question: Question = Question(limit=self.copy_limit or COPY_LIMIT, **asked)
-        with signals_as_errors():
+        limit = COPY_LIMIT if self.copy_limit is None else self.copy_limit
+        question: Question = Question(limit=limit, **asked)
+        with signals_unwind():
             return survey(
                 self.words,
                 job,
@@ -93,15 +109,6 @@ class Fleet:
                 workers=self.workers,
                 ticker=ticker(),
             )
-
-
-def require_form(form: str) -> None:
-    """Raise UsageTrouble for a format that has no place for a fleet."""
-    if form not in FORMATS:
-        raise UsageTrouble(
-            f"--format {form} is about recordings that are named one by one",
-            hint=f"--format {', '.join(FORMATS[:-1])} or {FORMATS[-1]}",
-        )
 
 
 def tell_failed(document: Mapping[str, Any]) -> None:

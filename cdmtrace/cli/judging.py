@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _OF_SERVICES: Final = "np"
 
+Sources = Sequence[tuple[Path, bytes]]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgedBy:
@@ -53,17 +55,27 @@ class JudgedBy:
             words += ["--rules-from", str(path)]
         return tuple(words)
 
-    def asked(self) -> Asked:
+    def sources(self) -> Sources:
+        """Return the files of rules, path and source each. Raises UnreadableFile.
+
+        One may be a pipe: it is read once.
+        """
+        from cdmtrace.analysis import ownrules
+
+        return tuple((path, ownrules.source(path)) for path in self.rules_from)
+
+    def asked(self, sources: Sources | None = None) -> Asked:
         """Return what they ask for. The files of rules are run.
 
-        Raises UsageTrouble for what there is not, and for what does not go together,
-        and UnreadableFile for a file of rules that is none.
+        sources: of sources(), where they are known. Raises UsageTrouble for what there
+        is not, and for what does not go together, and UnreadableFile for a file of
+        rules that is none.
         """
         from cdmtrace.analysis import ownrules, services
         from cdmtrace.analysis.asked import Asked
         from cdmtrace.analysis.permissions import read
 
-        own = ownrules.read(self.rules_from)
+        own = ownrules.run(self.sources() if sources is None else sources)
         chosen = None if self.rules is None else rule_ids(self.rules, own)
         if (self.allow or self.permissions) and self.profile != _OF_SERVICES:
             given = "--allow" if self.allow else "--permissions"
@@ -176,21 +188,15 @@ def known(file: Path | None) -> Baseline:
     return baseline.parse(told, str(file))
 
 
-def question(
-    asked: Asked, rules_from: Iterable[Path], known: Baseline
-) -> dict[str, Any]:
+def question(asked: Asked, sources: Sources, known: Baseline) -> dict[str, Any]:
     """Return the same for a worker, which need not have the files: of
     fleet.work.Question.
-
-    Raises UnreadableFile for a file of rules that is not there any more.
     """
-    from cdmtrace.analysis import ownrules
-
     return {
         "rules": asked.rules,
         "profile": asked.profile,
         "permissions": asked.permissions,
-        "own": tuple((str(path), ownrules.source(path)) for path in rules_from),
+        "own": tuple((str(path), source) for path, source in sources),
         "known": known,
         "named": asked.rules is not None,
     }

@@ -20,14 +20,15 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 from fleets import FOREIGN, NONE, RFC, place, validator
 from parting import split
+from serving import serving
 from simfile import save
 from simkernel import SimKernel
 
 from cdmtrace.cli import main
-from cdmtrace.fleet import crew, work
+from cdmtrace.fleet import crew, places, work
 
 ROOT = Path(__file__).resolve().parents[2]
 Captured = pytest.CaptureFixture[str]
@@ -157,20 +158,20 @@ def test_each_recording_is_counted_as_report_does(
 
 
 def test_options_come_to_workers(
-    scheduler: str, tmp_path: Path, capsys: Captured
+    scheduler: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which need not have the files that these name."""
-    rule = tmp_path / "mine.py"
-    rule.write_text(SLEEPY.replace(str(FOREIGN_TAG), "0"))
-    (tmp_path / "awake").touch()
-    known = tmp_path / "known.toml"
-    known.write_text(
+    """Which need not have the files that these name: in the directory that these
+    workers are in there are none.
+    """
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "examples/rules/slow_mbind.py", "mine.py")
+    Path("known.toml").write_text(
         '[findings.1b7f4b7b2d775104]\nreason = "so"\n'
         '[findings.0123456789abcdef]\nreason = "old"\n'
     )
-    fast = ["--rules", "CDM001,LAB009", "--rules-from", str(rule)]
+    fast = ["--rules", "CDM001,LAB001", "--rules-from", "mine.py"]
     for words in (
-        [*fast, "--baseline", str(known)],
+        [*fast, "--baseline", "known.toml"],
         ["--profile", "np", "--allow", "1:migration"],
         ["--profile", "rfc-v2", "--rules", "CDM001"],
     ):
@@ -244,7 +245,7 @@ def test_workers_that_die(tmp_path: Path, capsys: Captured) -> None:
             killed.append(int(one.stem))
             os.kill(int(one.stem), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     words = ["check", "--rules", "CDM001,LAB009", "--rules-from", str(rule)]
     shown = told(capsys, *words, str(folder), "--workers", "2", status=2)
@@ -259,10 +260,43 @@ def test_workers_that_die(tmp_path: Path, capsys: Captured) -> None:
     assert failed["message"].endswith("each worker that was given it has died")
 
 
+def test_rules_may_come_by_a_pipe(scheduler: str, capsys: Captured) -> None:
+    """Which gives them once."""
+    reading, writing = os.pipe()
+    os.write(writing, (ROOT / "examples/rules/slow_mbind.py").read_bytes())
+    os.close(writing)
+    words = ["--rules", "LAB001", "--rules-from", f"/dev/fd/{reading}", str(RFC)]
+    shown = told(capsys, "check", *words, "--scheduler", scheduler, status=0)
+    os.close(reading)
+    (rule,) = shown["rules"]
+    assert rule["rule"] == "LAB001"
+
+
+def test_what_is_of_no_use_does_nothing(
+    scheduler: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CDMTRACE_CHECK_WORKERS", "2")
+    words = ["check", "--scheduler", scheduler, "--rules", "CDM001", str(NONE)]
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main([*words, "--format", "sarif"]) == 2
+    assert capsys.readouterr().err.endswith("or markdown, or without --scheduler\n")
+
+
+def test_a_limit_may_be_nothing(
+    scheduler: str, tmp_path: Path, capsys: Captured
+) -> None:
+    shutil.copy(NONE, tmp_path / "x.arrows")
+    with serving(tmp_path) as host:
+        words = [f"http://{host}/x.arrows", "--scheduler", scheduler]
+        shown = told(capsys, "check", *words, "--copy-limit", "0", status=2)
+    assert "has more than 0 B, and is not copied" in shown["failed"][0]["message"]
+
+
 def test_it_ends_and_leaves_nothing(tmp_path: Path) -> None:
-    """By Ctrl-C, which all processes of a terminal get, and by SIGTERM."""
+    """By Ctrl-C, which all processes of a terminal get, by SIGTERM, and by SIGHUP."""
     calls = {}
-    for kind in (signal.SIGINT, signal.SIGTERM):
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         place = tmp_path / kind.name
         (place / "tmp").mkdir(parents=True)
         (place / "rule.py").write_text(SLEEPY)
@@ -297,14 +331,30 @@ def test_it_ends_and_leaves_nothing(tmp_path: Path) -> None:
     for kind, status, said in (
         (signal.SIGINT, 130, "interrupted"),
         (signal.SIGTERM, 143, "ended by SIGTERM"),
+        (signal.SIGHUP, 129, "ended by SIGHUP"),
     ):
-        printed = calls[kind].communicate(timeout=60)
-        assert printed == ("", f"cdmtrace: {said}\n")
+        out, err = calls[kind].communicate(timeout=60)
+        assert (out, err.strip()) == ("", f"cdmtrace: {said}")
         assert calls[kind].returncode == status
         for worker in workers[kind]:
             with pytest.raises(ProcessLookupError):
                 os.kill(worker, 0)
         assert list((tmp_path / kind.name / "tmp").glob("cdmtrace-fleet-*")) == []
+
+
+def test_a_signal_is_no_reply(
+    scheduler: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it arrives: also where any error means that a result is lost."""
+    result = Future.result
+
+    def ended(future: Future, timeout: float | None = None) -> Any:
+        signal.raise_signal(signal.SIGHUP)
+        return result(future, timeout)
+
+    monkeypatch.setattr(Future, "result", ended)
+    assert main(["check", "--scheduler", scheduler, str(NONE)]) == 129
+    assert capsys.readouterr() == ("", "cdmtrace: ended by SIGHUP\n")
 
 
 def test_nobody_is_there(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,6 +378,31 @@ def test_nobody_is_there(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+@pytest.mark.parametrize("who", ["scheduler", "client"])
+def test_a_scheduler_that_is_lost(who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been judged by then is told. A client closes once it has tried long
+    enough to come back.
+    """
+    monkeypatch.setattr(crew, "AHEAD", 1)
+    monkeypatch.setattr(crew, "_LOOK", 0.1)
+    with contextlib.ExitStack() as lost:
+        lost.enter_context(dask.config.set({"distributed.comm.timeouts.connect": 1}))
+        address = lost.enter_context(cluster(1))
+        with (
+            Client(address, timeout=1, set_as_default=False) as client,
+            client.as_current(),
+        ):
+            jobs = [[place(NONE, name)] for name in "abc"]
+            replies = crew.Crew(client).each(work.head, jobs)
+            assert "done" in next(replies)[1]
+            monkeypatch.setattr(crew, "PATIENCE", 0.0)
+            (client if who == "client" else lost).close()
+            rest = [reply["error"]["message"] for _, reply in replies]
+    assert [one[:2] for one in rest] == ["b:", "c:"]
+    if who == "client":
+        assert {one[3:] for one in rest} == {"the scheduler does not answer any more"}
+
+
 def test_a_reply_shows_that_somebody_is_there(scheduler: str) -> None:
     """Or else, after a minute of work, nobody would wait for a worker's restart."""
     with Client(scheduler, set_as_default=False) as client, client.as_current():
@@ -337,6 +412,13 @@ def test_a_reply_shows_that_somebody_is_there(scheduler: str) -> None:
         ((_, reply),) = hands.each(work.head, [[place(NONE)]])
     assert "done" in reply
     assert hands._seen > long_ago + crew.PATIENCE
+
+
+def test_who_says_no_version_is_not_believed(scheduler: str) -> None:
+    with Client(scheduler, set_as_default=False) as client, client.as_current():
+        jobs = [[place(NONE, "a")]]
+        ((_, reply),) = crew.Crew(client).each(dict.fromkeys, jobs)
+    assert reply["error"]["message"].startswith("a: was read by cdmtrace None, and ")
 
 
 def test_another_version_is_not_believed(
@@ -395,3 +477,12 @@ def test_who_may_not_talk_to_a_worker() -> None:
             pytest.raises((OSError, TypeError, RuntimeError)),
         ):
             Client(address.replace("tls", "tcp"), timeout=1, set_as_default=False)
+
+
+@pytest.mark.parametrize("verb", ["check", "report"])
+def test_a_name_that_is_too_long_is_no_fault(verb: str, capsys: Captured) -> None:
+    """Nor is a directory that may not be searched; root may search any."""
+    assert main([verb, "x" * 300]) == 2
+    assert capsys.readouterr().err.startswith(f"cdmtrace: {'x' * 300}: cannot be ")
+    (one,) = places.find([Path("x" * 300)])
+    assert one.name == "x" * 300
