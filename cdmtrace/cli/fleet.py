@@ -76,7 +76,10 @@ class Fleet:
     @property
     def _several(self) -> bool:
         # Path.is_dir() raises where a name is too long, or in what may not be searched.
-        return any(isinstance(word, str) or os.path.isdir(word) for word in self.words)
+        return any(
+            isinstance(word, str) or os.path.isdir(word)  # noqa: PTH112
+            for word in self.words
+        )
 
     @property
     def paths(self) -> list[Path]:

@@ -79,7 +79,9 @@ def _found(word: str | Path) -> Iterator[Place]:
     if isinstance(word, str) and word.startswith(_LOCAL):
         word = Path(unquote(word.removeprefix(_LOCAL)))
     if isinstance(word, Path):
-        paths = _below(word) if os.path.isdir(word) else [word]
+        # Path.is_dir() raises where a name is too long; that is told of the file.
+        there = os.path.isdir(word)  # noqa: PTH112
+        paths = _below(word) if there else [word]
         for path in paths:
             yield Place(at=str(path.absolute()), name=str(path))
     elif _path(word).endswith(SUFFIX):

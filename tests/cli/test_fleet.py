@@ -385,8 +385,10 @@ def test_a_scheduler_that_is_lost(who: str, monkeypatch: pytest.MonkeyPatch) -> 
     """
     monkeypatch.setattr(crew, "AHEAD", 1)
     monkeypatch.setattr(crew, "_LOOK", 0.1)
-    with contextlib.ExitStack() as lost:
-        lost.enter_context(dask.config.set({"distributed.comm.timeouts.connect": 1}))
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": 1}),
+        contextlib.ExitStack() as lost,
+    ):
         address = lost.enter_context(cluster(1))
         with (
             Client(address, timeout=1, set_as_default=False) as client,

@@ -146,7 +146,8 @@ def test_a_file_has_all_the_time_that_it_takes(chain: str) -> None:
     system, _ = opened(f"{chain}http://host/x.arrows")
     timeout = (system.fs if chain else system).client_kwargs["timeout"]
     assert timeout.total is None
-    assert timeout.sock_connect and timeout.sock_read
+    assert timeout.sock_connect
+    assert timeout.sock_read
 
 
 def test_what_cannot_be_listed_in_part_is_told(served: tuple[Path, str]) -> None:
