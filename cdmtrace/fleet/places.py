@@ -35,7 +35,7 @@ _SECRETS: Final = (
 _SUCH_AS: Final = "such as s3://BUCKET/PREFIX or https://HOST/DIRECTORY/"
 
 _SILENCE: Final = 60.0
-"""Seconds that a server over HTTP may say nothing; for a file it has all that it takes."""
+"""Seconds that a server over HTTP may say nothing; a file has all that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
