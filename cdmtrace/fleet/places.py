@@ -195,7 +195,7 @@ def opened(url: str) -> tuple[Any, str]:
         why = type(error).__name__ if "@" in url else said(error)
         raise UsageTrouble(
             f"{_name(url)}: is no URL that can be opened: {why}",
-            hint=_SUCH_AS if "://" in url else f"./{_name(url)} names a file",
+            hint=_SUCH_AS,
         ) from error
     return system, str(path)
 

@@ -266,7 +266,7 @@ def test_rules_may_come_by_a_pipe(scheduler: str, capsys: Captured) -> None:
     os.write(writing, (ROOT / "examples/rules/slow_mbind.py").read_bytes())
     os.close(writing)
     words = ["--rules", "LAB001", "--rules-from", f"/dev/fd/{reading}", str(RFC)]
-    shown = told(capsys, "check", *words, "--scheduler", scheduler, status=0)
+    shown = told(capsys, "check", *words, "--scheduler", scheduler, status=1)
     os.close(reading)
     (rule,) = shown["rules"]
     assert rule["rule"] == "LAB001"

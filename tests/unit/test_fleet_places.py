@@ -72,6 +72,7 @@ def test_what_is_a_url() -> None:
     assert is_url("S3://b/x")
     assert not is_url("/tmp/s3://b")
     assert not is_url("a:b.arrows")
+    assert not is_url("a::b.arrows")
 
 
 # --- what there is ------------------------------------------------------------
@@ -206,12 +207,6 @@ def test_trouble_with_a_url(url: str, said: str) -> None:
         find([url])
     assert re.search(said, told.value.message)
     assert "hunter2" not in str(told.value)
-
-
-def test_a_file_that_is_called_as_a_url() -> None:
-    with pytest.raises(UsageTrouble, match="is no URL that can be opened") as told:
-        opened("a::b.arrows")
-    assert told.value.hint == "./a::b.arrows names a file"
 
 
 def test_a_protocol_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
