@@ -55,7 +55,9 @@ class Brought:
         self._on_cdm = terms.is_cdm(event.node)
         self._kept = self._on_cdm or terms.all
         self._held = state.pages if self._on_cdm else state.ram
-        self._model = self._held.get(event.addr)
+        there = self._held.get(event.addr)
+        # One that was there, and of which this is the entry, is nobody's model.
+        self._model = there if there and there.event.seq == event.seq else None
         call = state.open.get((event.tid, event.call))
         # Which of them it was allocated for is to be seen by the address.
         self._unclear = not paired and call is not None and call.alloc is not None

@@ -51,12 +51,6 @@ class Run:
 
     units: Numbers
 
-    @property
-    def pages(self) -> Numbers:
-        """The rows that map or unmap, one for each unit."""
-        rows: Numbers = self.units[:, -1]
-        return rows
-
 
 def find(columns: Columns, page: int, breaks: Collection[int] = ()) -> list[Run]:
     """Return the runs of a batch, none of which shares a row with another.
@@ -74,14 +68,17 @@ def find(columns: Columns, page: int, breaks: Collection[int] = ()) -> list[Run]
     page_row = candidates[order]
     follows[1:] &= page_row[1:] & page_row[:-1]
     pairs = _pairs(rows, follows)
-    of_one = follows & _like(rows, 1) & (rows["kind"] != EventKind.ALLOC)
+    # What maps the page of an allocation is in the unit of that, and in no other.
+    single = (rows["kind"] != EventKind.ALLOC) & ~pairs
+    of_one = follows & _like(rows, 1) & single
+    of_one[1:] &= single[:-1]
     of_two = pairs.copy()
     of_two[:2] = False
     like = _like(rows, 2)
     of_two[2:] &= pairs[:-2] & follows[1:-1] & like[2:] & like[1:-1]
     return [
         *_runs(order, np.flatnonzero(pairs), of_two, 2),
-        *_runs(order, np.flatnonzero(rows["kind"] != EventKind.ALLOC), of_one, 1),
+        *_runs(order, np.flatnonzero(single), of_one, 1),
     ]
 
 
@@ -129,7 +126,7 @@ def _pairs(rows: Columns, follows: Flags) -> Flags:
     """Return which rows map what the row before them has allocated in a fault."""
     pairs: Flags = follows & (rows["kind"] == EventKind.MAP)
     pairs[1:] &= rows["kind"][:-1] == EventKind.ALLOC
-    for name in ("addr", "start", "end", "call"):
+    for name in ("addr", "start", "end", "call", "node"):
         pairs[1:] &= rows[name][1:] == rows[name][:-1]
     return pairs
 

@@ -176,6 +176,8 @@ class _Screen:
         said = one.said is not None and not one.said.open
         return (
             said
+            # A call of another task may have returned since, and have changed it.
+            and self._replay.state(event.mm) is after
             and self._replay.alone(event.mm, event.tid, until)
             and still(before, after, event, paired=paired)
         )

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Event
-from cdmtrace.analysis.rows import Rows
+from cdmtrace.analysis.rows import Columns, Rows
 from cdmtrace.events import EventKind
 
 Space = tuple[int, int]
@@ -107,10 +108,22 @@ def _about_moves(rows: Rows) -> Iterator[Event]:
     yield from rows.where(
         lambda values: (
             np.isin(values["kind"], _ABOUT)
-            | ((values["kind"] == EventKind.MAP) & np.isin(values["addr"], moved))
+            | ((values["kind"] == EventKind.MAP) & _meets(values, moved))
         ),
         (EventKind.MIGRATE,),
     )
+
+
+def _meets(values: Columns, moved: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Return which rows are about an address at which something was moved.
+
+    moved: ascending. A row may be about several pages of a folio.
+    """
+    first = values["addr"]
+    meets: npt.NDArray[np.bool_] = np.searchsorted(moved, first) < np.searchsorted(
+        moved, first + values["size"]
+    )
+    return meets
 
 
 def _cause(event: Event) -> str:

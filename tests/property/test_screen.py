@@ -330,8 +330,15 @@ def test_what_is_counted_meanwhile_is_judged() -> None:
     assert audit.moving == 1
 
 
-def test_another_tasks_call_that_has_to_do_with_it_is_waited_for() -> None:
-    """migrate_pages() of another process returns in the midst of faults."""
+@pytest.mark.parametrize("told", [True, False], ids=["told", "lost"])
+@pytest.mark.parametrize("at", [*range(10), 20])
+def test_another_tasks_call_that_has_to_do_with_it_is_waited_for(
+    at: int, told: bool
+) -> None:
+    """migrate_pages() of another process returns in the midst of faults.
+
+    Its return may be lost: then the next row of that process tells of it.
+    """
     kernel = SimKernel()
     kernel.looked()
     task, start = bound(kernel, 40)
@@ -339,16 +346,34 @@ def test_another_tasks_call_that_has_to_do_with_it_is_waited_for() -> None:
         task.fault(start + number * PAGE)
     task.mbind(start, 4, 2, 1)
     other = kernel.process()
-    at = len(kernel.events)
+    began = len(kernel.events)
     other.migrate_pages(CDM, 1, task.mm)
-    (returned,) = (row for row in kernel.events[at:] if row.kind == EventKind.CALL)
+    (returned,) = (row for row in kernel.events[began:] if row.kind == EventKind.CALL)
     rows = kernel.events[:]
     rows.remove(returned)
-    at = len(kernel.events)
+    began = len(kernel.events)
     for number in range(4, 40):
         task.fault(start + number * PAGE)
-    faults = kernel.events[at:]
-    rows += [*faults[:20], returned, *faults[20:]]
+    faults = kernel.events[began:]
+    began = len(kernel.events)
+    other.mmap(1)
+    later = [returned] if told else kernel.events[began:]
+    agree(as_read(kernel.trace(), [*rows, *faults[:at], *later, *faults[at:]]))
+
+
+def test_faults_of_which_the_allocations_are_lost() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 40)
+    began = len(kernel.events)
+    for number in range(40):
+        task.fault(start + number * PAGE)
+    first = kernel.events[began + len(kernel.events[began:]) // 2].seq
+    rows = [
+        row
+        for row in kernel.events
+        if row.kind != EventKind.ALLOC or row.seq < first
+    ]
     agree(as_read(kernel.trace(), rows))
 
 
@@ -393,6 +418,18 @@ def test_a_huge_page_that_is_split_is_split_entry_by_entry() -> None:
     assert row.kind == EventKind.MAP
     rows = [*kernel.events, *mapped(row, start, 20)]
     assert agree(as_read(kernel.trace(), rows)) == 0
+
+
+def test_the_last_parts_of_a_huge_page_are_no_model_of_new_pages() -> None:
+    kernel = SimKernel()
+    kernel.looked()
+    task = kernel.process()
+    region = task.mmap(HUGE // PAGE * 3)
+    task.mbind(region.start, region.pages)
+    start = -(-region.start // HUGE) * HUGE
+    task.fault(start, huge=True)
+    rows = [*kernel.events, *mapped(kernel.events[-1], start + HUGE - 2 * PAGE, 40)]
+    agree(as_read(kernel.trace(), rows))
 
 
 def test_a_task_that_goes_on_elsewhere_has_left_its_call() -> None:

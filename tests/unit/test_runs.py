@@ -40,6 +40,17 @@ def test_units_are_maps_unmaps_and_faults() -> None:
     assert found(columns(EventKind.MIGRATE, units=6)) == []
 
 
+def test_no_row_is_in_two_units() -> None:
+    """Of the last faults the allocations are missing."""
+    rows = columns(ALLOC, MAP, units=12)
+    rows["kind"][12:] = MAP
+    rows["addr"][12:] = BASE + np.arange(100, 112) * PAGE
+    units = found(rows)
+    numbers = [number for run in units for unit in run for number in unit]
+    assert len(units) == 2
+    assert len({*numbers}) == len(numbers)
+
+
 def test_few_are_no_run() -> None:
     assert found(columns(MAP, units=runs.LEAST - 1)) == []
     assert len(found(columns(MAP, units=runs.LEAST))) == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from simfile import save
 from simkernel import HUGE, PAGE, Region, SimKernel, Task
 
-from cdmtrace.analysis import aggregate
+from cdmtrace.analysis import aggregate, load
 from cdmtrace.events import Cause, EventKind, Probe
 
 SYSCALL = 3
@@ -276,3 +278,16 @@ def test_the_same_address_elsewhere_is_another_page(
     task.row(EventKind.MM_EXIT)
     tour(task, vma, 0, 1, 0)
     assert rows(kernel, TO_AND_FRO) == []
+
+
+def test_a_row_about_several_pages_ends_the_way_of_each(
+    kernel: SimKernel, task: Task, tmp_path: Path
+) -> None:
+    """A folio is mapped where one of its pages was, which is another page then."""
+    vma = task.mmap(4)
+    moved(task, vma, 1, 0, 1)
+    place = {"start": vma.start, "end": vma.end}
+    task.row(EventKind.MAP, addr=vma.start, size=4 * PAGE, node=1, **place)
+    moved(task, vma, 1, 1, 0)
+    trace = load(save(kernel.trace(), tmp_path / "it.arrows"))
+    assert aggregate.report(trace)[TO_AND_FRO] == []
