@@ -370,9 +370,7 @@ def test_faults_of_which_the_allocations_are_lost() -> None:
         task.fault(start + number * PAGE)
     first = kernel.events[began + len(kernel.events[began:]) // 2].seq
     rows = [
-        row
-        for row in kernel.events
-        if row.kind != EventKind.ALLOC or row.seq < first
+        row for row in kernel.events if row.kind != EventKind.ALLOC or row.seq < first
     ]
     agree(as_read(kernel.trace(), rows))
 
