@@ -252,6 +252,16 @@ def test_of_any_program_with_losses(ops, quirks, losses) -> None:
 # --- what has to be spared, and what must not be -----------------------------------
 
 
+def faulted(pages: int) -> tuple[SimKernel, Task, int]:
+    """Return a kernel, and a task that has faulted a region in, and where that is."""
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, pages)
+    for number in range(pages):
+        task.fault(start + number * PAGE)
+    return kernel, task, start
+
+
 def bound(kernel: SimKernel, pages: int) -> tuple[Task, int]:
     task = kernel.process()
     region = task.mmap(pages)
@@ -272,11 +282,7 @@ def test_pages_that_come_to_several_at_the_same_time_are_spared() -> None:
 
 
 def test_pages_that_go_are_spared_but_for_the_last() -> None:
-    kernel = SimKernel()
-    kernel.looked()
-    task, start = bound(kernel, 20)
-    for number in range(20):
-        task.fault(start + number * PAGE)
+    kernel, task, start = faulted(20)
     at = len(kernel.events)
     task.dontneed(start, 20)
     trace = as_read(kernel.trace(), kernel.events)
@@ -432,11 +438,7 @@ def test_the_last_parts_of_a_huge_page_are_no_model_of_new_pages() -> None:
 
 def test_a_task_that_goes_on_elsewhere_has_left_its_call() -> None:
     """A row of it in another mm says so, in the midst of pages that go."""
-    kernel = SimKernel()
-    kernel.looked()
-    task, start = bound(kernel, 40)
-    for number in range(40):
-        task.fault(start + number * PAGE)
+    kernel, task, start = faulted(40)
     other, there = bound(kernel, 1)
     other.fault(there)
     (row,) = (each for each in kernel.events[-2:] if each.kind == EventKind.MAP)
@@ -472,11 +474,7 @@ def test_a_fork_copies_what_is_there_by_then() -> None:
 
 
 def test_where_rows_are_missing_all_begins_anew() -> None:
-    kernel = SimKernel()
-    kernel.looked()
-    task, start = bound(kernel, 40)
-    for number in range(40):
-        task.fault(start + number * PAGE)
+    kernel, _, _ = faulted(40)
     trace = as_read(kernel.trace(), kernel.events)
     assert agree(replace(trace, breaks=frozenset({trace.count - 30}))) > 20
 
@@ -503,11 +501,7 @@ def test_a_page_that_was_allocated_before_is_known_by_its_address() -> None:
 
 
 def test_a_page_goes_only_once() -> None:
-    kernel = SimKernel()
-    kernel.looked()
-    task, start = bound(kernel, 40)
-    for number in range(40):
-        task.fault(start + number * PAGE)
+    kernel, task, start = faulted(40)
     at = len(kernel.events)
     task.dontneed(start, 40)
     gone = kernel.events[at:]
