@@ -53,7 +53,8 @@ def evaluate(
     """Return the value of a flag's definition, None if it cannot be told.
 
     Knows numbers, <<, |, +, -, parentheses, BIT() and its kin, INIT_VM_FLAG(), other
-    definitions of the same header, and options of the configuration.
+    definitions of the same header, and options of the configuration. A name that the
+    header does not define is taken for the option that is called like it.
     """
     return _Parser(expression, names, config, depth=0).value()
 
@@ -133,8 +134,12 @@ class _Parser:
         raise LookupError(text)
 
     def _named(self, name: str) -> int:
-        if name in self._config:
-            return int(self._config[name], 0)
+        option = name
+        if name not in self._names and not name.startswith("CONFIG_"):
+            # From another header, where nobody looks: most likely what is configured.
+            option = f"CONFIG_{name}"
+        if option in self._config:
+            return int(self._config[option], 0)
         value = _Parser(
             self._names[name], self._names, self._config, depth=self._depth + 1
         ).value()

@@ -99,6 +99,15 @@ def test_without_a_configuration_every_line_counts() -> None:
     assert definitions(HEADER, {}).keys() >= {"VM_SOFTDIRTY", "VM_UFFD_MINOR"}
 
 
+def test_a_number_of_another_header_is_the_option_of_that_name() -> None:
+    header = "#define VM_CDM BIT(CDM_VMA_BIT)\n"
+    assert definitions(header, {"CONFIG_CDM_VMA_BIT": "45"}) == {"VM_CDM": 1 << 45}
+    assert definitions(header, {"CONFIG_CDM_VMA_BIT": "y"}) == {}
+    assert definitions(header, {"CONFIG_VMA_BIT": "45"}) == {}
+    here = "#define VM_A_BIT 4\n#define VM_A BIT(VM_A_BIT)\n"
+    assert definitions(here, {"CONFIG_VM_A_BIT": "45"}) == {"VM_A": 1 << 4}
+
+
 def test_numbers_in_an_enum() -> None:
     assert definitions(ENUM, {"CONFIG_X86": "y"}) == {
         "VM_READ": 1,
