@@ -21,7 +21,7 @@ struct watch_asked {
 	u64 vma;	/* where the debug register looks; 0: it is to be told where */
 };
 
-#define WATCH_NEAR 512ULL	/* bytes: more than a VMA has, and less than a page */
+#define WATCH_BEHIND 64ULL	/* bytes: what a copy may be past what it has written */
 
 struct watch_asked_all {
 	struct watch_asked w[WATCHES];
@@ -132,17 +132,18 @@ int watch_look(struct pt_regs *ctx)
 }
 
 /*
- * An instruction that has written at @at has an address near it in a register: that
- * of the VMA, or of its flags, or how far a copy has come. struct pt_regs begins with
- * the 15 that there are for all purposes.
+ * An instruction that has written at @at, the flags of @vma, has an address of there
+ * in a register: that of the VMA, or of its flags, or how far a copy has come. That of
+ * what lies beside the VMA is none: the allocator leaves no room between objects.
+ * struct pt_regs begins with the 15 registers that there are for all purposes.
  */
-static __always_inline int watch_points_at(struct pt_regs *regs, u64 at)
+static __always_inline int watch_points_at(struct pt_regs *regs, u64 vma, u64 at)
 {
 	u64 *word = (u64 *)regs;
 	int i, near = 0;
 
 	for (i = 0; i < 15; i++)
-		near |= word[i] - at + WATCH_NEAR < 2 * WATCH_NEAR;
+		near |= word[i] - vma <= at - vma + WATCH_BEHIND;
 	return near;
 }
 
@@ -188,7 +189,8 @@ int watch_hit(struct watch_context *ctx)
 	 * An emulated processor (QEMU 7.2) sometimes traps at writes to elsewhere. What
 	 * has changed nothing has to show that it wrote here.
 	 */
-	if (VMA_FLAGS(vma) == point->last && !watch_points_at(&ctx->regs, ctx->addr)) {
+	if (VMA_FLAGS(vma) == point->last &&
+	    !watch_points_at(&ctx->regs, vma, ctx->addr)) {
 		__sync_fetch_and_add(&point->strange, 1);
 		return 0;
 	}
