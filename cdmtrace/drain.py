@@ -173,7 +173,7 @@ class Drain:
         if self._kept is not None:
             self._kept.append(events[events["kind"] == EventKind.SNAP_PAGES])
         stacks = events["stack"]
-        new = np.unique(stacks[~self._told[stacks]]).tolist()
+        new = sorted({*stacks[~self._told[stacks]].tolist()})
         if not new:
             return
         rows = own_rows(EventKind.STACK, time.monotonic_ns(), len(new))

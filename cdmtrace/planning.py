@@ -81,10 +81,12 @@ def plan(
     tracepoints: ``category:name``. present: functions that the kernel has besides.
     """
     copies = symbols.twins(functions)
+    # Once: there are as many as a kernel has functions.
+    there = functions | present
     plans = []
     for probe in probes:
         tried = (
-            _attach(attachments, functions, tracepoints, types, present)
+            _attach(attachments, functions, tracepoints, types, there)
             for attachments in (probe.attachments, *probe.older)
         )
         best = min(tried, key=lambda one: len(one.missing))
@@ -119,7 +121,7 @@ def _attach(
     functions: frozenset[str],
     tracepoints: frozenset[str],
     types: Types,
-    present: frozenset[str],
+    there: frozenset[str],
 ) -> _Attached:
     # By what is attached to what: names that differ may be one on this kernel.
     chosen: dict[tuple[str, Kind, str], Attachment] = {}
@@ -128,7 +130,7 @@ def _attach(
     for attachment in attachments:
         known = tracepoints if attachment.kind is Kind.TRACEPOINT else functions
         found = _pick(attachment, known, types)
-        if attachment.unless in functions | present:
+        if attachment.unless in there:
             found = f"{attachment.candidates[0]} that no call is missed by"
         if absent := _absent(attachment, types):
             found = absent

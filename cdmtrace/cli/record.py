@@ -223,7 +223,6 @@ def record(
         from cdmtrace import recorder
     from cdmtrace.filters import Filters, parse_range
     from cdmtrace.options import Options
-    from cdmtrace.render.info import rehearsal
 
     if pids and command:
         raise UsageTrouble(
@@ -309,6 +308,8 @@ def record(
         loader=loader,
     )
     if dry_run:
+        from cdmtrace.render.info import rehearsal
+
         # Not to stdout, which is the command's.
         click.echo(rehearsal(recorder.rehearse(options), output), err=True)
         return 0

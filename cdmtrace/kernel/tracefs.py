@@ -58,12 +58,12 @@ def traceable(root: Path, functions: frozenset[str]) -> frozenset[str]:
 
 def tracepoints(root: Path, category: str = "syscalls") -> frozenset[str]:
     """Return the tracepoints of a category, each as ``category:name``."""
-    directory = root / "events" / category
-    if not directory.is_dir():
+    try:
+        entries = os.scandir(root / "events" / category)
+    except (FileNotFoundError, NotADirectoryError):
         return frozenset()
-    return frozenset(
-        f"{category}:{path.name}" for path in directory.iterdir() if path.is_dir()
-    )
+    with entries:
+        return frozenset(f"{category}:{one.name}" for one in entries if one.is_dir())
 
 
 class Returns:
