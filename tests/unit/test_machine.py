@@ -47,6 +47,7 @@ def test_two_nodes_the_second_without_cpus_and_named_on_the_command_line() -> No
         *("--user", "root", "--rwdir=/run/x"),
         *("--append=cdm-nodes=0x2", f"--append=rootflags={ROOT_FLAGS}"),
         *("--append=nokaslr", "--append=no_timer_check"),
+        *("--append=rcupdate.rcu_expedited=1", "--append=mitigations=off"),
         "--append=quiet",
         *("--", "sh /run/x/guest.sh"),
     ]
@@ -75,7 +76,9 @@ def test_a_device_that_is_more_than_one_is_refused(text: str) -> None:
 
 
 def test_kvm_is_not_disabled_where_it_works() -> None:
-    assert "--disable-kvm" not in arguments(accelerator=Accelerator.KVM)
+    words = arguments(accelerator=Accelerator.KVM)
+    assert "--disable-kvm" not in words
+    assert "--append=mitigations=off" not in words
 
 
 @pytest.mark.parametrize("name", ["/a b", "/a,b", "/a'b", "/$(a)", "relative", "/a=b"])
