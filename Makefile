@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help deps dev bpf kernel stock lint test check-host histories quirks mutants \
+.PHONY: help deps dev bpf kernel stock lint test check-host histories quirks bytes mutants \
 	fuzz demo demo-foreign golden docs audit bench install uninstall clean
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test         lint, then all tests, those in the guest too"
 	@echo "make check-host   the tests that need no guest: some four minutes"
 	@echo "make histories    drive the model by more than ten thousand random histories"
+	@echo "make bytes        cut and damage a trace file at every byte"
 	@echo "make mutants      change the model and the rules: do the tests notice?"
 	@echo "make quirks       each defect of the laboratory's kernel alone, in each scenario"
 	@echo "make fuzz         read a million damaged and made-up trace files"
@@ -69,7 +70,7 @@ test: lint bpf kernel stock
 
 check-host: bpf
 	CDMTRACE_KERNEL_TESTS=0 $(BIN)/python -m pytest -m 'not kernel' \
-		--numprocesses auto --maxprocesses 4
+		--numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Half an hour in an emulated guest. The tests have all of them, but few alone.
 quirks: bpf kernel
@@ -79,6 +80,11 @@ quirks: bpf kernel
 # 30 properties of random programs, 400 each: some two minutes.
 histories: dev
 	CDMTRACE_HISTORIES=400 $(BIN)/python -m pytest -q tests/property
+
+# A trace file cut and damaged at every byte. `make test` has every seventh, and those
+# about the ends of messages.
+bytes: dev
+	CDMTRACE_EVERY_BYTE=1 $(BIN)/python -m pytest -q tests/unit/test_format_torn.py
 
 # Some five thousand changes, each tried until a test fails: a quarter of an hour.
 mutants: dev

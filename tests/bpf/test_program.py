@@ -7,9 +7,12 @@ same flags are used. So this one is skipped, and never failed, without headers.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +72,33 @@ def bcc(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield import_bcc()
 
 
+@pytest.fixture(scope="module")
+def build(bcc: Any) -> Iterator[Callable[[dict[str, int]], Any]]:
+    """Return what compiles the program, once for each set of numbers."""
+    with contextlib.ExitStack() as compiled:
+
+        @functools.cache
+        def building(text: str) -> Any:
+            program = bcc.BPF(text=text, cflags=STRICT)
+            compiled.callback(program.cleanup)
+            return program
+
+        yield lambda numbers: building(program_text(numbers))
+
+
 @pytest.fixture(scope="module", params=["whole", "filtered", "newest", "oldest"])
-def program(bcc: Any, request: pytest.FixtureRequest) -> Any:
+def program(
+    build: Callable[[dict[str, int]], Any], request: pytest.FixtureRequest
+) -> Any:
     more = {"whole": {}, "filtered": FILTERED, "newest": NEWEST, "oldest": OLDEST}
-    numbers = WHOLE | more[request.param]
-    compiled = bcc.BPF(text=program_text(numbers), cflags=STRICT)
-    yield compiled
-    compiled.cleanup()
+    return build(WHOLE | more[request.param])
 
 
 @pytest.mark.parametrize("numbers", CHOICES, ids=" ".join)
-def test_the_compiler_finds_no_fault(bcc: Any, numbers: dict[str, int]) -> None:
-    wanted = WHOLE | numbers
-    program = bcc.BPF(text=program_text(wanted), cflags=STRICT)
-    assert program["events"].map_fd >= 0
-    program.cleanup()
+def test_the_compiler_finds_no_fault(
+    build: Callable[[dict[str, int]], Any], numbers: dict[str, int]
+) -> None:
+    assert build(WHOLE | numbers)["events"].map_fd >= 0
 
 
 def has_map(program: Any, name: str) -> bool:
@@ -93,14 +108,15 @@ def has_map(program: Any, name: str) -> bool:
         return False
 
 
-def test_what_nobody_asks_for_is_not_there(bcc: Any) -> None:
+def test_what_nobody_asks_for_is_not_there(
+    build: Callable[[dict[str, int]], Any],
+) -> None:
     """No map, and so nothing that would look into it."""
     maps = {"followed", "tgids", "cgroups"}
     for numbers, there in ((WHOLE, set()), (WHOLE | FILTERED, maps)):
-        program = bcc.BPF(text=program_text(numbers), cflags=STRICT)
+        program = build(numbers)
         found = {name for name in maps if has_map(program, name)}
         assert found == there
-        program.cleanup()
 
 
 @pytest.fixture(scope="module")

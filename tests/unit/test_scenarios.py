@@ -32,6 +32,12 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Return where those that are shipped are compiled, each once."""
+    return Layout(root=tmp_path_factory.mktemp("lab"))
+
+
 def test_the_summary_is_the_first_line_that_says_something(directory: Path) -> None:
     found = scenarios.scenarios(directory)
     assert list(found) == ["words"]
@@ -69,13 +75,12 @@ def test_an_unknown_scenario_suggests(directory: Path) -> None:
         scenarios.find_scenario("word", directory)
 
 
-def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> None:
-    layout = Layout(root=tmp_path / "lab")
+def test_those_that_are_shipped_compile_and_say_what_they_do(lab: Layout) -> None:
     shipped = scenarios.scenarios()
     assert "story" in shipped
     for scenario in shipped.values():
         assert scenario.summary
-        assert scenarios.compile_scenario(scenario, layout).is_file()
+        assert scenarios.compile_scenario(scenario, lab).is_file()
 
 
 @pytest.mark.parametrize(
@@ -91,11 +96,9 @@ def test_those_that_are_shipped_compile_and_say_what_they_do(tmp_path: Path) -> 
     ],
 )
 def test_the_table_of_a_scenario_has_every_step(
-    scenario: str, head: str, tmp_path: Path
+    scenario: str, head: str, lab: Layout
 ) -> None:
-    program = scenarios.compile_scenario(
-        scenarios.find_scenario(scenario), Layout(root=tmp_path / "lab")
-    )
+    program = scenarios.compile_scenario(scenarios.find_scenario(scenario), lab)
     listed = subprocess.run(
         [program, "--list"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
