@@ -6,8 +6,8 @@
 # SCENARIO is a command that runs before them. Leaves ordinary.arrows in the working
 # directory, and what each has printed.
 #
-# stress-ng goes through the calls that change flags; then a compiler, a database and a
-# run of tests do as they do. Each must end well, or the recording shows nothing.
+# stress-ng goes through the calls that change flags; then a compiler and a database do
+# as they do. Each must end well, or the recording shows nothing.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd) python=$1
@@ -28,10 +28,6 @@ stress-ng --timeout $seconds --temp-path /tmp --mlock 1 --mprotect 1 --madvise 1
 esac
 gcc -O1 -pthread -c -o /tmp/churn.o "$root/cdmtrace/lab/scenarios/churn.c" 2>gcc.log
 "$python" "$root/tests/kernel/database.py" /tmp/ordinary.db >database.log 2>&1
-cd "$root"
-"$python" -m pytest -q -p no:cacheprovider --basetemp=/tmp/ordinary-t \
-	tests/unit/test_losses.py >/tmp/pytest.log 2>&1
-cat /tmp/pytest.log
 END
 
 # The bit is VM_CDM's in the lab's kernel, and nobody's in Debian's. The recorder comes

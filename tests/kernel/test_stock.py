@@ -48,11 +48,7 @@ SCRIPT = """
 here=$1 python=$2 vfio=$3 services=$4
 shift 4
 sh "$here/ordinary.sh" "$python" "$@" &&
-	"$python" "$here/watching.py" writer vfio "$vfio" &&
-	"$python" -m cdmtrace record --cdm-nodes 1 -o shadow.arrows -- \\
-		"$python" "$here/leaking.py" >shadow.stdout 2>shadow.stderr &&
-	"$python" -m cdmtrace record --cdm-nodes 1 -o services.arrows -- \\
-		"$services" --cdm-node 1 >services.tap 2>services.stderr
+	"$python" "$here/stock.py" "$vfio" "$services"
 """
 """What is recorded; then the same writes again, watched, and those of vfio; then shadow
 mode, and what services of the kernel do to pages of a node."""
@@ -167,7 +163,8 @@ def written(result: Result, number: int) -> list[tuple[Lock, str, str]]:
 
 def test_it_ends_as_its_command_does(run: Path) -> None:
     said = (run / "watch.stderr").read_text()
-    assert (run / "watch.status").read_text() == str(STATUS)
+    statuses = json.loads((run / "statuses.json").read_text())
+    assert statuses == {"watch": STATUS, "vfio": 0, "shadow": 0, "services": 0}
     assert "the command ended; " in said
     assert ", 0 lost, " in said
 
@@ -347,7 +344,7 @@ Pages = tuple[int, int, int]
 @pytest.fixture(scope="module")
 def counted(run: Path) -> dict[str, tuple[Pages, bool]]:
     """What the scenario counted, by service: pages, and whether these are all."""
-    lines = (run / "services.tap").read_text().splitlines()
+    lines = (run / "services.stdout").read_text().splitlines()
     assert failures(lines) == []
     told: dict[str, tuple[Pages, bool]] = {}
     for match in filter(None, map(SERVED.fullmatch, lines)):

@@ -5,7 +5,7 @@ watch.stdout, watch.stderr, and taken.stderr of a watch that got no debug regist
 the scenario vfio, whose BAR is watched from before its first access on, it leaves
 vfio.tap, and vfio.arrows, vfio.stdout and vfio.stderr of the watch.
 
-Usage: watching.py [writer] [vfio SCENARIO...]
+Usage: watching.py vfio SCENARIO...
 """
 
 from __future__ import annotations
@@ -258,19 +258,17 @@ def watch_vfio(scenario: list[str]) -> int:
             program.kill()
 
 
-def main(words: list[str]) -> int:
-    """Do what the words say, one after the other."""
+def main(scenario: list[str]) -> int:
+    """Watch the scenario vfio."""
     from recordings import prepared
 
     with prepared():
-        if words[:1] == ["writer"]:
-            Path("watch.status").write_text(str(watch_writer()))
-            words = words[1:]
-        return watch_vfio(words[1:]) if words[:1] == ["vfio"] else 0
+        return watch_vfio(scenario)
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "work":
         work(sys.argv[2], int(sys.argv[3]))
     else:
-        sys.exit(main(sys.argv[1:]))
+        assert sys.argv[1] == "vfio"
+        sys.exit(main(sys.argv[2:]))
