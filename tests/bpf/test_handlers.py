@@ -472,6 +472,24 @@ def test_a_migration_whose_return_was_missed_is_not_the_next_one(
     assert machine.rows == []
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_mapped_while_an_entry_gets_its_page_back_is_that_page(
+    machine: Machine, whole: bool
+) -> None:
+    """Or a part of it; in the same VMA, and nothing else."""
+    vma, other = (machine.vma(machine.mm()) for _ in range(2))
+    folio = machine.page(1)
+    page = folio if whole else machine.page(1, compound_head=folio + 1)
+    machine.enter("remigrate_entry", folio, vma, START, machine.page(0))
+    for what, where in ((page, vma), (page, other), (machine.page(1), vma)):
+        machine.enter("rmap_add_anon", what, where, START, 0)
+    assert [(row["kind"], row["src_node"], row["node"]) for row in machine.rows] == [
+        (EventKind.MIGRATE, 0, 1),
+        (EventKind.MAP, -1, 1),
+        (EventKind.MAP, -1, 1),
+    ]
+
+
 # --- an mbind() that fails ------------------------------------------------------
 
 
