@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # What make prints for each object of a full build, about; only the progress
 # estimate of a first build leans on it.
-_EXPECTED_STEPS = 1500
+_EXPECTED_STEPS = 1850
 _LOG_TAIL_LINES = 30
 
 _STEP = re.compile(rb"^  (?:CC|AS|AR|LD|HOSTCC|GEN|UPD|BTF|CHK|OBJCOPY) ")
