@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -23,7 +24,7 @@ from cdmtrace.analysis.rows import Ticker, no_ticker
 from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.format.schema import printable
 from cdmtrace.scratch import scratch
-from cdmtrace.signals import Ended
+from cdmtrace.signals import signals_to
 
 if TYPE_CHECKING:
     import duckdb
@@ -49,6 +50,9 @@ _LOCKED: Final = {
 """No file, no variable of Python's is a table, and none of this can be set anew."""
 
 _Made = TypeVar("_Made")
+
+_PATIENCE: Final = 0.1
+"""Seconds until it is looked again whether a signal has come."""
 
 _ROWS: Final = 1 << 12
 """Rows of an answer that are made into objects at a time."""
@@ -140,10 +144,6 @@ def _told() -> Iterator[None]:
             details=_lines(str(error)),
             hint=f'tables: {", ".join(TABLES)}; "DESCRIBE {EVENTS}" has its columns',
         ) from error
-    except RuntimeError as error:
-        if "interrupted" in str(error).lower():
-            raise KeyboardInterrupt from error
-        raise
 
 
 def _lines(text: str) -> str:
@@ -220,10 +220,13 @@ def _make(
         except BaseException as error:
             failed.append(error)
 
-    database.register("rows", pa.RecordBatchReader.from_batches(schema, read()))
-    create = f"CREATE TABLE {name} AS FROM rows"
-    _interruptible(database, lambda: database.execute(create))
-    database.unregister("rows")
+    def make() -> None:
+        reader = pa.RecordBatchReader.from_batches(schema, read())
+        database.register("rows", reader)
+        database.execute(f"CREATE TABLE {name} AS FROM rows")
+        database.unregister("rows")
+
+    _interruptible(database, make)
     if failed:
         raise failed[0]
 
@@ -233,15 +236,21 @@ def _interruptible(
 ) -> _Made:
     """Do work that may take long, so that Ctrl-C, or another signal, ends it.
 
-    Where the main thread works for DuckDB itself, it sees no signal before it is done.
+    Where the main thread works for DuckDB itself, it sees no signal before it is done,
+    or DuckDB makes an error of its own of what the signal raises. So another thread
+    works, and the signal does what it would have done when that has ended. For the main
+    thread only.
     """
-    with ThreadPoolExecutor(1) as pool:
+    came: list[int] = []
+    with ThreadPoolExecutor(1) as pool, signals_to(came.append):
         made = pool.submit(work)
-        try:
-            return made.result()
-        except (KeyboardInterrupt, Ended):
-            database.interrupt()
-            raise
+        while wait([made], timeout=_PATIENCE).not_done:
+            # More than once: one that comes before the statement begins is forgotten.
+            if came:
+                database.interrupt()
+    if came:
+        signal.raise_signal(came[0])
+    return made.result()
 
 
 def _once(names: Iterable[str]) -> tuple[str, ...]:

@@ -255,8 +255,8 @@ def test_memory_that_does_not_suffice(ask: Asking) -> None:
     assert "no size" in ask.err
 
 
-@pytest.mark.parametrize("wait", [0, 1])
-def test_it_can_be_interrupted(wait: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("wait", [0, 0.01, 1])
+def test_it_can_be_interrupted(wait: float, tmp_path: Path) -> None:
     """While the rows are copied, and while they are asked."""
     sql = (
         "SELECT count(*) FROM events a, events b, events c, events d "
