@@ -11,7 +11,8 @@ from cdmtrace import units
 from cdmtrace.analysis import names, traffic
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
-from cdmtrace.analysis.replay import Life, Mm, Observed, Result, Shadowed, check
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.result import Life, Mm, Observed, Result, Shadowed
 from cdmtrace.analysis.state import Area
 from cdmtrace.analysis.traffic import Route, Space, Traffic
 from cdmtrace.events import EventKind, Probe

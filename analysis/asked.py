@@ -8,6 +8,7 @@ from cdmtrace.analysis import replay
 from cdmtrace.analysis.book import VERDICT, Bounds
 from cdmtrace.analysis.frames import Trace
 from cdmtrace.analysis.permissions import Permissions
+from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.rules import Rule
 
 
@@ -23,7 +24,7 @@ class Asked:
     permissions: Permissions
     own: tuple[Rule, ...] = ()
 
-    def judge(self, trace: Trace, bounds: Bounds = VERDICT) -> replay.Result:
+    def judge(self, trace: Trace, bounds: Bounds = VERDICT) -> Result:
         """Return what comes of a recording. bounds: what is kept of it.
 
         Raises TraceFileError and RuleFault, as replay.check() does.

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from cdmtrace import tomlfile
 from cdmtrace.analysis.compare import not_judged
-from cdmtrace.analysis.replay import Finding, Result
+from cdmtrace.analysis.result import Finding, Result
 from cdmtrace.analysis.rules import BY_ID, OWN_ID, find
 from cdmtrace.errors import UsageTrouble
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from cdmtrace.analysis.frames import ROWS, Gap
 
 if TYPE_CHECKING:
-    from cdmtrace.analysis.replay import Finding
+    from cdmtrace.analysis.result import Finding
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True, gc=False):

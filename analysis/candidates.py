@@ -11,7 +11,8 @@ from typing import Any, Final
 from cdmtrace.analysis.book import NAMES
 from cdmtrace.analysis.collector import Collector, Vma
 from cdmtrace.analysis.frames import Terms, Trace
-from cdmtrace.analysis.replay import Finding, Mm, Result, check
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.result import Finding, Mm, Result
 from cdmtrace.analysis.rules import Rule, Severity
 from cdmtrace.analysis.timeline import seconds
 from cdmtrace.analysis.traffic import Space

@@ -11,7 +11,7 @@ from cdmtrace.analysis.describe import flags_changed
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.lanes import Lane, Marker
 from cdmtrace.analysis.pages import Census
-from cdmtrace.analysis.replay import Finding
+from cdmtrace.analysis.result import Finding
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.analysis.timeline import LOOKS, cleared, made, moved, spans
 from cdmtrace.analysis.traffic import Space

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
-from cdmtrace.analysis.replay import Finding, Result, RuleResult, Verdict
+from cdmtrace.analysis.result import Finding, Result, RuleResult, Verdict
 from cdmtrace.analysis.rules import Rule, Severity
 
 NONE: Final = "none"

@@ -10,7 +10,7 @@ from cdmtrace.analysis.baseline import NONE, Baseline
 from cdmtrace.analysis.compare import Change, Comparison, RulePair
 from cdmtrace.analysis.frames import Terms, Trace
 from cdmtrace.analysis.invariants import Invariant
-from cdmtrace.analysis.replay import (
+from cdmtrace.analysis.result import (
     Finding,
     Observed,
     Result,

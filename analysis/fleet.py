@@ -12,7 +12,7 @@ from typing import Any, Final
 from cdmtrace.analysis import baseline, document, status, sums
 from cdmtrace.analysis.baseline import Baseline
 from cdmtrace.analysis.frames import Trace
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis.result import Verdict
 from cdmtrace.analysis.rules import Severity
 from cdmtrace.errors import ExitStatus
 

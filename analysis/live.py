@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from cdmtrace.analysis import names
 from cdmtrace.analysis.book import LIVE
 from cdmtrace.analysis.frames import Trace, begins_late, gap_of, terms_of
-from cdmtrace.analysis.replay import Life, Replay, Result
+from cdmtrace.analysis.replay import Replay
+from cdmtrace.analysis.result import Life, Result
 from cdmtrace.analysis.rows import Decoder
 from cdmtrace.analysis.state import Area
 

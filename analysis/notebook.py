@@ -27,7 +27,8 @@ import pyarrow as pa
 
 from cdmtrace.analysis import export, relations
 from cdmtrace.analysis.permissions import DEFAULT, Permissions
-from cdmtrace.analysis.replay import Result, check
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.rules import Rule
 from cdmtrace.errors import TraceFileError
 

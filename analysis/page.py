@@ -19,7 +19,8 @@ from cdmtrace.analysis.frames import Event, Gap, Terms, Trace
 from cdmtrace.analysis.history import Comms
 from cdmtrace.analysis.lanes import APART, Mark, Stretch
 from cdmtrace.analysis.notes import Note
-from cdmtrace.analysis.replay import Finding, Mm, check
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.result import Finding, Mm
 from cdmtrace.analysis.timeline import lost
 
 Document = dict[str, Any]

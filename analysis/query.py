@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-    from cdmtrace.analysis.replay import Result
+    from cdmtrace.analysis.result import Result
     from cdmtrace.format.reader import TraceInfo
 
 EVENTS: Final = "events"

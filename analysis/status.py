@@ -7,7 +7,7 @@ from typing import Final
 
 from cdmtrace.analysis.baseline import NONE, Baseline
 from cdmtrace.analysis.compare import Comparison
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.analysis.rules import Rule, Severity
 from cdmtrace.errors import ExitStatus
 

@@ -18,7 +18,8 @@ from cdmtrace import units
 from cdmtrace.analysis.book import NAMES, Gaps
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
 from cdmtrace.analysis.pages import Census
-from cdmtrace.analysis.replay import Finding, Mm, Result, check
+from cdmtrace.analysis.replay import check
+from cdmtrace.analysis.result import Finding, Mm, Result
 from cdmtrace.analysis.rows import only
 from cdmtrace.analysis.rules import Rule
 from cdmtrace.analysis.state import Area, State

@@ -18,7 +18,8 @@ from cdmtrace.analysis.collector import Collector
 from cdmtrace.analysis.frames import Event, Gap, Trace
 from cdmtrace.analysis.history import columns_of
 from cdmtrace.analysis.pen import Pen
-from cdmtrace.analysis.replay import Finding, Replay, Result, check
+from cdmtrace.analysis.replay import Replay, check
+from cdmtrace.analysis.result import Finding, Result
 from cdmtrace.analysis.timeline import lost
 from cdmtrace.analysis.vmatracks import Tasks, VmaTracks
 from cdmtrace.events import EventKind

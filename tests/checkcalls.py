@@ -12,7 +12,7 @@ from simkernel import SimKernel
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.baseline import NONE, Baseline, Entry
-from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.rules.balancing import LYING_REASON
 from cdmtrace.cli import judging
 from cdmtrace.events import EventKind

@@ -9,7 +9,7 @@ from simkernel import SimKernel
 
 from cdmtrace.analysis import check
 from cdmtrace.analysis.compare import Comparison, Status, compare
-from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.rules import BY_ID
 
 

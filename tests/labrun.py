@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cdmtrace.analysis.replay import Finding
+from cdmtrace.analysis.result import Finding
 from cdmtrace.lab import quirks
 from cdmtrace.lab.guestscript import in_memory
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cdmtrace.analysis.replay import Finding
+from cdmtrace.analysis.result import Finding
 
 PAGE = 4096
 LINE = re.compile(r"# defect step=(\S+) rule=(\S+) (.*)")

@@ -17,7 +17,7 @@ from simkernel import (
 )
 
 from cdmtrace.analysis import check
-from cdmtrace.analysis.replay import Result, RuleResult
+from cdmtrace.analysis.result import Result, RuleResult
 from cdmtrace.analysis.rules import BY_ID
 
 Program = Callable[[Task], None]

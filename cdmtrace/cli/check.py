@@ -17,7 +17,7 @@ from cdmtrace.render.check import FORMATS
 if TYPE_CHECKING:
     from cdmtrace.analysis.asked import Asked
     from cdmtrace.analysis.baseline import Baseline, Entry
-    from cdmtrace.analysis.replay import Result
+    from cdmtrace.analysis.result import Result
     from cdmtrace.render.outcomes import Document
 
 

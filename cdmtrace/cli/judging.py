@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.asked import Asked
     from cdmtrace.analysis.baseline import Baseline
     from cdmtrace.analysis.book import Bounds
-    from cdmtrace.analysis.replay import Result
+    from cdmtrace.analysis.result import Result
     from cdmtrace.analysis.rules import Rule
     from cdmtrace.render.outcomes import Call
 

@@ -21,7 +21,7 @@ from rich.live import Live as Screen
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Terms
 from cdmtrace.analysis.live import Live
-from cdmtrace.analysis.replay import Finding, Verdict
+from cdmtrace.analysis.result import Finding, Verdict
 from cdmtrace.errors import TraceFileError
 from cdmtrace.format.follow import Follower
 from cdmtrace.live.process import AS_IT_WAS, TAKEN

@@ -21,7 +21,7 @@ from labrun import lab_run
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.notes import Arrived, Left, Note
-from cdmtrace.analysis.replay import Mm
+from cdmtrace.analysis.result import Mm
 from cdmtrace.events import EventKind
 from cdmtrace.format.reader import TraceReader
 from cdmtrace.lab import quirks, scenarios

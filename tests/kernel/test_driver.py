@@ -13,7 +13,7 @@ from labrun import found_under, lab_record
 
 from cdmtrace.analysis import Trace, check, load, status
 from cdmtrace.analysis.notes import Arrived, Note
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.events import Cause, EventKind
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout

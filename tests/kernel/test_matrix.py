@@ -22,7 +22,7 @@ from places import Place, places
 from scenariotap import failures
 
 from cdmtrace.analysis import check, load
-from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.result import Result
 from cdmtrace.lab.expectations import RULES
 
 pytestmark = pytest.mark.timeout(7200)

@@ -28,7 +28,7 @@ from scenariotap import failures
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
 from cdmtrace.analysis.notes import Arrived, Left, Note
-from cdmtrace.analysis.replay import Life, Mm, Result
+from cdmtrace.analysis.result import Life, Mm, Result
 from cdmtrace.events import Cause, EventKind, Probe
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout

@@ -25,7 +25,7 @@ from scenariotap import failures
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.frames import Event, Trace
 from cdmtrace.analysis.notes import Arrived, Note
-from cdmtrace.analysis.replay import Mm, Result
+from cdmtrace.analysis.result import Mm, Result
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Mpol, MpolFlag, Probe
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout

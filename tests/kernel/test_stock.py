@@ -26,7 +26,7 @@ from scenariotap import failures
 
 from cdmtrace.analysis import check, describe, load, status
 from cdmtrace.analysis.permissions import Permissions
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.events import EventKind, Lock, Probe, mmap_lock
 from cdmtrace.lab import kernels
 from cdmtrace.lab.paths import Layout

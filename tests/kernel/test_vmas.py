@@ -24,7 +24,7 @@ from scenariotap import failures
 
 from cdmtrace.analysis import check, load, names
 from cdmtrace.analysis.frames import Event, Trace
-from cdmtrace.analysis.replay import Result
+from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.state import Area
 from cdmtrace.events import EventKind, Lock, Probe
 from cdmtrace.lab import quirks, scenarios

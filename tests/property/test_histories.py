@@ -13,7 +13,8 @@ from simkernel import BIND, CDM, DEFAULT, PAGE, PREFERRED, RAM, SimKernel, Task
 
 from cdmtrace.analysis import Gap, Trace, cdm_pages, check, status
 from cdmtrace.analysis.book import LIVE, Bounds
-from cdmtrace.analysis.replay import Replay, Result, Verdict
+from cdmtrace.analysis.replay import Replay
+from cdmtrace.analysis.result import Result, Verdict
 
 # An injected fault: the rules that it breaks, and those that it may break as well.
 FAULTS = {

@@ -18,7 +18,8 @@ from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
 
 from cdmtrace.analysis import Gap, Trace, aggregate, check, load, status
 from cdmtrace.analysis.frames import Event
-from cdmtrace.analysis.replay import Replay, Result
+from cdmtrace.analysis.replay import Replay
+from cdmtrace.analysis.result import Result
 from cdmtrace.events import Bit, Cause, EventKind, Probe
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.arrows"))

@@ -23,7 +23,7 @@ from cdmtrace.analysis.baseline import (
     stale,
     text,
 )
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis.result import Verdict
 from cdmtrace.analysis.status import exit_status
 from cdmtrace.errors import UsageTrouble
 

@@ -23,7 +23,7 @@ from simkernel import CDM, SimKernel, Task
 from cdmtrace.analysis import check, document
 from cdmtrace.analysis.audit import Audit, Difference
 from cdmtrace.analysis.compare import Status, Unlike, compare, not_judged
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.analysis.rules import BY_ID
 from cdmtrace.analysis.status import compared
 from cdmtrace.errors import ExitStatus

@@ -11,7 +11,7 @@ from simkernel import CDM, SimKernel
 
 from cdmtrace.analysis import check, document
 from cdmtrace.analysis.frames import Trace
-from cdmtrace.analysis.replay import RuleResult, Verdict
+from cdmtrace.analysis.result import RuleResult, Verdict
 from cdmtrace.analysis.rules import BY_ID, RULES
 from cdmtrace.events import EventKind
 from cdmtrace.render import divergence

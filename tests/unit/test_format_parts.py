@@ -19,7 +19,7 @@ from parting import SIZE, split
 from cdmtrace.analysis import check, frames
 from cdmtrace.analysis.live import Live
 from cdmtrace.analysis.parts import recordings
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.cli import main
 from cdmtrace.errors import TraceWriteError, UsageTrouble
 from cdmtrace.events import EVENT_DTYPE, EventKind, Events

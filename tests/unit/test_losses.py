@@ -9,7 +9,7 @@ from simfile import save
 from simkernel import BIND, PAGE, RAM, Region, SimKernel, Task
 
 from cdmtrace.analysis import check, load
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.events import Lost, Probe
 from cdmtrace.format.schema import ANYWHERE, Shortfall
 from cdmtrace.losses import Missing, Where, fresh

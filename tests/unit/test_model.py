@@ -26,7 +26,7 @@ from cdmtrace.analysis.model import step
 from cdmtrace.analysis.notes import Arrived, Left, Note, Serviced
 from cdmtrace.analysis.pages import Page, PageMap
 from cdmtrace.analysis.profiles import PROFILES, Facts, Mode, Want, fault_tags
-from cdmtrace.analysis.replay import Life
+from cdmtrace.analysis.result import Life
 from cdmtrace.analysis.state import Area, State
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 

@@ -17,7 +17,7 @@ from simkernel import BIND, SimKernel, Task
 from cdmtrace.analysis import check, load, ownrules, wellformed
 from cdmtrace.analysis.frames import Gap, Trace
 from cdmtrace.analysis.notes import Began
-from cdmtrace.analysis.replay import Result, RuleResult, Verdict
+from cdmtrace.analysis.result import Result, RuleResult, Verdict
 from cdmtrace.analysis.rules import RULES, Judgement, Rule
 from cdmtrace.cli import main
 from cdmtrace.errors import RuleFault, UnreadableFile

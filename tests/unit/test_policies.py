@@ -6,7 +6,7 @@ import pytest
 from simkernel import BIND, CDM, DEFAULT, INTERLEAVE, PAGE, RAM, TAG, SimKernel, Task
 
 from cdmtrace.analysis import check, describe
-from cdmtrace.analysis.replay import Result, Verdict
+from cdmtrace.analysis.result import Result, Verdict
 from cdmtrace.events import Bit, Cause, EventKind, Lock, MpolFlag, Probe
 
 SHARED = BIND | MpolFlag.SHARED

@@ -14,7 +14,7 @@ from simfile import save
 from simkernel import CDM, PREFERRED, SimKernel
 
 from cdmtrace.analysis import check, document, load
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis.result import Verdict
 from cdmtrace.analysis.status import exit_status, verdict
 from cdmtrace.cli import main
 from cdmtrace.errors import TraceFileError

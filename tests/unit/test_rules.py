@@ -35,7 +35,7 @@ from simkernel import (
 )
 
 from cdmtrace.analysis import check, status
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis.result import Verdict
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.events import EventKind
 

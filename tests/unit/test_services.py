@@ -17,7 +17,7 @@ from simkernel import PROBES
 from cdmtrace.analysis import aggregate, check, document
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace, terms_of
 from cdmtrace.analysis.permissions import DEFAULT, Permissions
-from cdmtrace.analysis.replay import Result, RuleResult, Verdict
+from cdmtrace.analysis.result import Result, RuleResult, Verdict
 from cdmtrace.analysis.services import (
     BY_NAME,
     NO_DEPARTURES,

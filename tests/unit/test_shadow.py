@@ -30,7 +30,7 @@ from simkernel import (
 )
 
 from cdmtrace.analysis import Trace, aggregate, check, document, load, status
-from cdmtrace.analysis.replay import Verdict
+from cdmtrace.analysis.result import Verdict
 from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.cli import main
 from cdmtrace.events import EventKind, Lock, Probe

@@ -12,7 +12,7 @@ from rows import PLAIN, TAG, TERMS, Rows, other, span
 from cdmtrace.analysis import check, load
 from cdmtrace.analysis.aggregate import report
 from cdmtrace.analysis.frames import Event, Gap, Trace
-from cdmtrace.analysis.replay import Finding, Verdict
+from cdmtrace.analysis.result import Finding, Verdict
 from cdmtrace.analysis.rules import RULES
 from cdmtrace.events import Bit, Cause, EventKind, Lock, Probe
 
