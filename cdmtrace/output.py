@@ -31,10 +31,11 @@ def created(path: Path, *, force: bool) -> Iterator[IO[bytes]]:
     # What is in the way is told before all the work.
     _look(path, force=force)
     made = path.with_name(f".cdmtrace-{secrets.token_hex(4)}")
-    with signals_unwind():
+    with signals_unwind() as raise_dropped:
         try:
             with _opened(made, path) as file:
                 yield file
+            raise_dropped()
             _give_name(made, path, force=force)
         except BaseException as error:
             with contextlib.suppress(OSError):

@@ -71,17 +71,30 @@ def no_more_signals() -> None:
 
 
 @contextlib.contextmanager
-def signals_unwind() -> Iterator[None]:
+def signals_unwind() -> Iterator[Callable[[], None]]:
     """Have a signal that would end us leave the block, and clean up on its way.
 
-    Raises KeyboardInterrupt, or :class:`Ended`, where the signal arrives.
+    Raises KeyboardInterrupt, or :class:`Ended`, where the signal arrives. Whose turn it
+    is there may drop it: numpy drops whatever is raised while it asks an object's class
+    what it can do, which for an enum of Python 3.11 is answered in Python. So it is
+    raised again at the end of the block; and by what the block is given, which is to be
+    called before anything that cannot be undone.
     """
+    came: list[int] = []
 
     def unwind(number: int) -> NoReturn:
         no_more_signals()
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise Ended(number)
+        came.append(number)
+        raise _raised(number)
+
+    def raise_dropped() -> None:
+        if came:
+            raise _raised(came[0])
 
     with signals_to(unwind):
-        yield
+        yield raise_dropped
+        raise_dropped()
+
+
+def _raised(number: int) -> BaseException:
+    return KeyboardInterrupt() if number == signal.SIGINT else Ended(number)

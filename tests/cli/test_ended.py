@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from cdmtrace import output
 from cdmtrace.errors import UsageTrouble
 from cdmtrace.output import created
+from cdmtrace.signals import Ended
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 RFC = GOLDEN / "cdm-6.1-rfc.arrows"
@@ -27,6 +29,7 @@ HALF = """
 import signal, sys
 from pathlib import Path
 from cdmtrace.output import created
+from cdmtrace.signals import Ended
 with created(Path(sys.argv[1]), force=len(sys.argv) > 2) as file:
     file.write(b"half")
     file.flush()
@@ -160,6 +163,23 @@ def test_signals_are_what_they_were_afterwards(tmp_path: Path) -> None:
         file.write(b"x")
         assert [signal.getsignal(number) for number in TOLD] != before
     assert [signal.getsignal(number) for number in TOLD] == before
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Ended)]
+)
+def test_a_signal_that_somebody_drops_is_not_lost(
+    number: signal.Signals, raised: type[BaseException], tmp_path: Path
+) -> None:
+    """As numpy may, when it compares an array with a member of an enum."""
+    with (
+        pytest.raises(raised),
+        created(tmp_path / "out", force=False) as file,
+    ):
+        with contextlib.suppress(BaseException):
+            os.kill(os.getpid(), number)
+        file.write(b"whole")
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_who_ignores_a_signal_goes_on(tmp_path: Path) -> None:
