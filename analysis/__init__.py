@@ -5,8 +5,9 @@ Imported as ``cdmtrace.analysis``.  No root, no bcc, no click in here; pandas on
 """
 
 from cdmtrace.analysis.frames import Event, Gap, Terms, Trace, dataframe, load
+from cdmtrace.analysis.holding import cdm_pages, count_pages
 from cdmtrace.analysis.notebook import DataFrames
-from cdmtrace.analysis.replay import cdm_pages, check, count_pages
+from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.result import Finding, Mm, Result, Verdict
 
 __all__ = [

@@ -72,6 +72,26 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     differences: tuple[Difference, ...]
 
 
+def together(parts: Iterable[Audit | None]) -> Audit | None:
+    """Return what the audits of different address spaces came to; None: of none."""
+    there = [one for one in parts if one is not None]
+    if not there:
+        return None
+    return Audit(
+        looks=sum(one.looks for one in there),
+        vmas=sum(one.vmas for one in there),
+        pages=sum(one.pages for one in there),
+        moving=sum(one.moving for one in there),
+        unknown=sum(one.unknown for one in there),
+        differences=tuple(
+            sorted(
+                (found for one in there for found in one.differences),
+                key=lambda found: found.seq,
+            )
+        ),
+    )
+
+
 @dataclass(slots=True)
 class _Count:
     """One VMA while it was counted, from since to until, ns."""

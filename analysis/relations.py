@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cdmtrace.analysis import names
 from cdmtrace.analysis.frames import Gap, Terms
-from cdmtrace.analysis.replay import count_pages
+from cdmtrace.analysis.holding import count_pages
 from cdmtrace.analysis.result import Mm, Result
 
 Row = dict[str, Any]

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdmtrace import units
+from msgspec.structs import replace
+
 from cdmtrace.analysis import describe, model, names
 from cdmtrace.analysis.audit import Auditor
 from cdmtrace.analysis.book import CHECK, Book, Bounds, Gaps, Ground
-from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Terms, Trace
+from cdmtrace.analysis.frames import FOLLOWED, ROWS, Event, Gap, Trace
 from cdmtrace.analysis.notes import Began, Note, Notes, Served, Settled
+from cdmtrace.analysis.partition import Share
 from cdmtrace.analysis.permissions import DEFAULT, Permissions
-from cdmtrace.analysis.profiles import PROFILES, Profile
-from cdmtrace.analysis.result import (
-    Finding,
-    Life,
-    Mm,
-    Observed,
-    Result,
-    RuleResult,
-    Shadowed,
-    Step,
-    Verdict,
-)
+from cdmtrace.analysis.profiles import PROFILES
+from cdmtrace.analysis.result import Finding, Life, Mm, Result, Step
 from cdmtrace.analysis.rows import Rows
 from cdmtrace.analysis.rules import (
-    PART_OF,
     RULES,
     Judgement,
     Rule,
@@ -38,10 +30,20 @@ from cdmtrace.analysis.rules import (
 from cdmtrace.analysis.rules.permissions import SERVICE_NOT_ALLOWED
 from cdmtrace.analysis.rules.tag import MISSING_TAG
 from cdmtrace.analysis.screen import go_through
-from cdmtrace.analysis.services import NO_DEPARTURES
-from cdmtrace.analysis.shadow import Shadow
+from cdmtrace.analysis.shadow import Due, Shadow
 from cdmtrace.analysis.state import State
 from cdmtrace.analysis.touched import Touched
+from cdmtrace.analysis.verdicts import (
+    Counted,
+    RuleCount,
+    applies,
+    asks_of_tag,
+    concerns,
+    listed,
+    missing,
+    result_of,
+    stackless,
+)
 from cdmtrace.events import Bit, EventKind, Probe
 from cdmtrace.format.schema import printable
 
@@ -56,8 +58,6 @@ _NO_MM: Final = frozenset(
 _LATE: Final = frozenset({EventKind.SNAP_MM, EventKind.SNAP_RANGES})
 """Rows that may come when their mm has ended: what was looked at is told later."""
 _LOOK: Final = Probe.SNAPSHOT.name.lower()
-_WATCHPOINT: Final = Probe.WATCHPOINT.name.lower()
-"""No rule needs it, or leans on it: record has none."""
 _ACCOUNT: Final = frozenset(
     {
         "copy_page_range",
@@ -73,9 +73,6 @@ _ACCOUNT: Final = frozenset(
 
 
 _EVER: Final = (0, 1 << 64)
-
-WITHOUT_TAG: Final = "this kernel has no VM_CDM (shadow mode)"
-"""Why a rule about the tag is unchecked."""
 
 Observer = Callable[[Mm, Event, Note], None]
 Teller = Callable[[Mm, Event, Note, int], None]
@@ -124,14 +121,52 @@ def check(
         own=own,
     )
     each = observer is not None or follower is not None or bool(own)
-    if screened and isinstance(trace.events, Rows) and not each:
+    _give(run, trace, until=until, screened=screened and not each)
+    return run.result()
+
+
+def count(
+    trace: Trace,
+    share: Share,
+    *,
+    profile: str,
+    rules: Collection[str] | None,
+    teller: Teller | None = None,
+    permissions: Permissions,
+    bounds: Bounds,
+) -> Counted:
+    """Return what check() counts of some address spaces of a trace, which is of files
+    and lacks no rows before one that is here.
+
+    All but share is as for check(). Raises KeyError for a profile that does not exist.
+    """
+    if not isinstance(trace.events, Rows) or trace.breaks:
+        raise ValueError("a share can be taken of a recording that is whole, in files")
+    trace = replace(trace, events=dataclasses.replace(trace.events, share=share))
+    run = Replay(
+        trace,
+        profile=profile,
+        rules=rules,
+        teller=teller,
+        permissions=permissions,
+        bounds=bounds,
+        share=share,
+    )
+    _give(run, trace)
+    return run.counted()
+
+
+def _give(
+    run: Replay, trace: Trace, *, until: int | None = None, screened: bool = True
+) -> None:
+    """Give a replay the rows of a trace."""
+    if screened and isinstance(trace.events, Rows):
         go_through(run, trace.events, trace.terms, trace.breaks, until)
-        return run.result()
+        return
     for event in trace.events:
         if until is not None and event.seq > until:
             break
         run.take(event)
-    return run.result()
 
 
 @dataclass(slots=True)
@@ -216,14 +251,16 @@ class Replay:
         bounds: Bounds = CHECK,
         permissions: Permissions = DEFAULT,
         own: Sequence[Rule] = (),
+        share: Share | None = None,
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
         profile, rules, observer, follower, teller, permissions, own: as for check().
+        share: what is to be judged, None: everything.
         Raises KeyError for a profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
-        self._profile = PROFILES[profile]
+        self._profile, self._permissions = PROFILES[profile], permissions
         self._observer = observer
         self._follower = follower
         self._teller = teller
@@ -232,11 +269,11 @@ class Replay:
         self._tallies = [
             _Tally(
                 rule=rule,
-                applies=_applies(rule, self._profile, self._terms),
+                applies=applies(rule, self._profile, self._terms),
                 book=Book(once=rule.once, bounds=bounds),
             )
             for rule in (*RULES, *own)
-            if (_listed(rule, self._profile) if rules is None else rule.id in rules)
+            if (listed(rule, self._profile) if rules is None else rule.id in rules)
         ]
         self._by_note: dict[type[Note], list[_Tally]] = {}
         self._gaps = {one.rule.id: Gaps() for one in self._tallies}
@@ -260,7 +297,8 @@ class Replay:
             self._unseen.add(gap)
             self._missing.add(gap)
         self._looked = False
-        self._begun = False
+        self._begun = share is not None and share.first is None
+        self._mine = None if share is None else frozenset(share.mms.tolist())
         for gap in trace.gaps:
             self.lose(gap)
 
@@ -272,12 +310,12 @@ class Replay:
             self._blind.add(gap)
         if gap.probe == ROWS:
             self._missing.add(gap)
-        if _concerns(gap, MISSING_TAG):
+        if concerns(gap, MISSING_TAG):
             self._shadowless.add(gap)
-        if _concerns(gap, SERVICE_NOT_ALLOWED):
+        if concerns(gap, SERVICE_NOT_ALLOWED):
             self._serviceless.add(gap)
         for tally in self._tallies:
-            if _concerns(gap, tally.rule):
+            if concerns(gap, tally.rule):
                 self._gaps[tally.rule.id].add(gap)
                 tally.book.lose(gap)
 
@@ -297,6 +335,8 @@ class Replay:
         if event.kind == EventKind.SNAP_MM and not event.mm:
             self._look_done(event)
             return
+        for mm in self._calls_left(event):
+            self._judge(mm, event, self._abandoned(mm, event))
         if event.kind in _LATE and event.mm not in self._lives:
             # It ended while it was looked at; the next with this id is another one.
             if self._auditor:
@@ -304,8 +344,6 @@ class Replay:
             return
         if self._auditor:
             self._auditor.move(event)
-        for mm in self._calls_left(event):
-            self._judge(mm, event, self._abandoned(mm, event))
         for mm in sorted(self._concerned(event)):
             life = self._lives.get(mm)
             if life is None:
@@ -451,7 +489,7 @@ class Replay:
                 touched.add(event.mm)
             else:
                 self._busy[event.tid] = (event.call, {event.mm})
-        return concerned
+        return concerned if self._mine is None else concerned & self._mine
 
     def _calls_left(self, event: Event) -> list[int]:
         """Return mms in which a call of this task is open that has returned."""
@@ -515,14 +553,14 @@ class Replay:
         violation = judgement.violation
         if violation is None:
             return
-        if _stackless(tally.rule, self._terms):
+        if stackless(tally.rule, self._terms):
             tally.book.withheld += 1
             return
         life, window = self._lives[mm], judgement.window
         start, end = violation.start, violation.end
         ground, gaps = None, self._missing.all
         if window is not None:
-            if _missing(tally.rule.leans, self._terms):
+            if missing(tally.rule.leans, self._terms):
                 tally.book.withheld += 1
                 return
             ground = life.ground(window, start, end)
@@ -590,167 +628,43 @@ class Replay:
 
     def result(self) -> Result:
         """Return what was found so far."""
-        lives = sorted(
-            [*self._done, *self._lives.values()],
-            key=lambda life: (life.pid, life.id, life.generation),
+        return result_of(
+            self._trace, self._profile, self._permissions, [self.counted()]
         )
-        return Result(
-            trace=self._trace,
-            profile=self._profile,
-            rules=tuple(self._sum(tally) for tally in self._tallies),
-            findings=tuple(
-                sorted(
-                    (f for tally in self._tallies for f in tally.book.findings),
-                    key=lambda f: (f.seq, f.rule.id),
+
+    def counted(self) -> Counted:
+        """Return the same as numbers, which may be put together with others."""
+        lives = [*self._done, *self._lives.values()]
+        kept = lives if self._bounds.ended or self._bounds.names else []
+        return Counted(
+            rules=tuple(
+                RuleCount(
+                    rule=tally.rule,
+                    applies=tally.applies,
+                    checked=tally.checked,
+                    unknown=dict(tally.unknown),
+                    withheld=tally.book.withheld,
+                    count=tally.book.count,
+                    findings=tuple(tally.book.findings),
+                    gaps=tuple(self._gaps[tally.rule.id].all),
                 )
+                for tally in self._tallies
             ),
-            lives=tuple(Life(mm=self._mm(one), state=one.state) for one in lives),
+            lives=tuple(Life(mm=self._mm(one), state=one.state) for one in kept),
+            spaces=len(self._lives) + self._past.total(),
             audit=self._auditor.result() if self._auditor else None,
-            services=self._observed(),
+            touches=self._services.touches(self._comms),
+            serviceless=tuple(self._serviceless.all),
             shadow=self._shadowed(lives),
+            shadowless=tuple(self._shadowless.all),
         )
 
-    def _observed(self) -> Observed:
-        reasons = []
-        if self._services.unknown:
-            pages = names.size(self._services.unknown, self._terms.page)
-            reasons.append(f"who moved or brought {pages} was not seen")
-        if self._services.by_reason:
-            pages = names.size(self._services.by_reason, self._terms.page)
-            reasons.append(f"of {pages} only the kernel's reason says who moved them")
-        if gaps := self._serviceless.all:
-            reasons.append(_told(gaps, self._spaces))
-        reasons += self._cut_off()
-        return Observed(
-            cells=self._services.cells(self._comms), why="; ".join(reasons) or None
-        )
-
-    @property
-    def _spaces(self) -> int:
-        """How many address spaces there were so far."""
-        return len(self._lives) + self._past.total()
-
-    def _cut_off(self) -> list[str]:
-        """Return that the recording's beginning is not here, if that is so."""
-        if not self._before:
-            return []
-        return [f"{self._before[0].count:,} rows came before, and are missing"]
-
-    def _shadowed(self, lives: Iterable[_Life]) -> Shadowed | None:
+    def _shadowed(self, lives: Iterable[_Life]) -> tuple[tuple[Mm, Due], ...] | None:
         if self._shadow is None:
             return None
         by_space = {(life.id, life.generation): life for life in lives}
         found = self._shadow.result(lambda space: by_space[space].state.areas)
-        absent = _missing(MISSING_TAG.probes, self._terms)
-        reasons = [f"probe not attached: {', '.join(absent)}"] if absent else []
-        if _stackless(MISSING_TAG, self._terms):
-            reasons.append(f"recorded with --stacks {self._terms.stacks}")
-        if gaps := self._shadowless.all:
-            reasons.append(_told(gaps, self._spaces))
-        reasons += self._cut_off()
-        return Shadowed(
-            vmas=tuple((self._mm(by_space[due.space]), due) for due in found),
-            why="; ".join(reasons) or None,
-        )
-
-    def _sum(self, tally: _Tally) -> RuleResult:
-        verdict, why = self._verdict(tally)
-        return RuleResult(
-            rule=tally.rule,
-            verdict=verdict,
-            checked=tally.checked,
-            findings=tally.book.count,
-            why=why,
-        )
-
-    def _verdict(self, tally: _Tally) -> tuple[Verdict, str | None]:
-        rule = tally.rule
-        if not (self._terms.tag or rule.tagless):
-            return Verdict.UNCHECKED, WITHOUT_TAG
-        if not tally.applies:
-            return Verdict.UNCHECKED, f"{self._profile.name} promises nothing like it"
-        absent = _missing(rule.needs, self._terms)
-        if absent:
-            return Verdict.UNCHECKED, f"probe not attached: {', '.join(absent)}"
-        reasons = []
-        absent = _missing(rule.leans, self._terms)
-        if absent:
-            reasons.append(f"probe not attached: {', '.join(absent)}")
-        if _stackless(rule, self._terms):
-            reasons.append(f"recorded with --stacks {self._terms.stacks}")
-        if gaps := self._gaps[rule.id].all:
-            reasons.append(_told(gaps, self._spaces))
-        if rule.departures and not self._terms.departures:
-            reasons.append(NO_DEPARTURES)
-        if tally.book.withheld:
-            reasons += self._cut_off()
-        if tally.book.withheld:
-            withheld = units.count(tally.book.withheld, "finding")
-            reasons.append(f"{withheld} withheld for that")
-        reasons += [f"{count:,} times: {why}" for why, count in tally.unknown.items()]
-        why = "; ".join(reasons) or None
-        if tally.book.count:
-            return Verdict.VIOLATED, why
-        if reasons:
-            return Verdict.INCONCLUSIVE, why
-        if not tally.checked:
-            return Verdict.VACUOUS, f"not once was there {rule.premise}"
-        return Verdict.CLEAN, None
-
-
-def asks_of_tag(profile: Profile) -> bool:
-    """Return whether a profile is about the tag at all."""
-    return "intended" in profile.kin
-
-
-def _listed(rule: Rule, profile: Profile) -> bool:
-    """Return whether a rule is judged where nobody says which."""
-    return not rule.profiles.isdisjoint(profile.kin)
-
-
-def _applies(rule: Rule, profile: Profile, terms: Terms) -> bool:
-    return profile.name in rule.profiles and bool(terms.tag or rule.tagless)
-
-
-def _told(gaps: Collection[Gap], mms: int) -> str:
-    """Return what is missing, in words; mms: address spaces in the trace."""
-    lost: dict[str, int] = {}
-    for gap in gaps:
-        lost[gap.probe] = lost.get(gap.probe, 0) + gap.count
-    rows = [f"{gap.count:,} {gap.reason}" for gap in gaps if gap.probe == ROWS]
-    gaps = [gap for gap in gaps if gap.probe != ROWS]
-    lost.pop(ROWS, None)
-    blind = {gap.mm for gap in gaps if gap.probe == FOLLOWED}
-    told = [f"{n:,} of {probe}" for probe, n in lost.items() if probe != FOLLOWED]
-    words = [f"events lost: {', '.join(told)}"] if told else []
-    if told and all(gap.mm for gap in gaps):
-        words[0] += f" (in {len({gap.mm for gap in gaps})} of {mms} address spaces)"
-    if blind:
-        spaces = "address space" if len(blind) == 1 else "address spaces"
-        words.append(f"{len(blind)} {spaces} not followed (record --map-size)")
-    if rows:
-        words.append(f"rows missing: {', '.join(rows)}")
-    return "; ".join(words)
-
-
-def _concerns(gap: Gap, rule: Rule) -> bool:
-    """Return whether what is missing matters to a rule."""
-    if gap.probe in (FOLLOWED, ROWS):
-        return bool(rule.probes)
-    if gap.probe == _WATCHPOINT and EventKind.WRITE.name in rule.events:
-        return True
-    return PART_OF.get(gap.probe, gap.probe) in rule.probes
-
-
-def _stackless(rule: Rule, terms: Terms) -> bool:
-    """Return whether stacks that the rule leans on were not taken."""
-    taken = {"all": {"all", "changes"}, "changes": {"changes"}}
-    return bool(rule.stacks) and rule.stacks not in taken.get(terms.stacks, ())
-
-
-def _missing(probes: Iterable[str], terms: Terms) -> list[str]:
-    """Return the probes that were not attached."""
-    return sorted(name for name in probes if not terms.probes.get(name))
+        return tuple((self._mm(by_space[due.space]), due) for due in found)
 
 
 def _fingerprint(rule: Rule, violation: Violation, comm: str, profile: str) -> str:
@@ -767,42 +681,3 @@ def _fingerprint(rule: Rule, violation: Violation, comm: str, profile: str) -> s
         ),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-# --- pages, for an audit ------------------------------------------------------
-
-Ranges = dict[tuple[int, int], dict[int, int]]
-"""[start, end) of a VMA -> node -> pages (of the base size) of that CDM node."""
-
-
-def cdm_pages(trace: Trace, *, until: int | None = None) -> dict[Mm, Ranges]:
-    """Return the pages of CDM nodes that the model holds to be mapped, by mm.
-
-    At the end of the trace, or after the row of seq ``until``; of an mm that has
-    ended, as they were just before it did. VMAs are those that the model saw last;
-    to compare with /proc/PID/numa_maps, whose VMAs may have merged unseen since,
-    use count_pages() on its ranges.
-    """
-    result = check(trace, rules=(), until=until)
-    return {
-        life.mm: ranges
-        for life in result.lives
-        if (ranges := pages_by_area(life.state, trace.terms))
-    }
-
-
-def pages_by_area(state: State, terms: Terms) -> Ranges:
-    """Return the pages of one mm by VMA; one outside of all is its own range."""
-    ranges: Ranges = {}
-    for page in state.pages.within(0, 1 << 64):
-        area = state.area(page.addr)
-        where = (area.start, area.end) if area else (page.addr, page.addr + page.size)
-        count = ranges.setdefault(where, {})
-        count[page.node] = count.get(page.node, 0) + page.size // terms.page
-    return ranges
-
-
-def count_pages(state: State, terms: Terms, start: int, end: int) -> dict[int, int]:
-    """Return node -> pages (of the base size) of CDM nodes mapped in [start, end)."""
-    held = state.pages.on_nodes(start, end)
-    return {node: size // terms.page for node, size in held.items()}

@@ -128,6 +128,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 class Result(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Everything a replay found out.
 
+    lives: of what address spaces, and how much of each, is the replay's bounds' affair.
     shadow: None where the kernel has a VM_CDM, or nothing is asked of it.
     """
 

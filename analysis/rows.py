@@ -29,6 +29,7 @@ from cdmtrace.format.schema import column_values, printable
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from cdmtrace.analysis.partition import Share
     from cdmtrace.format.reader import TraceInfo
 
 FIELDS: Final = tuple(field.name for field in fields(Event))
@@ -65,13 +66,15 @@ class Rows:
 
     infos: what was read of each of its files, in order. stacks: by the number that rows
     name them with. The cause of each row is what its stack says. kinds: of all rows.
-    ticker: is told how far it is each time that they are gone through.
+    ticker: is told how far it is each time that they are gone through. share: only the
+    rows that this one needs are gone through, None: all.
     """
 
     infos: tuple[TraceInfo, ...]
     stacks: Mapping[int, Stack]
     kinds: frozenset[int]
     ticker: Ticker = no_ticker
+    share: Share | None = None
 
     @classmethod
     def of(
@@ -151,6 +154,11 @@ class Rows:
                     f"{shlex.quote(str(info.path))}",
                 )
 
+    def _wanted(self) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Yield what there is of the share in each batch."""
+        for columns, page in self.batches():
+            yield columns if self.share is None else self.share.of(columns), page
+
     def pieces(self, most: int = _SLICE) -> Iterator[Piece]:
         """Yield the rows in pieces, none of which has more rows than most.
 
@@ -159,7 +167,7 @@ class Rows:
         causes = {number: stack.cause for number, stack in self.stacks.items()}
         total, done = sum(info.events for info in self.infos), 0
         what = f"going through {total:,} events"
-        for columns, page in _joined(self.batches(), most):
+        for columns, page in _joined(self._wanted(), most):
             for part in _slices(columns, most):
                 yield Piece(part, causes, page)
                 done += part.num_rows

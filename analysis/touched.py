@@ -87,6 +87,29 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.came + self.left + self.stayed
 
 
+class Deeds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a service did to pages of a node, in bytes.
+
+    first: the row that showed it first; by: name of the task that acted -> bytes.
+    """
+
+    first: Event
+    pages: Mapping[Way, int]
+    by: Mapping[str, int]
+
+
+class Touches(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What services did, by node and name of the service.
+
+    unknown: bytes of which it cannot be told who moved them. by_reason: bytes of which
+    nothing but the reason that the kernel gave tells.
+    """
+
+    deeds: Mapping[tuple[int, str], Deeds]
+    unknown: int
+    by_reason: int
+
+
 @dataclass(slots=True)
 class _Tally:
     first: Event
@@ -98,15 +121,14 @@ class _Tally:
 class Touched:
     """What services do in a recording, as its rows come.
 
-    stacks: by number. unknown: bytes of which it cannot be told who moved them.
-    by_reason: bytes of which nothing but the reason that the kernel gave tells.
+    stacks: by number.
     """
 
     terms: Terms
     stacks: Mapping[int, Stack]
     permissions: Permissions
-    unknown: int = 0
-    by_reason: int = 0
+    _unknown: int = 0
+    _by_reason: int = 0
     _of: dict[int, Service | None] = field(default_factory=dict)
     _cells: dict[tuple[int, str], _Tally] = field(default_factory=dict)
 
@@ -146,7 +168,7 @@ class Touched:
         for one in served:
             size = one.size * times
             if one.service is None:
-                self.unknown += size
+                self._unknown += size
                 continue
             key = one.node, one.service
             tally = self._cells.setdefault(key, _Tally(first=event))
@@ -182,7 +204,7 @@ class Touched:
             service = DRIVER
         if service is None and self._is_cut(event):
             service = BY_REASON.get(event.arg)
-            self.by_reason += event.size if service else 0
+            self._by_reason += event.size if service else 0
         return self._between(service, event)
 
     def _unmapped(self, event: Event) -> list[Served]:
@@ -246,46 +268,89 @@ class Touched:
             node=node,
             way=way,
             size=size,
-            allowed=service is None or self._allowed(node, service),
+            allowed=service is None or _allowed(self.permissions, node, service),
             permitted=tuple(sorted(self.permissions.of(node))),
             since=since,
         )
 
-    def _allowed(self, node: int, service: Service) -> bool:
-        return service is DRIVER or self.permissions.allow(node, service.name)
-
-    def cells(self, comms: Mapping[int, str]) -> tuple[Cell, ...]:
-        """Return the table: every service for each CDM node. comms: tid -> name."""
-        return tuple(
-            self._cell(node, service, comms)
-            for node in self.terms.nodes
-            for service in SERVICES
+    def touches(self, comms: Mapping[int, str]) -> Touches:
+        """Return what there was so far. comms: tid -> name."""
+        return Touches(
+            deeds={key: _named(tally, comms) for key, tally in self._cells.items()},
+            unknown=self._unknown,
+            by_reason=self._by_reason,
         )
 
-    def _cell(self, node: int, service: Service, comms: Mapping[int, str]) -> Cell:
-        allowed = self._allowed(node, service)
-        tally = self._cells.get((node, service.name))
-        if tally is None:
-            return Cell(
-                node=node,
-                service=service,
-                allowed=allowed,
-                unchecked=unchecked(service, node, self.terms)
-                or (NOT_ALWAYS if self.unknown else None),
-            )
-        unit, by = self.terms.page, Counter[str]()
-        for tid, size in tally.by.items():
-            by[comms.get(tid, "") or "?"] += size // unit
+
+def _named(tally: _Tally, comms: Mapping[int, str]) -> Deeds:
+    by = Counter[str]()
+    for tid, size in tally.by.items():
+        by[comms.get(tid, "") or "?"] += size
+    return Deeds(first=tally.first, pages=dict(tally.pages), by=by)
+
+
+def together(parts: Iterable[Touches]) -> Touches:
+    """Return what there was in all of some."""
+    deeds: dict[tuple[int, str], Deeds] = {}
+    unknown = by_reason = 0
+    for part in parts:
+        unknown += part.unknown
+        by_reason += part.by_reason
+        for key, more in part.deeds.items():
+            known = deeds.get(key)
+            deeds[key] = _both(known, more) if known else more
+    return Touches(deeds=deeds, unknown=unknown, by_reason=by_reason)
+
+
+def _both(one: Deeds, other: Deeds) -> Deeds:
+    return Deeds(
+        first=min(one.first, other.first, key=lambda event: event.seq),
+        pages=Counter(one.pages) + Counter(other.pages),
+        by=Counter(one.by) + Counter(other.by),
+    )
+
+
+def cells(touches: Touches, terms: Terms, permissions: Permissions) -> tuple[Cell, ...]:
+    """Return the table: every service for each CDM node."""
+    return tuple(
+        _cell(touches, node, service, terms, permissions)
+        for node in terms.nodes
+        for service in SERVICES
+    )
+
+
+def _cell(
+    touches: Touches,
+    node: int,
+    service: Service,
+    terms: Terms,
+    permissions: Permissions,
+) -> Cell:
+    allowed = _allowed(permissions, node, service)
+    deeds = touches.deeds.get((node, service.name))
+    if deeds is None:
         return Cell(
             node=node,
             service=service,
             allowed=allowed,
-            came=tally.pages["came"] // unit,
-            left=tally.pages["left"] // unit,
-            stayed=tally.pages["stayed"] // unit,
-            first=tally.first,
-            by=dict(by.most_common()),
+            unchecked=unchecked(service, node, terms)
+            or (NOT_ALWAYS if touches.unknown else None),
         )
+    by = sorted(deeds.by.items(), key=lambda one: (-one[1], one[0]))
+    return Cell(
+        node=node,
+        service=service,
+        allowed=allowed,
+        came=deeds.pages.get("came", 0) // terms.page,
+        left=deeds.pages.get("left", 0) // terms.page,
+        stayed=deeds.pages.get("stayed", 0) // terms.page,
+        first=deeds.first,
+        by={name: size // terms.page for name, size in by},
+    )
+
+
+def _allowed(permissions: Permissions, node: int, service: Service) -> bool:
+    return service is DRIVER or permissions.allow(node, service.name)
 
 
 def _by_policy(note: Arrived) -> Service | None:

@@ -7,6 +7,7 @@ import os
 import simdefects
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from simkernel import (
     BIND,
     CDM,
@@ -20,6 +21,8 @@ from simkernel import (
 )
 
 from cdmtrace.analysis import Gap, Trace
+from cdmtrace.analysis.frames import Event
+from cdmtrace.events import EventKind, Probe
 
 PAGES = 12
 MODES = [
@@ -72,8 +75,9 @@ relaxed = settings(
 class World:
     """A program of one or more processes that share a list of regions."""
 
-    def __init__(self, *quirks: str) -> None:
-        self.kernel = SimKernel(*quirks)
+    def __init__(self, *quirks: str, kernel: SimKernel | None = None) -> None:
+        """Begin, on a kernel of its own or beside what runs on one already."""
+        self.kernel = kernel or SimKernel(*quirks)
         first = self.kernel.process()
         self.tasks: list[tuple[Task, list[Region]]] = [
             (first, [first.mmap(PAGES) for _ in range(3)])
@@ -193,3 +197,93 @@ def gaps_of(trace: Trace, losses: list[tuple[str, int, int, int, int]]) -> list[
         found.append((told, gap))
     found.sort(key=lambda pair: pair[0])
     return [gap for _, gap in found]
+
+
+# --- rows in another order, and of others --------------------------------------------
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["swap", "later", "drop", "twice", "task", "call", "node", "space"]
+        ),
+        st.integers(0, 1 << 16),
+        st.integers(0, 1 << 16),
+    ),
+    max_size=12,
+)
+
+
+def changed(rows: list[Event], changes: list[tuple[str, int, int]]) -> list[Event]:
+    """Return rows in another order, some twice or not at all, some about others.
+
+    Whatever comes of them, with and without the screen it has to be the same.
+    """
+    rows = list(rows)
+    for what, first, second in changes:
+        at, to = first % len(rows), second % len(rows)
+        other = rows[to]
+        match what:
+            case "swap":
+                rows[at], rows[to] = rows[to], rows[at]
+            case "later":
+                rows.insert(to, rows.pop(at))
+            case "drop" if len(rows) > 1:
+                del rows[at]
+            case "twice":
+                rows.insert(to, rows[at])
+            case "task":
+                rows[at] = replace(rows[at], tid=other.tid)
+            case "call":
+                rows[at] = replace(rows[at], call=other.call if second % 2 else 0)
+            case "node":
+                rows[at] = replace(rows[at], node=other.node, src_node=other.src_node)
+            case "space" if rows[at].mm and other.mm:
+                rows[at] = replace(rows[at], mm=other.mm)
+    return rows
+
+
+def interleaved(rows: list[Event], turns: list[int]) -> list[Event]:
+    """Return the rows of each address space in their order, and those of different
+    ones at the same time."""
+    queues: dict[int, list[Event]] = {}
+    for row in reversed(rows):
+        queues.setdefault(row.mm, []).append(row)
+    mixed, at = [], 0
+    while queues:
+        keys = list(queues)
+        key = keys[turns[at % len(turns)] % len(keys)]
+        at += 1
+        mixed.append(queues[key].pop())
+        if not queues[key]:
+            del queues[key]
+    return mixed
+
+
+def run(world: World, ops: list[tuple[str, int, int, int, int]]) -> None:
+    """Have a program run; every eleventh operation, somebody counts its pages."""
+    for number, (name, *numbers) in enumerate(ops):
+        world.run(name, *numbers)
+        if number % 11 == 10:
+            task, regions = world.tasks[0]
+            world.kernel.look(
+                task, lambda vma, task=task, regions=regions: task.faults(regions[0])
+            )
+
+
+QUIRKS = st.sampled_from(
+    [(), ("rfc",), ("one-way",), ("stock",), ("fault-tag",), ("task-policy",)]
+)
+
+
+def world_of(quirks: tuple[str, ...], *, everything: bool, looked: bool) -> World:
+    world = World(*quirks)
+    world.kernel.all = everything
+    world.tasks[0][0].mm.watched = everything
+    if looked:
+        world.kernel.events.insert(
+            0,
+            Event(
+                seq=0, ts=1, ts_entry=1, kind=EventKind.SNAP_MM, probe=Probe.SNAPSHOT
+            ),
+        )
+    return world

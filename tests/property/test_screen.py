@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,31 +11,25 @@ import simdefects
 from hypothesis import event, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from programs import HISTORY, LOSS, World, gaps_of, relaxed
-from simfile import save
+from programs import (
+    CHANGES,
+    HISTORY,
+    LOSS,
+    QUIRKS,
+    changed,
+    gaps_of,
+    interleaved,
+    relaxed,
+    run,
+    world_of,
+)
+from replays import GOLDEN, PROFILES, as_read, summed
 from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
 
-from cdmtrace.analysis import Gap, Trace, aggregate, check, load, status
+from cdmtrace.analysis import Gap, Trace, aggregate, check, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay
-from cdmtrace.analysis.result import Result
-from cdmtrace.events import Bit, Cause, EventKind, Probe
-
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.arrows"))
-SCRATCH = tempfile.TemporaryDirectory()
-PROFILES = ["intended", "rfc-v2", "np"]
-
-
-def summed(result: Result) -> dict[str, object]:
-    return {
-        "verdict": status.verdict(result, named=False),
-        "rules": result.rules,
-        "findings": result.findings,
-        "lives": [(life.mm, life.state) for life in result.lives],
-        "audit": result.audit,
-        "services": result.services,
-        "shadow": result.shadow,
-    }
+from cdmtrace.events import Bit, Cause, EventKind
 
 
 @contextmanager
@@ -120,101 +113,6 @@ def test_report_counts_the_same(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # --- programs ---------------------------------------------------------------------
-
-CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(
-            ["swap", "later", "drop", "twice", "task", "call", "node", "space"]
-        ),
-        st.integers(0, 1 << 16),
-        st.integers(0, 1 << 16),
-    ),
-    max_size=12,
-)
-
-
-def changed(rows: list[Event], changes: list[tuple[str, int, int]]) -> list[Event]:
-    """Return rows in another order, some twice or not at all, some about others.
-
-    Whatever comes of them, with and without the screen it has to be the same.
-    """
-    rows = list(rows)
-    for what, first, second in changes:
-        at, to = first % len(rows), second % len(rows)
-        other = rows[to]
-        match what:
-            case "swap":
-                rows[at], rows[to] = rows[to], rows[at]
-            case "later":
-                rows.insert(to, rows.pop(at))
-            case "drop" if len(rows) > 1:
-                del rows[at]
-            case "twice":
-                rows.insert(to, rows[at])
-            case "task":
-                rows[at] = replace(rows[at], tid=other.tid)
-            case "call":
-                rows[at] = replace(rows[at], call=other.call if second % 2 else 0)
-            case "node":
-                rows[at] = replace(rows[at], node=other.node, src_node=other.src_node)
-            case "space" if rows[at].mm and other.mm:
-                rows[at] = replace(rows[at], mm=other.mm)
-    return rows
-
-
-def interleaved(rows: list[Event], turns: list[int]) -> list[Event]:
-    """Return the rows of each address space in their order, and those of different
-    ones at the same time."""
-    queues: dict[int, list[Event]] = {}
-    for row in reversed(rows):
-        queues.setdefault(row.mm, []).append(row)
-    mixed, at = [], 0
-    while queues:
-        keys = list(queues)
-        key = keys[turns[at % len(turns)] % len(keys)]
-        at += 1
-        mixed.append(queues[key].pop())
-        if not queues[key]:
-            del queues[key]
-    return mixed
-
-
-def as_read(trace: Trace, rows: list[Event]) -> Trace:
-    """Return the trace with these rows, in a file that it is read from until the next
-    one is asked for."""
-    path = Path(SCRATCH.name) / "it.arrows"
-    path.unlink(missing_ok=True)
-    return load(save(replace(trace, events=tuple(rows), count=len(rows)), path))
-
-
-def run(world: World, ops: list[tuple[str, int, int, int, int]]) -> None:
-    """Have a program run; every eleventh operation, somebody counts its pages."""
-    for number, (name, *numbers) in enumerate(ops):
-        world.run(name, *numbers)
-        if number % 11 == 10:
-            task, regions = world.tasks[0]
-            world.kernel.look(
-                task, lambda vma, task=task, regions=regions: task.faults(regions[0])
-            )
-
-
-QUIRKS = st.sampled_from(
-    [(), ("rfc",), ("one-way",), ("stock",), ("fault-tag",), ("task-policy",)]
-)
-
-
-def world_of(quirks: tuple[str, ...], *, everything: bool, looked: bool) -> World:
-    world = World(*quirks)
-    world.kernel.all = everything
-    world.tasks[0][0].mm.watched = everything
-    if looked:
-        world.kernel.events.insert(
-            0,
-            Event(
-                seq=0, ts=1, ts_entry=1, kind=EventKind.SNAP_MM, probe=Probe.SNAPSHOT
-            ),
-        )
-    return world
 
 
 @relaxed

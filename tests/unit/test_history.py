@@ -14,7 +14,7 @@ from simkernel import PAGE, PREFERRED, SimKernel, Task
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.analysis.frames import FOLLOWED, ROWS, Gap
 from cdmtrace.analysis.history import document, tables
-from cdmtrace.analysis.replay import count_pages
+from cdmtrace.analysis.holding import count_pages
 from cdmtrace.analysis.timeline import follow, lost, places
 
 GOLDEN = Path(__file__).parents[1] / "golden"
