@@ -9,8 +9,8 @@ Records stress-ng and our own churn in a cgroup that stands still once in a whil
 compares what the model holds of every VMA with what numa_maps counted, page by page
 and node by node. Then the same with one arrival forgotten on purpose, which must be
 found. Prints the numbers, and ends with 0 if there is no difference, the control is
-found, and each finding of the rules is one that a quirk explains; with 3 if only the
-last does not hold, else with 1.
+found, and each finding of the rules is one that a quirk explains, or that the kernel is
+not one of ours, and has no VM_CDM; with 3 if only the last does not hold, else with 1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from cdmtrace.analysis import Trace, check, load
 from cdmtrace.events import EventKind
+from cdmtrace.kernel.vmflags import parse_mask
 from cdmtrace.lab import quirks, scenarios
 from cdmtrace.lab.paths import Layout
 from cdmtrace.lab.specs import BUILT, DEFAULT_KERNEL
@@ -187,10 +188,12 @@ def judge(trace: Trace, names: str) -> int:
         print(f"  {one.start:x}-{one.end:x}: kernel {one.kernel}, model {one.model}")
     findings = Counter((one.rule.id, one.cause) for one in result.findings)
     switched_on = quirks.resolve(names)
+    stock = trace.terms.tag == parse_mask(UNUSED)
     wrong = 0
     for (rule, cause), count in sorted(findings.items()):
         quirk = EXPLAINED.get((rule, cause))
         why = ON_ANY_KERNEL.get((rule, cause), quirk if quirk in switched_on else None)
+        why = why or ("this kernel has no VM_CDM" if stock else None)
         wrong += why is None
         print(f"  {rule} {cause}: {count}, {why or 'NOT EXPLAINED'}")
     return 1 if audit.differences else 3 if wrong else 0
