@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cdmtrace import units
-from cdmtrace.analysis import names, traffic
+from cdmtrace.analysis import names, replay, traffic
+from cdmtrace.analysis.book import REPORT
 from cdmtrace.analysis.frames import Event, Terms, Trace
 from cdmtrace.analysis.notes import Arrived, FlagsChanged, Left, Note, Settled
+from cdmtrace.analysis.partition import Share
+from cdmtrace.analysis.permissions import DEFAULT
+from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.replay import check
 from cdmtrace.analysis.result import Life, Mm, Observed, Result, Shadowed
-from cdmtrace.analysis.state import Area
+from cdmtrace.analysis.state import State
 from cdmtrace.analysis.traffic import Route, Space, Traffic
+from cdmtrace.analysis.verdicts import Counted, result_of
 from cdmtrace.events import EventKind, Probe
 
 Rows = list[dict[str, Any]]
+
+_Key = TypeVar("_Key", tuple[str, int], tuple[str, str, str, str])
 
 WOULD_BE: Final = "VMAs that would have to be tagged"
 """The table that only a recording in shadow mode has."""
 
 SERVICES: Final = "Services that touched pages of CDM nodes"
+
+_PROFILE: Final = "intended"
+"""No rule is judged; the tables are about what the review wants of the tag."""
 
 _WHY: Final = {"P": "P: policy", "G": "G: request"}
 """Clause of the intended profile -> what it is about."""
@@ -32,36 +42,67 @@ _STOPS: Final = 5
 
 
 @dataclass(slots=True)
-class _Counts:
-    """Pages in base pages, by (mm, …)."""
+class Counts:
+    """What there was. Pages in base pages, by (mm, …).
+
+    spaces: each address space as it was last.
+    """
 
     arrived: Counter[tuple[Space, int, str]] = field(default_factory=Counter)
     left: Counter[tuple[Space, int]] = field(default_factory=Counter)
     set: Counter[Space] = field(default_factory=Counter)
     changed: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    spaces: dict[Space, _Last] = field(default_factory=dict)
+
+    def add(self, more: Counts) -> None:
+        """Take in what there was in other address spaces."""
+        self.arrived += more.arrived
+        self.left += more.left
+        self.set += more.set
+        self.changed += more.changed
+        self.spaces |= more.spaces
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Vma:
     """A VMA and its pages of CDM nodes: base pages by (node, cause)."""
 
-    mm: Mm
-    area: Area
+    start: int
+    end: int
+    tagged: bool | None
+    set_by: str
+    policy: str | None
     pages: Counter[tuple[int, str]]
     asked: Counter[tuple[int, str]]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Last:
+    """An address space as it was last.
+
+    tagged: how many VMAs had the tag. held: base pages that it mapped, by CDM node.
+    vmas: those that have to do with CDM.
+    """
+
+    ended: bool
+    tagged: int
+    held: Counter[int]
+    vmas: tuple[_Vma, ...]
+
+
 class Counting:
-    """Counts what happens; give take() to replay.check() as its teller."""
+    """Counts what happens; give take() to replay.check() as its teller, and end() as
+    its closer.
+    """
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._counts = _Counts()
+        self.counts = Counts()
 
     def take(self, mm: Mm, event: Event, note: Note, times: int = 1) -> None:
         """Count what a note tells, or so many like it."""
         del event
-        counts, terms = self._counts, self._terms
+        counts, terms = self.counts, self._terms
         if isinstance(note, Arrived):
             pages = times * (note.page.size // terms.page)
             counts.arrived[_space(mm), note.page.node, note.page.how] += pages
@@ -73,25 +114,33 @@ class Counting:
         elif isinstance(note, FlagsChanged) and changes(note):
             counts.changed[_change(note.event, terms)] += times
 
-    def tables(self, result: Result) -> dict[str, Rows]:
-        """Return what report() does. result: what the replay came to."""
-        counts, terms, lives = self._counts, self._terms, result.lives
-        mms = {_space(life.mm): life.mm for life in lives}
-        held = {_space(life.mm): _held(life, terms) for life in lives}
-        vmas = _vmas(lives, terms)
-        migrated = traffic.read(result.trace.events, result.trace.breaks)
-        return {
-            "Processes": _processes(lives, held, counts, terms),
-            **({WOULD_BE: _would_be(result.shadow, terms)} if result.shadow else {}),
-            "VMAs": [_vma(vma, terms) for vma in vmas],
-            "VMAs by cause": _contents(vmas),
-            "Nodes": _nodes(lives, held, counts, terms),
-            "Arrivals by cause": _arrivals(counts, terms),
-            **({SERVICES: _services(result.services, terms)} if terms.nodes else {}),
-            "Migrations": _migrations(migrated, mms, terms),
-            "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
-            "Changes of vm_flags": _changes(counts),
-        }
+    def end(self, life: Life) -> None:
+        """Note what an address space was last."""
+        self.counts.spaces[_space(life.mm)] = _last(life.state, self._terms)
+
+
+def tables(counts: Counts, result: Result) -> dict[str, Rows]:
+    """Return what report() does. result: what the replay came to."""
+    terms = result.trace.terms
+    spaces = [(life.mm, counts.spaces[_space(life.mm)]) for life in result.lives]
+    mms = {_space(mm): mm for mm, _ in spaces}
+    vmas = sorted(
+        ((mm, vma) for mm, last in spaces for vma in last.vmas),
+        key=lambda one: -one[1].pages.total(),
+    )
+    migrated = traffic.read(result.trace.events, result.trace.breaks)
+    return {
+        "Processes": _processes(spaces, counts),
+        **({WOULD_BE: _would_be(result.shadow, terms)} if result.shadow else {}),
+        "VMAs": [_vma(mm, vma, terms) for mm, vma in vmas],
+        "VMAs by cause": _contents(vmas),
+        "Nodes": _nodes(counts, terms),
+        "Arrivals by cause": _arrivals(counts, terms),
+        **({SERVICES: _services(result.services, terms)} if terms.nodes else {}),
+        "Migrations": _migrations(migrated, mms, terms),
+        "Pages that move to and fro": _to_and_fro(migrated.routes, mms, terms),
+        "Changes of vm_flags": _changes(counts),
+    }
 
 
 def changes(note: FlagsChanged) -> bool:
@@ -107,7 +156,42 @@ def report(trace: Trace) -> dict[str, Rows]:
     it was just before.
     """
     counting = Counting(trace.terms)
-    return counting.tables(check(trace, rules=(), teller=counting.take))
+    result = check(
+        trace,
+        profile=_PROFILE,
+        rules=(),
+        teller=counting.take,
+        closer=counting.end,
+        bounds=REPORT,
+    )
+    return tables(counting.counts, result)
+
+
+def count(trace: Trace, share: Share) -> tuple[Counted, Counts]:
+    """Return what a share of a recording comes to, for put_together()."""
+    counting = Counting(trace.terms)
+    counted = replay.count(
+        trace,
+        share,
+        profile=_PROFILE,
+        rules=(),
+        teller=counting.take,
+        closer=counting.end,
+        permissions=DEFAULT,
+        bounds=REPORT,
+    )
+    return counted, counting.counts
+
+
+def put_together(
+    trace: Trace, parts: Iterable[tuple[Counted, Counts]]
+) -> dict[str, Rows]:
+    """Return what report() does. parts: what each share of the recording came to."""
+    counts, counted = Counts(), []
+    for one, more in parts:
+        counted.append(one)
+        counts.add(more)
+    return tables(counts, result_of(trace, PROFILES[_PROFILE], DEFAULT, counted))
 
 
 def _space(mm: Mm) -> Space:
@@ -122,38 +206,56 @@ def _change(event: Event, terms: Terms) -> tuple[str, str, str, str]:
     return function or terms.probes.get(probe) or probe, lock, before, after
 
 
-def _held(life: Life, terms: Terms) -> Counter[int]:
-    """Return the base pages that it maps, by CDM node."""
+def _last(state: State, terms: Terms) -> _Last:
+    """Return what the tables say of an address space."""
     held = Counter[int]()
-    for page in life.state.pages.within(0, 1 << 64):
+    for page in state.pages.within(0, 1 << 64):
         held[page.node] += page.size // terms.page
-    return held
+    return _Last(
+        ended=state.ended,
+        tagged=sum(bool(area.tagged(terms)) for area in state.areas),
+        held=held,
+        vmas=tuple(_vmas(state, terms)),
+    )
 
 
-def _processes(
-    lives: Iterable[Life],
-    held: Mapping[Space, Counter[int]],
-    counts: _Counts,
-    terms: Terms,
-) -> Rows:
+def _vmas(state: State, terms: Terms) -> Iterator[_Vma]:
+    """Yield the VMAs that have to do with CDM."""
+    for area in state.areas:
+        pages, asked = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
+        for page in state.pages.within(area.start, area.end):
+            pages[page.node, page.how] += page.size // terms.page
+            asked[page.node, page.how] += page.explicit * page.size // terms.page
+        if pages or area.tagged(terms) or area.cleared or area.policy_by:
+            own = area.policy
+            yield _Vma(
+                start=area.start,
+                end=area.end,
+                tagged=area.tagged(terms),
+                set_by=_by(area.set_by),
+                policy=None if own is None else names.policy(own.byte, own.nodes),
+                pages=pages,
+                asked=asked,
+            )
+
+
+def _processes(spaces: Iterable[tuple[Mm, _Last]], counts: Counts) -> Rows:
     came, left = Counter[Space](), Counter[Space]()
     for (space, _, _), pages in counts.arrived.items():
         came[space] += pages
     for (space, _), pages in counts.left.items():
         left[space] += pages
     rows = []
-    for life in lives:
-        mm, space = life.mm, _space(life.mm)
-        resident = held[space].total()
-        tagged = sum(bool(area.tagged(terms)) for area in life.state.areas)
-        if not (came[space] or resident or tagged or counts.set[space]):
+    for mm, last in spaces:
+        space, resident = _space(mm), last.held.total()
+        if not (came[space] or resident or last.tagged or counts.set[space]):
             continue
         rows.append(
             {
                 "pid": mm.pid or None,
                 "comm": mm.comm or None,
                 "mm": mm.label,
-                "VMAs tagged": tagged,
+                "VMAs tagged": last.tagged,
                 "tags set": counts.set[space],
                 "pages came": came[space],
                 "pages left": left[space],
@@ -161,20 +263,6 @@ def _processes(
             }
         )
     return sorted(rows, key=lambda row: (-row["pages now"], -row["pages came"]))
-
-
-def _vmas(lives: Iterable[Life], terms: Terms) -> list[_Vma]:
-    """Return the VMAs that have to do with CDM, those with the most pages first."""
-    vmas = []
-    for life in lives:
-        for area in life.state.areas:
-            pages, asked = Counter[tuple[int, str]](), Counter[tuple[int, str]]()
-            for page in life.state.pages.within(area.start, area.end):
-                pages[page.node, page.how] += page.size // terms.page
-                asked[page.node, page.how] += page.explicit * page.size // terms.page
-            if pages or area.tagged(terms) or area.cleared or area.policy_by:
-                vmas.append(_Vma(mm=life.mm, area=area, pages=pages, asked=asked))
-    return sorted(vmas, key=lambda vma: -vma.pages.total())
 
 
 def _would_be(found: Shadowed, terms: Terms) -> Rows:
@@ -227,31 +315,29 @@ def _seconds(event: Event, terms: Terms) -> str:
     return units.seconds(event.ts - terms.started)
 
 
-def _vma(vma: _Vma, terms: Terms) -> dict[str, Any]:
-    area = vma.area
-    own = area.policy and names.policy(area.policy.byte, area.policy.nodes)
+def _vma(mm: Mm, vma: _Vma, terms: Terms) -> dict[str, Any]:
     return {
-        "pid": vma.mm.pid or None,
-        "VMA": _range(area.start, area.end),
-        "pages": (area.end - area.start) // terms.page,
+        "pid": mm.pid or None,
+        "VMA": _range(vma.start, vma.end),
+        "pages": (vma.end - vma.start) // terms.page,
         "on CDM": vma.pages.total(),
-        "tag": {True: "cd", False: "-", None: None}[area.tagged(terms)],
-        "set by": _by(area.set_by),
-        "policy": own,
+        "tag": {True: "cd", False: "-", None: None}[vma.tagged],
+        "set by": vma.set_by,
+        "policy": vma.policy,
     }
 
 
-def _contents(vmas: Iterable[_Vma]) -> Rows:
+def _contents(vmas: Iterable[tuple[Mm, _Vma]]) -> Rows:
     return [
         {
-            "pid": vma.mm.pid or None,
-            "VMA": _range(vma.area.start, vma.area.end),
+            "pid": mm.pid or None,
+            "VMA": _range(vma.start, vma.end),
             "node": node,
             "cause": cause,
             "pages": pages,
             "asked for": vma.asked[node, cause],
         }
-        for vma in vmas
+        for mm, vma in vmas
         for (node, cause), pages in vma.pages.most_common()
     ]
 
@@ -268,20 +354,15 @@ def _by(event: Event | None) -> str:
     return "mbind" if event.call else names.kind(event.kind)
 
 
-def _nodes(
-    lives: Iterable[Life],
-    held: Mapping[Space, Counter[int]],
-    counts: _Counts,
-    terms: Terms,
-) -> Rows:
+def _nodes(counts: Counts, terms: Terms) -> Rows:
     came, left, now = Counter[int](), Counter[int](), Counter[int]()
     for (_, node, _), pages in counts.arrived.items():
         came[node] += pages
     for (_, node), pages in counts.left.items():
         left[node] += pages
-    for life in lives:
-        if not life.state.ended:
-            now += held[_space(life.mm)]
+    for last in counts.spaces.values():
+        if not last.ended:
+            now += last.held
     return [
         {
             "node": node,
@@ -293,7 +374,7 @@ def _nodes(
     ]
 
 
-def _arrivals(counts: _Counts, terms: Terms) -> Rows:
+def _arrivals(counts: Counts, terms: Terms) -> Rows:
     pages = Counter[tuple[str, int]]()
     spaces: dict[tuple[str, int], set[Space]] = {}
     for (space, node, cause), number in counts.arrived.items():
@@ -307,7 +388,7 @@ def _arrivals(counts: _Counts, terms: Terms) -> Rows:
             "bytes": number * terms.page,
             "processes": len(spaces[cause, node]),
         }
-        for (cause, node), number in pages.most_common()
+        for (cause, node), number in _most_first(pages)
     ]
 
 
@@ -358,7 +439,7 @@ def _route(nodes: tuple[int, ...]) -> str:
     return " > ".join([*stops, "..."] if len(nodes) > _STOPS else stops)
 
 
-def _changes(counts: _Counts) -> Rows:
+def _changes(counts: Counts) -> Rows:
     return [
         {
             "function": function,
@@ -367,5 +448,10 @@ def _changes(counts: _Counts) -> Rows:
             "after": after,
             "changes": number,
         }
-        for (function, lock, before, after), number in counts.changed.most_common()
+        for (function, lock, before, after), number in _most_first(counts.changed)
     ]
+
+
+def _most_first(counts: Counter[_Key]) -> list[tuple[_Key, int]]:
+    """Return counts in an order that is the same whoever counted what first."""
+    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cdmtrace.analysis import replay
 from cdmtrace.analysis.book import VERDICT, Bounds
 from cdmtrace.analysis.frames import Trace
+from cdmtrace.analysis.partition import Share
 from cdmtrace.analysis.permissions import Permissions
+from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.result import Result
 from cdmtrace.analysis.rules import Rule
+from cdmtrace.analysis.verdicts import Counted, result_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,3 +41,21 @@ class Asked:
             bounds=bounds,
             own=self.own,
         )
+
+    def count(self, trace: Trace, share: Share) -> Counted:
+        """Return what a share of a recording comes to, for result().
+
+        Without rules from files: what they keep in mind of other rows nobody knows.
+        """
+        return replay.count(
+            trace,
+            share,
+            profile=self.profile,
+            rules=self.rules,
+            permissions=self.permissions,
+            bounds=VERDICT,
+        )
+
+    def result(self, trace: Trace, parts: Sequence[Counted]) -> Result:
+        """Return what judge() does. parts: what each share of the recording came to."""
+        return result_of(trace, PROFILES[self.profile], self.permissions, parts)

@@ -56,7 +56,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What all comparisons of a recording came to.
+    """What all comparisons came to.
 
     looks: times that an address space was looked at. vmas, pages: compared; VMAs
     count each time, pages are of the base size, as the kernel counted them. moving:
@@ -71,12 +71,15 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     unknown: int
     differences: tuple[Difference, ...]
 
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked for one."""
+        return bool(self.looks or self.unknown)
 
-def together(parts: Iterable[Audit | None]) -> Audit | None:
-    """Return what the audits of different address spaces came to; None: of none."""
-    there = [one for one in parts if one is not None]
-    if not there:
-        return None
+
+def together(parts: Iterable[Audit]) -> Audit:
+    """Return what the audits of different address spaces came to."""
+    there = list(parts)
     return Audit(
         looks=sum(one.looks for one in there),
         vmas=sum(one.vmas for one in there),
@@ -128,7 +131,7 @@ class Auditor:
         """Gather the kernel's counts, to know beforehand when each was made."""
         self._terms = terms
         self._counts: dict[int, deque[_Count]] = {}
-        last: dict[int, tuple[int, _Count]] = {}
+        last: dict[tuple[int, int], _Count] = {}
         for event in only(events, _COUNTS):
             if event.kind == EventKind.SNAP_VMA:
                 count = _Count(
@@ -138,11 +141,11 @@ class Auditor:
                     end=event.end,
                 )
                 self._counts.setdefault(event.mm, deque()).append(count)
-                last[event.tid] = event.mm, count
-            elif event.kind == EventKind.SNAP_PAGES and event.tid in last:
-                mm, count = last[event.tid]
-                if (event.mm, event.start) == (mm, count.start):
-                    count.nodes[event.node] = event.size // terms.page
+                last[event.tid, event.mm] = count
+            else:
+                looked = last.get((event.tid, event.mm))
+                if looked and event.start == looked.start:
+                    looked.nodes[event.node] = event.size // terms.page
         self._passed: set[int] = set()
         self._looks: dict[int, _Look] = {}
         self._done = self._vmas = self._pages = self._moving = self._unknown = 0
@@ -254,10 +257,8 @@ class Auditor:
             )
         )
 
-    def result(self) -> Audit | None:
-        """Return what it came to; None where nobody asked for an audit."""
-        if not self._done and not self._unknown:
-            return None
+    def result(self) -> Audit:
+        """Return what it came to; where nobody asked for an audit, to nothing."""
         return Audit(
             looks=self._done,
             vmas=self._vmas,

@@ -47,6 +47,9 @@ VERDICT = Bounds(ended=False, names=False)
 """The same for who asks for findings and verdicts only: an address space is forgotten
 when it has ended, of which a long recording has many."""
 
+REPORT = Bounds(ended=False)
+"""The same for who has seen each address space when it ended."""
+
 NAMES = Bounds(ended=False, audit=False)
 """For who follows the replay, and wants to know whose the address spaces were."""
 

@@ -58,7 +58,13 @@ def build(trace: Trace, *, profile: str, judged_by: Sequence[str] = ()) -> Docum
         counting.take(mm, event, note)
         activity.take(event, note)
 
-    result = check(trace, profile=profile, observer=observe, follower=collector.take)
+    result = check(
+        trace,
+        profile=profile,
+        observer=observe,
+        follower=collector.take,
+        closer=counting.end,
+    )
     found = candidates.judged(collector, result)
     worth = [vma for vma in found.vmas if vma.worth]
     first = _first(result.findings)
@@ -70,7 +76,7 @@ def build(trace: Trace, *, profile: str, judged_by: Sequence[str] = ()) -> Docum
     checked = document.check(result)
     texts = zip(result.findings, checked["findings"], strict=True)
     told = {id(finding): one for finding, one in texts}
-    tables = counting.tables(result)
+    tables = aggregate.tables(counting.counts, result)
     audit, shadow = checked.get("audit"), checked.get("shadow")
     return {
         # What they list has no bound: here is how many there are.

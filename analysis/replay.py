@@ -78,6 +78,8 @@ Observer = Callable[[Mm, Event, Note], None]
 Teller = Callable[[Mm, Event, Note, int], None]
 """Is told a note, and how many there are of which each is like it but for its time,
 address and page."""
+Closer = Callable[[Life], None]
+"""Is told an address space when it has ended, and of others when the rows have."""
 Follower = Callable[[tuple[int, int], Event, State, State], None]
 """Is told a row, the id and generation of an mm that it is about, and the mm's state
 before and after."""
@@ -92,6 +94,7 @@ def check(
     observer: Observer | None = None,
     follower: Follower | None = None,
     teller: Teller | None = None,
+    closer: Closer | None = None,
     permissions: Permissions = DEFAULT,
     bounds: Bounds = CHECK,
     own: Sequence[Rule] = (),
@@ -103,11 +106,12 @@ def check(
     beside those of this version (ownrules.py), chosen among alike.
     permissions: which services may touch pages of which node. until: stop after the
     row of this seq. observer: is told every note of the model; follower: every row that
-    is about an mm; teller: every note, too, but together where many are alike. bounds:
-    what is kept. screened: rows of a file that are like others before them are
-    accounted for without the model (screen.py), unless somebody wants to be told of
-    each, or has rules of his own; it makes no difference to the result. Raises KeyError
-    for a profile that does not exist.
+    is about an mm; teller: every note, too, but together where many are alike; closer:
+    every address space in its last state. bounds: what is kept. screened: rows of a
+    file that are like others before them are accounted for without the model
+    (screen.py), unless somebody wants to be told of each, or has rules of his own; it
+    makes no difference to the result. Raises KeyError for a profile that does not
+    exist.
     """
     run = Replay(
         trace,
@@ -116,6 +120,7 @@ def check(
         observer=observer,
         follower=follower,
         teller=teller,
+        closer=closer,
         permissions=permissions,
         bounds=bounds,
         own=own,
@@ -132,6 +137,7 @@ def count(
     profile: str,
     rules: Collection[str] | None,
     teller: Teller | None = None,
+    closer: Closer | None = None,
     permissions: Permissions,
     bounds: Bounds,
 ) -> Counted:
@@ -148,6 +154,7 @@ def count(
         profile=profile,
         rules=rules,
         teller=teller,
+        closer=closer,
         permissions=permissions,
         bounds=bounds,
         share=share,
@@ -162,11 +169,12 @@ def _give(
     """Give a replay the rows of a trace."""
     if screened and isinstance(trace.events, Rows):
         go_through(run, trace.events, trace.terms, trace.breaks, until)
-        return
-    for event in trace.events:
-        if until is not None and event.seq > until:
-            break
-        run.take(event)
+    else:
+        for event in trace.events:
+            if until is not None and event.seq > until:
+                break
+            run.take(event)
+    run.close()
 
 
 @dataclass(slots=True)
@@ -248,6 +256,7 @@ class Replay:
         observer: Observer | None = None,
         follower: Follower | None = None,
         teller: Teller | None = None,
+        closer: Closer | None = None,
         bounds: Bounds = CHECK,
         permissions: Permissions = DEFAULT,
         own: Sequence[Rule] = (),
@@ -255,8 +264,8 @@ class Replay:
     ) -> None:
         """Begin. trace: what is known by now; its events are not taken here.
 
-        profile, rules, observer, follower, teller, permissions, own: as for check().
-        share: what is to be judged, None: everything.
+        profile, rules, observer, follower, teller, closer, permissions, own: as for
+        check(). share: what is to be judged, None: everything.
         Raises KeyError for a profile that does not exist.
         """
         self._trace, self._terms = trace, trace.terms
@@ -264,6 +273,7 @@ class Replay:
         self._observer = observer
         self._follower = follower
         self._teller = teller
+        self._closer = closer
         self._said: Said | None = None
         self._bounds = bounds
         self._tallies = [
@@ -438,6 +448,8 @@ class Replay:
 
     def _leave(self, life: _Life) -> None:
         """Count an mm of which nothing more will come."""
+        if self._closer:
+            self._closer(Life(mm=self._mm(life), state=life.state))
         self._past[life.id] += 1
         if self._bounds.ended:
             self._done.append(life)
@@ -625,6 +637,12 @@ class Replay:
         """Yield the mms that have not ended, as they are now."""
         for life in self._lives.values():
             yield Life(mm=self._mm(life), state=life.state)
+
+    def close(self) -> None:
+        """Take it that there are no more rows."""
+        if self._closer:
+            for life in self.living():
+                self._closer(life)
 
     def result(self) -> Result:
         """Return what was found so far."""

@@ -110,7 +110,7 @@ def result_of(
                 key=lambda life: (life.mm.pid, life.mm.id, life.mm.generation),
             )
         ),
-        audit=one.audit,
+        audit=one.audit if one.audit and one.audit.asked else None,
         services=_observed(one, trace, permissions),
         shadow=_shadowed(one, trace),
     )
@@ -123,7 +123,7 @@ def _together(parts: Sequence[Counted]) -> Counted:
         rules=tuple(map(_added, zip(*(one.rules for one in parts), strict=True))),
         lives=tuple(life for one in parts for life in one.lives),
         spaces=sum(one.spaces for one in parts),
-        audit=audit.together(one.audit for one in parts),
+        audit=audit.together(one.audit for one in parts if one.audit),
         touches=touched.together(one.touches for one in parts),
         shadow=tuple(
             sorted(

@@ -104,7 +104,7 @@ def check(
         question |= {"allow_inconclusive": allow_inconclusive, "full": form == "json"}
         return _fleet(fleet, asked, known, question, form, by.typed())
     files = fleet.paths
-    results = judging.results(parts.recordings(files), asked)
+    results = judging.results(parts.recordings(files), asked, workers=fleet.workers)
     if new_file is not None:
         _write(results, known, new_file, reason=reason, force=force)
     call = judging.told(

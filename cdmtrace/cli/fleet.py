@@ -64,13 +64,11 @@ class Fleet:
             )
         if self.scheduler or self._several:
             return True
-        for name in ("workers", "copy_limit"):
-            of_no_use(
-                name,
-                f"--{name.replace('_', '-')} is about a directory, a URL or "
-                "--scheduler, and here is none",
-                hint="name the directory that the recordings are in",
-            )
+        of_no_use(
+            "copy_limit",
+            "--copy-limit is about a directory, a URL or --scheduler, and here is none",
+            hint="name the directory that the recordings are in",
+        )
         return False
 
     @property
@@ -141,8 +139,8 @@ _PARAMETERS: Final = (
         "--workers",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help="How many processes of this machine, where there is no --scheduler; as "
-        "many as CPUs unless given.",
+        help="How many processes of this machine, where there is no --scheduler. As "
+        "many as CPUs unless given, but for a recording that one has done as soon.",
     ),
     option(
         "--copy-limit",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.asked import Asked
     from cdmtrace.analysis.baseline import Baseline
     from cdmtrace.analysis.book import Bounds
+    from cdmtrace.analysis.frames import Trace
     from cdmtrace.analysis.result import Result
     from cdmtrace.analysis.rules import Rule
     from cdmtrace.render.outcomes import Call
@@ -203,23 +204,39 @@ def question(asked: Asked, sources: Sources, known: Baseline) -> dict[str, Any]:
 
 
 def results(
-    recordings: Iterable[Sequence[Path]], asked: Asked, bounds: Bounds | None = None
+    recordings: Iterable[Sequence[Path]],
+    asked: Asked,
+    bounds: Bounds | None = None,
+    workers: int | None = None,
 ) -> list[Result]:
     """Return what comes of each recording. recordings: the parts of each. bounds: what
-    is kept; None: what findings and verdicts need.
+    is kept; None: what findings and verdicts need, of which several processes may see
+    to a share each. workers: how many; None: as many as are of use.
 
     Raises UnreadableFile for a file that is none, and UsageTrouble where a node is
     allowed something that is a CDM node of none of them.
     """
     from cdmtrace.analysis import frames
-    from cdmtrace.analysis.book import VERDICT
     from cdmtrace.analysis.permissions import require_nodes
 
     traces = [frames.load(*files, ticker=ticker()) for files in recordings]
     require_nodes(
         asked.permissions, {node for trace in traces for node in trace.terms.nodes}
     )
-    return [asked.judge(trace, bounds or VERDICT) for trace in traces]
+    if bounds is not None:
+        return [asked.judge(trace, bounds) for trace in traces]
+    return [_result(trace, asked, workers) for trace in traces]
+
+
+def _result(trace: Trace, asked: Asked, workers: int | None) -> Result:
+    """Return what comes of a recording, by as many processes as are of use."""
+    from cdmtrace import parallel
+
+    # Rules from files are known to this process alone.
+    found = [] if asked.own else parallel.shares(trace, workers)
+    if not found:
+        return asked.judge(trace)
+    return asked.result(trace, parallel.each(trace, found, asked.count))
 
 
 def told(

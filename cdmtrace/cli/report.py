@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -47,7 +47,7 @@ def report(
     Tables are cut after 20 rows, those that count most first; json, ndjson and csv
     have all rows, and sizes in bytes.
     """
-    from cdmtrace.analysis import aggregate, frames
+    from cdmtrace.analysis import frames
     from cdmtrace.render import tables
 
     unused = ("force", "profile") if html is None else ("form",)
@@ -59,6 +59,12 @@ def report(
             f"{option_name} {what}",
             hint="cdmtrace report --html OUT FILE writes a page, and no table",
         )
+    if html is not None:
+        of_no_use(
+            "workers",
+            "--workers is about tables: a page is made by one process",
+            hint="leave it out",
+        )
     if fleet.wanted:
         if html is not None:
             raise UsageTrouble(
@@ -69,11 +75,22 @@ def report(
     files = fleet.paths
     if html is None:
         trace = frames.load(*files, ticker=ticker())
-        click.echo(tables.render(aggregate.report(trace), form), nl=False)
+        click.echo(tables.render(_tables(trace, fleet.workers), form), nl=False)
     else:
         trace = _page(files, html, force, profile)
     _tell(trace)
     return ExitStatus.OK
+
+
+def _tables(trace: Trace, workers: int | None) -> dict[str, list[dict[str, Any]]]:
+    """Return what a recording comes to, by as many processes as are of use."""
+    from cdmtrace import parallel
+    from cdmtrace.analysis import aggregate
+
+    found = parallel.shares(trace, workers)
+    if not found:
+        return aggregate.report(trace)
+    return aggregate.put_together(trace, parallel.each(trace, found, aggregate.count))
 
 
 def _fleet(fleet: Fleet, form: str) -> int:

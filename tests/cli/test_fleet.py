@@ -452,7 +452,7 @@ def test_without_the_packages(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["check", "--workers", "2", str(NONE)], "--workers is about a directory"),
+        (["report", "--workers", "2", "--html", "x", str(NONE)], "is about tables"),
         (["report", "--copy-limit", "1G", str(NONE)], "--copy-limit is about a"),
         (["check", "--workers", "2", "--scheduler", "x", str(NONE)], "leave one of"),
         (["check", "--workers", "0", str(NONE.parent)], "range"),

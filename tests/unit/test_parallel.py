@@ -1,0 +1,236 @@
+"""One recording gone through by several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import large
+import pytest
+import working
+from msgspec.structs import replace
+from replays import as_read
+from simkernel import SimKernel
+
+from cdmtrace import parallel
+from cdmtrace.analysis import Trace, load
+from cdmtrace.cli import main
+from cdmtrace.errors import CdmtraceError, ExitStatus, TraceFileError
+
+ROOT = Path(__file__).resolve().parents[2]
+RFC = ROOT / "tests/golden/cdm-6.1-rfc.arrows"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("large") / "large.arrows"
+    large.make(RFC, path, 5_000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trace(path: Path) -> Trace:
+    return load(path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check",),
+        ("check", "--format", "json", "--profile", "rfc-v2"),
+        ("check", "--format", "json", "--profile", "np", "--allow", "1:ksm"),
+        ("check", "--format", "json", "--rules", "CDM003,CDM012"),
+        ("report", "--format", "json"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_told_is_the_same(
+    words: tuple[str, ...], path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = []
+    for workers in "1", "3":
+        status = main([*words, "--workers", workers, str(path)])
+        told.append((status, capsys.readouterr()))
+    assert told[0] == told[1]
+    assert told[0][1].out
+
+
+def test_each_address_space_is_gone_through_once(trace: Trace) -> None:
+    found = parallel.shares(trace, 3)
+    assert len(found) == 3
+    seen = [
+        mm
+        for some in parallel.each(trace, found, working.address_spaces)
+        for mm in some
+    ]
+    assert sorted(seen) == sorted({event.mm for event in trace.events} - {0})
+
+
+def test_how_far_it_is_is_told_until_all_is_done(trace: Trace) -> None:
+    told: list[tuple[int, int]] = []
+
+    def tick(what: str, done: int, total: int) -> None:
+        assert what == f"going through {trace.count:,} events"
+        told.append((done, total))
+
+    assert dataclasses.is_dataclass(trace.events)
+    shown = replace(trace, events=dataclasses.replace(trace.events, ticker=tick))
+    found = parallel.shares(trace, 2)
+    parallel.each(shown, found, working.address_spaces)
+    total = sum(share.rows for share in found)
+    assert [of for _, of in told] == [total] * len(told)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == total
+
+
+# --- when one is as good -----------------------------------------------------------
+
+
+def test_a_small_recording_is_gone_through_by_one(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert parallel.shares(trace, None) == []
+    assert len(parallel.shares(trace, 2)) == 2
+    monkeypatch.setattr(parallel, "WORTH", trace.count)
+    assert len(parallel.shares(trace, None)) == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
+    assert parallel.shares(trace, None) == []
+
+
+def test_so_is_one_that_lacks_rows(trace: Trace) -> None:
+    assert parallel.shares(replace(trace, breaks=frozenset({9})), 2) == []
+
+
+@pytest.mark.parametrize(("pages", "shares"), [(60, 0), (1, 2)])
+def test_so_is_one_of_which_nearly_all_is_of_one_process(
+    pages: int, shares: int
+) -> None:
+    kernel = SimKernel()
+    for many in (pages, 1):
+        task = kernel.process()
+        region = task.mmap(many)
+        task.mbind(region.start, many)
+        task.faults(region)
+    found = parallel.shares(as_read(kernel.trace(), kernel.events), 2)
+    assert len(found) == shares
+
+
+def test_rules_of_ones_own_are_for_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "each", lambda *_: pytest.fail("shared"))
+    words = ["check", "--workers", "2", str(path)]
+    (rules, *_) = sorted((ROOT / "examples/rules").glob("*.py"))
+    assert main([*words, "--rules-from", str(rules)]) == ExitStatus.FINDINGS
+
+
+# --- when it goes wrong ------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def nobody_left() -> Iterator[None]:
+    """No child is left that was not there."""
+    before = children()
+    yield
+    assert children() <= before
+
+
+def children(of: int | None = None) -> set[int]:
+    """Return the children of a process, but for multiprocessing's tracker."""
+    me, found = of or os.getpid(), set()
+    for task in Path(f"/proc/{me}/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(int(pid))
+    return found
+
+
+def test_a_process_that_dies_is_told(trace: Trace) -> None:
+    with nobody_left(), pytest.raises(CdmtraceError, match="died: SIGKILL") as told:
+        parallel.each(trace, parallel.shares(trace, 2), working.killed)
+    assert "--workers 1" in str(told.value.hint)
+
+
+def test_what_is_wrong_with_a_file_is_told_as_by_one(trace: Trace) -> None:
+    with nobody_left(), pytest.raises(TraceFileError, match="odd") as told:
+        parallel.each(trace, parallel.shares(trace, 2), working.refused)
+    assert (told.value.hint, told.value.details) == ("look", "at it")
+
+
+def test_want_of_memory_is_told_as_by_one(trace: Trace) -> None:
+    with nobody_left(), pytest.raises(MemoryError):
+        parallel.each(trace, parallel.shares(trace, 2), working.too_large)
+
+
+def test_a_fault_is_told_with_where_it_is(trace: Trace) -> None:
+    with nobody_left(), pytest.raises(CdmtraceError, match="fault of cdmtrace") as told:
+        parallel.each(trace, parallel.shares(trace, 2), working.faulty)
+    assert "working.py" in str(told.value.details)
+    assert "ZeroDivisionError: odd" in str(told.value.details)
+
+
+def test_a_file_that_changes_meanwhile_is_told(path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.arrows"
+    copy.write_bytes(path.read_bytes())
+    trace = load(copy)
+    found = parallel.shares(trace, 2)
+    copy.write_bytes(RFC.read_bytes())
+    with nobody_left(), pytest.raises(TraceFileError, match="it has changed"):
+        parallel.each(trace, found, working.address_spaces)
+
+
+PROGRAM = """
+import sys
+import working
+from cdmtrace import parallel
+from cdmtrace.analysis import load
+from cdmtrace.cli import main
+if __name__ == "__main__":
+    trace = load(sys.argv[1])
+    found = parallel.shares(trace, 2)
+    parallel.each(trace, found, working.endless)
+"""
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
+)
+@pytest.mark.parametrize("group", [False, True], ids=["one", "group"])
+def test_none_is_left_when_a_signal_ends_it(
+    number: signal.Signals, group: bool, path: Path
+) -> None:
+    """Ctrl-C is sent to all of a terminal's processes."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while len(theirs := children(process.pid)) < 2:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            (os.killpg if group else os.kill)(process.pid, number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert err.count("Traceback") <= 1
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in theirs):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
