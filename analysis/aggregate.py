@@ -167,10 +167,10 @@ def report(trace: Trace) -> dict[str, Rows]:
     return tables(counting.counts, result)
 
 
-def count(trace: Trace, share: Share) -> tuple[Counted, Counts]:
+def of_share(trace: Trace, share: Share) -> tuple[Counted, Counts]:
     """Return what a share of a recording comes to, for put_together()."""
     counting = Counting(trace.terms)
-    counted = replay.count(
+    counted = replay.of_share(
         trace,
         share,
         profile=_PROFILE,

@@ -42,12 +42,12 @@ class Asked:
             own=self.own,
         )
 
-    def count(self, trace: Trace, share: Share) -> Counted:
+    def of_share(self, trace: Trace, share: Share) -> Counted:
         """Return what a share of a recording comes to, for result().
 
         Without rules from files: what they keep in mind of other rows nobody knows.
         """
-        return replay.count(
+        return replay.of_share(
             trace,
             share,
             profile=self.profile,

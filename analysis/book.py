@@ -27,8 +27,8 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     pending: findings of a rule that a later loss may take back, the latest ones.
     findings: of a rule that are kept, the latest ones; others are counted. ended:
-    the last state of each mm that has ended is kept. names: whose each was. Without
-    these two nothing is told of address spaces at all.
+    the last state of each mm is told, also of those that have ended. names: whose each
+    was. Without these two nothing is told of address spaces at all.
     audit: the kernel's counts are compared, for which all rows must be known
     beforehand, and what would have to be tagged where there is no tag is noted.
     """

@@ -16,7 +16,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,6 @@ from cdmtrace.format.schema import column_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_FOR_ALL: Final = (EventKind.COMM, EventKind.SNAP_MM)
-"""Kinds of rows that matter to every address space, where they are about none."""
 
 Ids = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -47,12 +44,13 @@ class Share:
     first: int | None
     rows: int
 
-    def of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def rows_of(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows of a batch that it needs."""
         import pyarrow as pa
 
         kind, mm, tid = (column_values(batch[name]) for name in ("kind", "mm", "tid"))
-        wanted = np.isin(kind, _FOR_ALL) & (mm == 0)
+        # What a task is called, and that the look at all processes is over.
+        wanted = (kind == EventKind.COMM) | ((kind == EventKind.SNAP_MM) & (mm == 0))
         wanted |= _among(mm, self.mms) | _among(tid, self.callers)
         if self.first is not None:
             wanted |= column_values(batch["seq"]) == self.first

@@ -20,7 +20,7 @@ from cdmtrace.analysis.partition import Share
 from cdmtrace.analysis.permissions import DEFAULT, Permissions
 from cdmtrace.analysis.profiles import PROFILES
 from cdmtrace.analysis.result import Finding, Life, Mm, Result, Step
-from cdmtrace.analysis.rows import Rows
+from cdmtrace.analysis.rows import Rows, no_ticker
 from cdmtrace.analysis.rules import (
     RULES,
     Judgement,
@@ -130,7 +130,7 @@ def check(
     return run.result()
 
 
-def count(
+def of_share(
     trace: Trace,
     share: Share,
     *,
@@ -146,11 +146,13 @@ def count(
 
     All but share is as for check(). Raises KeyError for a profile that does not exist.
     """
-    if not isinstance(trace.events, Rows) or trace.breaks:
+    rows = trace.events
+    if not isinstance(rows, Rows) or trace.breaks:
         raise ValueError("a share can be taken of a recording that is whole, in files")
-    trace = replace(trace, events=dataclasses.replace(trace.events, share=share))
+    rows = dataclasses.replace(rows, share=share)
     run = Replay(
-        trace,
+        # Rows that are gathered beforehand are no progress.
+        replace(trace, events=dataclasses.replace(rows, ticker=no_ticker)),
         profile=profile,
         rules=rules,
         teller=teller,
@@ -159,7 +161,7 @@ def count(
         bounds=bounds,
         share=share,
     )
-    _give(run, trace)
+    _give(run, replace(trace, events=rows))
     return run.counted()
 
 
@@ -335,6 +337,7 @@ class Replay:
             self._begin_anew()
         if not self._begun:
             self._begin(event)
+        # What matters to all address spaces is known to partition.py, too.
         if event.kind == EventKind.COMM:
             comm = (event.payload or b"").split(b"\0")[0].decode(errors="replace")
             # A task calls itself what it likes.
@@ -653,6 +656,7 @@ class Replay:
     def counted(self) -> Counted:
         """Return the same as numbers, which may be put together with others."""
         lives = [*self._done, *self._lives.values()]
+        shadow = self._shadowed(lives)
         kept = lives if self._bounds.ended or self._bounds.names else []
         return Counted(
             rules=tuple(
@@ -668,14 +672,17 @@ class Replay:
                 )
                 for tally in self._tallies
             ),
-            lives=tuple(Life(mm=self._mm(one), state=one.state) for one in kept),
+            lives=tuple(Life(mm=self._mm(one), state=self._kept(one)) for one in kept),
             spaces=len(self._lives) + self._past.total(),
             audit=self._auditor.result() if self._auditor else None,
             touches=self._services.touches(self._comms),
             serviceless=tuple(self._serviceless.all),
-            shadow=self._shadowed(lives),
+            shadow=shadow,
             shadowless=tuple(self._shadowless.all),
         )
+
+    def _kept(self, life: _Life) -> State:
+        return life.state if self._bounds.ended else State(ended=life.state.ended)
 
     def _shadowed(self, lives: Iterable[_Life]) -> tuple[tuple[Mm, Due], ...] | None:
         if self._shadow is None:

@@ -155,9 +155,11 @@ class Rows:
                 )
 
     def _wanted(self) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Yield what there is of the share in each batch."""
+        """Yield what there is of the share in each batch, if anything."""
         for columns, page in self.batches():
-            yield columns if self.share is None else self.share.of(columns), page
+            wanted = columns if self.share is None else self.share.rows_of(columns)
+            if wanted.num_rows:
+                yield wanted, page
 
     def pieces(self, most: int = _SLICE) -> Iterator[Piece]:
         """Yield the rows in pieces, none of which has more rows than most.
@@ -179,15 +181,15 @@ def _joined(
 ) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Yield batches, small ones of the same size of page together."""
     parts: list[pa.RecordBatch] = []
-    of = 0
+    of = rows = 0
     for columns, page in batches:
-        rows = sum(part.num_rows for part in parts) + columns.num_rows
         # They say of which file they are.
         other = parts and not columns.schema.equals(parts[0].schema, True)
-        if parts and (other or rows > most):
+        if parts and (other or rows + columns.num_rows > most):
             yield _one(parts), of
-            parts = []
+            parts, rows = [], 0
         parts.append(columns)
+        rows += columns.num_rows
         of = page
     if parts:
         yield _one(parts), of

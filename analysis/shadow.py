@@ -123,7 +123,9 @@ class Shadow:
                     for area in there
                 )
                 found.append(_told(space, span, until=None, ended=not holds))
-        return tuple(sorted(found, key=lambda due: (due.since.seq, due.start)))
+        return tuple(
+            sorted(found, key=lambda due: (due.since.seq, *due.space, due.start))
+        )
 
 
 def _told(space: Space, span: _Span, *, until: Event | None, ended: bool) -> Due:

@@ -101,7 +101,11 @@ def result_of(
         findings=tuple(
             sorted(
                 (found for count in one.rules for found in count.findings),
-                key=lambda found: (found.seq, found.rule.id),
+                # One row may end a call that has to do with several address spaces.
+                key=lambda one: (
+                    *(one.seq, one.rule.id, one.mm.id, one.mm.generation),
+                    *(one.start, one.cause),
+                ),
             )
         ),
         lives=tuple(
@@ -128,7 +132,7 @@ def _together(parts: Sequence[Counted]) -> Counted:
         shadow=tuple(
             sorted(
                 (due for shadow in shadows for due in shadow),
-                key=lambda due: (due[1].since.seq, due[1].start),
+                key=lambda due: (due[1].since.seq, *due[1].space, due[1].start),
             )
         )
         if shadows

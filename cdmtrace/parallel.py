@@ -1,8 +1,8 @@
 """One recording, gone through by several processes, each of which has a share of it.
 
-Processes and not threads: what takes the time is Python. Nobody listens to anything: a
-process says what it has found through a pipe that it was given, and one that is told
-nothing to write to any more, as whoever asked has died, ends.
+Processes and not threads: what takes the time is Python. Nobody listens to anything:
+each process and this one have a pair of sockets. One that has nobody to write to any
+more, as whoever asked has died, ends when it would say how far it is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import pickle
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from cdmtrace.analysis import partition
 from cdmtrace.analysis.rows import Rows, no_ticker
 from cdmtrace.errors import CdmtraceError
-from cdmtrace.signals import signals_later, signals_to, signals_unwind
+from cdmtrace.signals import signals_held, signals_unwind
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from cdmtrace.analysis.partition import Share
 
 WORTH: Final = 200_000
-"""Rows of a recording from which on the others, which take half a second to start, are
-of use where nobody says how many there are to be."""
+"""Rows of a recording from which on the others, which take a third of a second to
+start, are of use where nobody says how many there are to be."""
 
 _UNEVEN: Final = 0.9
 """Part of all rows that the largest share may have."""
+
+_OURS_ALONE: Final = ("/dev/", "/proc/")
+"""Places of files that are something else for another process."""
 
 _Found = TypeVar("_Found")
 
@@ -44,7 +48,7 @@ Work = Callable[["Trace", "Share"], _Found]
 """What is done with a share. Like what it returns, it can be pickled."""
 
 
-def shares(trace: Trace, workers: int | None) -> list[Share]:
+def parted(trace: Trace, workers: int | None) -> list[Share]:
     """Return the shares of a recording that processes are to have; none where one
     process is as good, or has to do it.
 
@@ -57,6 +61,8 @@ def shares(trace: Trace, workers: int | None) -> list[Share]:
         return []
     if workers is None and trace.count < WORTH:
         return []
+    if any(file.startswith(_OURS_ALONE) for file in trace.files):
+        return []
     found = partition.shares((columns for columns, _ in rows.batches()), many)
     of = sum(share.rows for share in found)
     if len(found) < 2 or max(share.rows for share in found) > _UNEVEN * of:
@@ -67,8 +73,9 @@ def shares(trace: Trace, workers: int | None) -> list[Share]:
 def each(trace: Trace, found: Sequence[Share], work: Work[_Found]) -> list[_Found]:
     """Return what comes of the work on each share.
 
-    Raises what the work raises, if that is a CdmtraceError, and one for a process that
-    dies. Whatever is raised, also by a signal, no process is left.
+    Raises what the work raises, if that is a CdmtraceError or a MemoryError, and a
+    CdmtraceError for a process that dies. Whatever is raised, also by a signal, no
+    process is left. For the main thread only.
     """
     rows = trace.events
     assert isinstance(rows, Rows)
@@ -77,13 +84,16 @@ def each(trace: Trace, found: Sequence[Share], work: Work[_Found]) -> list[_Foun
     # Who shows how far it is stays here.
     trace = replace(trace, events=dataclasses.replace(rows, ticker=no_ticker))
     done, results = [0] * len(found), dict[int, _Found]()
-    with signals_unwind(), _started(trace, found, work) as workers:
+    with signals_unwind() as raise_dropped, _started(len(found)) as workers:
+        for worker, share in zip(workers, found, strict=True):
+            worker.give((trace, share, work))
         waiting = {one.pipe.fileno(): number for number, one in enumerate(workers)}
         while waiting:
             for pipe in connection.wait(list(waiting)):
+                raise_dropped()
                 assert isinstance(pipe, int)
                 number = waiting[pipe]
-                kind, said = _heard(workers[number])
+                kind, said = workers[number].hear()
                 if kind == "rows":
                     # Some rows are for several shares.
                     done[number] = min(said, found[number].rows)
@@ -102,85 +112,86 @@ class _Worker:
     process: BaseProcess
     pipe: Connection[Any, Any]
 
+    def give(self, task: object) -> None:
+        """Tell it what to do. One that has died is heard of when it is listened to."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(task)
+
+    def hear(self) -> tuple[str, Any]:
+        """Return what it says; that it has died is a failure, too."""
+        try:
+            kind, said = self.pipe.recv()
+        except (EOFError, OSError):
+            # Be it in the middle of what it had to say.
+            self.process.join()
+            return "failed", CdmtraceError(
+                "a process that had a share of the recording has died: "
+                f"{_how(self.process.exitcode or 0)}",
+                hint="--workers 1 has one do it all; the kernel's log says whether "
+                "memory was short",
+            )
+        return kind, said
+
 
 @contextlib.contextmanager
-def _started(
-    trace: Trace, found: Sequence[Share], work: Work[Any]
-) -> Iterator[list[_Worker]]:
+def _started(many: int) -> Iterator[list[_Worker]]:
     """Have processes that work, for as long as the block takes."""
     context = multiprocessing.get_context("spawn")
     workers: list[_Worker] = []
     try:
-        # Ctrl-C is sent to all processes of a terminal, and it is we who end them. What
-        # multiprocessing starts beside its first process lets signals through again.
+        # Ctrl-C is sent to all processes of a terminal, and it is we who end them: they
+        # take no signals. What multiprocessing starts beside its first process lets
+        # signals through again, so it is first. A process of which the start is broken
+        # off complains, so none is.
         resource_tracker.ensure_running()
-        came: list[int] = []
-        # A process of which the start is broken off complains. And while this thread
-        # takes no signals, another one may.
-        with signals_later(), signals_to(came.append):
-            for share in found:
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_work, args=(theirs, trace, share, work), daemon=True
-                )
+        with signals_held():
+            for _ in range(many):
+                ours, theirs = context.Pipe()
+                # What it is given here goes through a pipe that nobody may read.
+                process = context.Process(target=_work, args=(theirs,), daemon=True)
                 workers.append(_Worker(process=process, pipe=ours))
                 process.start()
                 theirs.close()
-        if came:
-            signal.raise_signal(came[0])
         yield workers
     finally:
-        for one in workers:
-            if one.process.pid is not None:
+        with signals_held():
+            started = [one for one in workers if one.process.pid is not None]
+            for one in started:
                 one.process.kill()
+            for one in started:
                 one.process.join()
-            one.pipe.close()
-
-
-def _heard(worker: _Worker) -> tuple[str, Any]:
-    """Return what a process says; that it has died is a failure, too."""
-    try:
-        kind, said = worker.pipe.recv()
-    except EOFError:
-        worker.process.join()
-        return "failed", CdmtraceError(
-            "a process that had a share of the recording has died: "
-            f"{_how(worker.process.exitcode or 0)}",
-            hint="--workers 1 has one do it all; the kernel's log says whether memory "
-            "was short",
-        )
-    return kind, said
+            for one in workers:
+                one.pipe.close()
 
 
 def _how(status: int) -> str:
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 
-def _work(
-    pipe: Connection[Any, Any], trace: Trace, share: Share, work: Work[Any]
-) -> None:
-    """Say how far it is, and what came of it. The process's main function."""
-    rows = trace.events
-    assert isinstance(rows, Rows)
-
-    def tick(what: str, done: int, total: int) -> None:
-        del what, total
-        pipe.send(("rows", done))
-
+def _work(pipe: Connection[Any, Any]) -> None:
+    """Do what is to be done; say how far it is, and what came of it. The process's
+    main function.
+    """
     # Who asked may have died.
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError, EOFError):
+        trace, share, work = pipe.recv()
+
+        def tick(what: str, done: int, total: int) -> None:
+            del what, total
+            pipe.send(("rows", done))
+
         try:
-            shown = replace(trace, events=dataclasses.replace(rows, ticker=tick))
-            told: tuple[str, Any] = "found", work(shown, share)
-        except BrokenPipeError:
+            shown = replace(
+                trace, events=dataclasses.replace(trace.events, ticker=tick)
+            )
+            told = pickle.dumps(("found", work(shown, share)))
+        except ConnectionError:
             raise
         except (CdmtraceError, MemoryError) as error:
-            told = "failed", error
+            told = pickle.dumps(("failed", error))
         except Exception:
-            told = (
-                "failed",
-                CdmtraceError(
-                    "this is a fault of cdmtrace", details=traceback.format_exc()
-                ),
+            fault = CdmtraceError(
+                "this is a fault of cdmtrace", details=traceback.format_exc()
             )
-        pipe.send(told)
+            told = pickle.dumps(("failed", fault))
+        pipe.send_bytes(told)

@@ -41,6 +41,18 @@ def signals_later() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Have signals that would end us wait until the end of the block, whichever thread
+    takes them: a handler of Python's runs in the main thread, whatever that one blocks.
+    """
+    came: list[int] = []
+    with signals_later(), signals_to(came.append):
+        yield
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextlib.contextmanager
 def signals_to(handler: Callable[[int], None]) -> Iterator[None]:
     """Have a handler called with the number of a signal that would end us.
 

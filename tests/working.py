@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import struct
 import time
+from pathlib import Path
 
 from cdmtrace.analysis import Trace
 from cdmtrace.analysis.partition import Share
@@ -22,6 +25,16 @@ def killed(trace: Trace, share: Share) -> None:
     if share.first is not None:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(600)
+
+
+def interrupted(trace: Trace, share: Share) -> None:
+    """Die when the beginning of a message has been sent."""
+    for path in Path("/proc/self/fd").iterdir():
+        # One is that of the directory, which is closed by then.
+        with contextlib.suppress(OSError):
+            if str(path.readlink()).startswith("socket:"):
+                os.write(int(path.name), struct.pack("!i", 1000) + b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def refused(trace: Trace, share: Share) -> None:

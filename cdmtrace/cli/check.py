@@ -103,6 +103,12 @@ def check(
         question = judging.question(asked, sources, known)
         question |= {"allow_inconclusive": allow_inconclusive, "full": form == "json"}
         return _fleet(fleet, asked, known, question, form, by.typed())
+    if by.rules_from:
+        of_no_use(
+            "workers",
+            "--workers is not for rules from files, which one process knows",
+            hint="leave --workers or --rules-from out",
+        )
     files = fleet.paths
     results = judging.results(parts.recordings(files), asked, workers=fleet.workers)
     if new_file is not None:

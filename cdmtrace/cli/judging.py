@@ -207,7 +207,7 @@ def results(
     recordings: Iterable[Sequence[Path]],
     asked: Asked,
     bounds: Bounds | None = None,
-    workers: int | None = None,
+    workers: int | None = 1,
 ) -> list[Result]:
     """Return what comes of each recording. recordings: the parts of each. bounds: what
     is kept; None: what findings and verdicts need, of which several processes may see
@@ -233,10 +233,10 @@ def _result(trace: Trace, asked: Asked, workers: int | None) -> Result:
     from cdmtrace import parallel
 
     # Rules from files are known to this process alone.
-    found = [] if asked.own else parallel.shares(trace, workers)
+    found = [] if asked.own else parallel.parted(trace, workers)
     if not found:
         return asked.judge(trace)
-    return asked.result(trace, parallel.each(trace, found, asked.count))
+    return asked.result(trace, parallel.each(trace, found, asked.of_share))
 
 
 def told(

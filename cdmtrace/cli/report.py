@@ -87,10 +87,12 @@ def _tables(trace: Trace, workers: int | None) -> dict[str, list[dict[str, Any]]
     from cdmtrace import parallel
     from cdmtrace.analysis import aggregate
 
-    found = parallel.shares(trace, workers)
+    found = parallel.parted(trace, workers)
     if not found:
         return aggregate.report(trace)
-    return aggregate.put_together(trace, parallel.each(trace, found, aggregate.count))
+    return aggregate.put_together(
+        trace, parallel.each(trace, found, aggregate.of_share)
+    )
 
 
 def _fleet(fleet: Fleet, form: str) -> int:

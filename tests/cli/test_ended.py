@@ -29,7 +29,6 @@ HALF = """
 import signal, sys
 from pathlib import Path
 from cdmtrace.output import created
-from cdmtrace.signals import Ended
 with created(Path(sys.argv[1]), force=len(sys.argv) > 2) as file:
     file.write(b"half")
     file.flush()

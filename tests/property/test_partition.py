@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import large
 import pytest
@@ -24,17 +26,18 @@ from programs import (
     world_of,
 )
 from replays import GOLDEN, PROFILES, as_read, summed
-from simkernel import CDM, SimKernel
+from simkernel import CDM, RAM, SimKernel
 
-from cdmtrace.analysis import Gap, Trace, check, load
+from cdmtrace.analysis import Gap, Trace, aggregate, check, load
 from cdmtrace.analysis.book import CHECK
 from cdmtrace.analysis.partition import Share, shares
 from cdmtrace.analysis.permissions import DEFAULT
 from cdmtrace.analysis.profiles import PROFILES as BY_NAME
-from cdmtrace.analysis.replay import count
+from cdmtrace.analysis.replay import of_share
 from cdmtrace.analysis.rows import Rows
 from cdmtrace.analysis.verdicts import result_of
 from cdmtrace.events import EventKind, Probe
+from cdmtrace.format.writer import TraceWriter
 
 
 def shared(trace: Trace, most: int) -> list[Share]:
@@ -52,7 +55,7 @@ def agree(trace: Trace, most: int, *, profile: str = "intended") -> int:
         # A process sends another one what it has counted.
         pickle.loads(
             pickle.dumps(
-                count(
+                of_share(
                     trace,
                     pickle.loads(pickle.dumps(share)),
                     profile=profile,
@@ -66,6 +69,8 @@ def agree(trace: Trace, most: int, *, profile: str = "intended") -> int:
     ]
     result = result_of(trace, BY_NAME[profile], DEFAULT, parts)
     assert summed(result) == summed(check(trace, profile=profile))
+    counts = [aggregate.of_share(trace, share) for share in found]
+    assert aggregate.put_together(trace, counts) == aggregate.report(trace)
     return len(found)
 
 
@@ -224,12 +229,60 @@ def test_a_call_about_another_address_space_ends_where_that_one_is(told: bool) -
     assert agree(as_read(kernel.trace(), kernel.events), 2) == 2
 
 
+def test_findings_that_one_row_shows_are_in_the_same_order() -> None:
+    """A call that has to do with several address spaces settles them all."""
+    kernel = SimKernel("rfc")
+    kernel.looked()
+    tasks = [kernel.process() for _ in range(5)]
+    for task in tasks:
+        task.faults(task.mmap(4))
+    caller = kernel.process()
+    began = len(kernel.events)
+    for task in reversed(tasks):
+        caller.migrate_pages(RAM, CDM, task.mm)
+    moved = kernel.events[began:]
+    last = moved[-1]
+    assert last.kind == EventKind.CALL
+    # As if it had been one call.
+    kernel.events[began:] = [
+        replace(row, call=last.call) for row in moved if row.kind != EventKind.CALL
+    ] + [last]
+    trace = as_read(kernel.trace(), kernel.events)
+    seqs = Counter((one.seq, one.rule.id) for one in check(trace).findings)
+    assert max(seqs.values()) == 5
+    assert agree(trace, 3) == 3
+
+
+def test_batches_that_have_nothing_for_a_share(tmp_path: Path) -> None:
+    """Of two that ran one after the other, the first has none of the last batches."""
+    base = large.Base.read(GOLDEN[0])
+    path = tmp_path / "two.arrows"
+    with TraceWriter(path, base.header) as writer:
+        for rows, payloads in large.batches(base, len(base.rows) * 2):
+            for at in range(0, len(rows), 50):
+                some = slice(at, at + 50)
+                writer.write(rows[some], payloads=payloads[some])
+        writer.end("made of another recording")
+    trace = load(path)
+    assert agree(trace, 2) == 2
+    rows = trace.events
+    assert isinstance(rows, Rows)
+    for share in shared(trace, 2):
+        mine = dataclasses.replace(rows, share=share)
+        batches = [share.rows_of(columns) for columns, _ in rows.batches()]
+        assert [batch.num_rows for batch in batches].count(0) > 1
+        for most in 10, 100, 1 << 14:
+            pieces = [len(piece) for piece in mine.pieces(most)]
+            assert sum(pieces) == sum(batch.num_rows for batch in batches)
+            assert 0 < min(pieces) <= max(pieces) <= most
+
+
 def test_a_recording_that_lacks_rows_is_not_shared() -> None:
     trace = load(GOLDEN[0])
     (share, *_) = shared(trace, 2)
     lacking = replace(trace, breaks=frozenset({5}))
     with pytest.raises(ValueError, match="whole"):
-        count(
+        of_share(
             lacking,
             share,
             profile="intended",

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing import spawn
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import large
@@ -21,6 +23,9 @@ from simkernel import SimKernel
 
 from cdmtrace import parallel
 from cdmtrace.analysis import Trace, load
+from cdmtrace.analysis.asked import Asked
+from cdmtrace.analysis.permissions import DEFAULT
+from cdmtrace.analysis.stacks import Stack
 from cdmtrace.cli import main
 from cdmtrace.errors import CdmtraceError, ExitStatus, TraceFileError
 
@@ -63,7 +68,7 @@ def test_what_is_told_is_the_same(
 
 
 def test_each_address_space_is_gone_through_once(trace: Trace) -> None:
-    found = parallel.shares(trace, 3)
+    found = parallel.parted(trace, 3)
     assert len(found) == 3
     seen = [
         mm
@@ -73,7 +78,17 @@ def test_each_address_space_is_gone_through_once(trace: Trace) -> None:
     assert sorted(seen) == sorted({event.mm for event in trace.events} - {0})
 
 
-def test_how_far_it_is_is_told_until_all_is_done(trace: Trace) -> None:
+def test_how_far_it_is_is_told_until_all_is_done(tmp_path: Path) -> None:
+    """Be it that some rows are gathered beforehand, as an audit's are."""
+    kernel = SimKernel()
+    kernel.looked()
+    for _ in range(4):
+        task = kernel.process()
+        region = task.mmap(60)
+        task.mbind(region.start, 60)
+        task.faults(region)
+        kernel.look(task)
+    trace = as_read(kernel.trace(), kernel.events)
     told: list[tuple[int, int]] = []
 
     def tick(what: str, done: int, total: int) -> None:
@@ -82,12 +97,15 @@ def test_how_far_it_is_is_told_until_all_is_done(trace: Trace) -> None:
 
     assert dataclasses.is_dataclass(trace.events)
     shown = replace(trace, events=dataclasses.replace(trace.events, ticker=tick))
-    found = parallel.shares(trace, 2)
-    parallel.each(shown, found, working.address_spaces)
+    found = parallel.parted(trace, 2)
+    asked = Asked(rules=None, profile="intended", permissions=DEFAULT)
+    result = asked.result(trace, parallel.each(shown, found, asked.of_share))
+    assert result.audit == asked.judge(trace).audit
+    assert result.audit
     total = sum(share.rows for share in found)
     assert [of for _, of in told] == [total] * len(told)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-    assert told[-1][0] == total
+    assert [done for done, _ in told].count(total) <= 2
 
 
 # --- when one is as good -----------------------------------------------------------
@@ -97,16 +115,16 @@ def test_a_small_recording_is_gone_through_by_one(
     trace: Trace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    assert parallel.shares(trace, None) == []
-    assert len(parallel.shares(trace, 2)) == 2
+    assert parallel.parted(trace, None) == []
+    assert len(parallel.parted(trace, 2)) == 2
     monkeypatch.setattr(parallel, "WORTH", trace.count)
-    assert len(parallel.shares(trace, None)) == 2
+    assert len(parallel.parted(trace, None)) == 2
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {1})
-    assert parallel.shares(trace, None) == []
+    assert parallel.parted(trace, None) == []
 
 
 def test_so_is_one_that_lacks_rows(trace: Trace) -> None:
-    assert parallel.shares(replace(trace, breaks=frozenset({9})), 2) == []
+    assert parallel.parted(replace(trace, breaks=frozenset({9})), 2) == []
 
 
 @pytest.mark.parametrize(("pages", "shares"), [(60, 0), (1, 2)])
@@ -119,17 +137,25 @@ def test_so_is_one_of_which_nearly_all_is_of_one_process(
         region = task.mmap(many)
         task.mbind(region.start, many)
         task.faults(region)
-    found = parallel.shares(as_read(kernel.trace(), kernel.events), 2)
+    found = parallel.parted(as_read(kernel.trace(), kernel.events), 2)
     assert len(found) == shares
 
 
+def test_so_is_one_that_only_this_process_can_open(path: Path) -> None:
+    with path.open("rb") as file:
+        assert parallel.parted(load(f"/dev/fd/{file.fileno()}"), 2) == []
+
+
 def test_rules_of_ones_own_are_for_one(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(parallel, "WORTH", 0)
     monkeypatch.setattr(parallel, "each", lambda *_: pytest.fail("shared"))
-    words = ["check", "--workers", "2", str(path)]
     (rules, *_) = sorted((ROOT / "examples/rules").glob("*.py"))
-    assert main([*words, "--rules-from", str(rules)]) == ExitStatus.FINDINGS
+    words = ["check", "--rules-from", str(rules), str(path)]
+    assert main(words) == ExitStatus.FINDINGS
+    assert main([*words, "--workers", "2"]) == ExitStatus.TROUBLE
+    assert "leave --workers or --rules-from out" in capsys.readouterr().err
 
 
 # --- when it goes wrong ------------------------------------------------------------
@@ -156,24 +182,57 @@ def children(of: int | None = None) -> set[int]:
 
 def test_a_process_that_dies_is_told(trace: Trace) -> None:
     with nobody_left(), pytest.raises(CdmtraceError, match="died: SIGKILL") as told:
-        parallel.each(trace, parallel.shares(trace, 2), working.killed)
+        parallel.each(trace, parallel.parted(trace, 2), working.killed)
     assert "--workers 1" in str(told.value.hint)
+
+
+def test_so_is_one_that_dies_before_it_is_told_anything(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With so much to be told that no pipe takes it."""
+    stacks = {number: Stack((f"{number}" * 1000,)) for number in range(1000)}
+    monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
+    with nobody_left(), pytest.raises(CdmtraceError, match="died: status 1"):
+        parallel.each(
+            replace(trace, stacks=stacks),
+            parallel.parted(trace, 2),
+            working.address_spaces,
+        )
+
+
+def test_so_is_one_that_dies_in_the_middle_of_a_word(trace: Trace) -> None:
+    with nobody_left(), pytest.raises(CdmtraceError, match="died: SIGKILL"):
+        parallel.each(trace, parallel.parted(trace, 2), working.interrupted)
+
+
+def test_a_signal_while_they_are_ended_leaves_none(
+    trace: Trace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = BaseProcess.kill
+
+    def interrupted(process: BaseProcess) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        kill(process)
+
+    monkeypatch.setattr(BaseProcess, "kill", interrupted)
+    with nobody_left(), pytest.raises(KeyboardInterrupt):
+        parallel.each(trace, parallel.parted(trace, 2), working.refused)
 
 
 def test_what_is_wrong_with_a_file_is_told_as_by_one(trace: Trace) -> None:
     with nobody_left(), pytest.raises(TraceFileError, match="odd") as told:
-        parallel.each(trace, parallel.shares(trace, 2), working.refused)
+        parallel.each(trace, parallel.parted(trace, 2), working.refused)
     assert (told.value.hint, told.value.details) == ("look", "at it")
 
 
 def test_want_of_memory_is_told_as_by_one(trace: Trace) -> None:
     with nobody_left(), pytest.raises(MemoryError):
-        parallel.each(trace, parallel.shares(trace, 2), working.too_large)
+        parallel.each(trace, parallel.parted(trace, 2), working.too_large)
 
 
 def test_a_fault_is_told_with_where_it_is(trace: Trace) -> None:
     with nobody_left(), pytest.raises(CdmtraceError, match="fault of cdmtrace") as told:
-        parallel.each(trace, parallel.shares(trace, 2), working.faulty)
+        parallel.each(trace, parallel.parted(trace, 2), working.faulty)
     assert "working.py" in str(told.value.details)
     assert "ZeroDivisionError: odd" in str(told.value.details)
 
@@ -182,7 +241,7 @@ def test_a_file_that_changes_meanwhile_is_told(path: Path, tmp_path: Path) -> No
     copy = tmp_path / "copy.arrows"
     copy.write_bytes(path.read_bytes())
     trace = load(copy)
-    found = parallel.shares(trace, 2)
+    found = parallel.parted(trace, 2)
     copy.write_bytes(RFC.read_bytes())
     with nobody_left(), pytest.raises(TraceFileError, match="it has changed"):
         parallel.each(trace, found, working.address_spaces)
@@ -196,7 +255,7 @@ from cdmtrace.analysis import load
 from cdmtrace.cli import main
 if __name__ == "__main__":
     trace = load(sys.argv[1])
-    found = parallel.shares(trace, 2)
+    found = parallel.parted(trace, 2)
     parallel.each(trace, found, working.endless)
 """
 
