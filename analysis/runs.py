@@ -1,8 +1,9 @@
 """Runs of rows that bring or take pages one after the other, and differ in little else.
 
 Found by column, a batch at a time, and without a model: what a run means is for
-screen.py. A *unit* is what the kernel tells of one page: a MAP or an UNMAP row, or the
-ALLOC row of a fault and its MAP row. In a run, units follow each other in one address
+screen.py. A *unit* is what the kernel tells of one page: a MAP, an UNMAP or a MIGRATE
+row, the ALLOC row of a fault and its MAP row, or the UNMAP row of a page that is moved
+and its MIGRATE row. In a run, units follow each other in one address
 space and in one task, and each is like the one before it in every column but for
 NOT_COMPARED.
 """
@@ -29,7 +30,12 @@ against those of other rows."""
 _COMPARED: Final = tuple(
     name for name in EVENT_DTYPE.names or () if name not in NOT_COMPARED
 )
-_PAGES: Final = (EventKind.ALLOC, EventKind.MAP, EventKind.UNMAP)
+_PAGES: Final = (*(EventKind.ALLOC, EventKind.MAP, EventKind.UNMAP, EventKind.MIGRATE),)
+_PAIRS: Final = (
+    (EventKind.ALLOC, EventKind.MAP, "node"),
+    (EventKind.UNMAP, EventKind.MIGRATE, "src_node"),
+)
+"""Kinds of rows that are a unit together, and what both tell of the page."""
 _STOPS: Final = (
     *(EventKind.COPY, EventKind.SNAP_MM, EventKind.SNAP_VMA),
     *(EventKind.SNAP_PAGES, EventKind.SNAP_RANGES),
@@ -46,7 +52,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 class Run:
     """units: numbers of the rows of each, in order; shape (units, 1) or (units, 2).
 
-    The last row of a unit is the one that maps or unmaps the page.
+    The last row of a unit is the one that says where the page is then.
     """
 
     units: Numbers
@@ -68,8 +74,9 @@ def find(columns: Columns, page: int, breaks: Collection[int] = ()) -> list[Run]
     page_row = candidates[order]
     follows[1:] &= page_row[1:] & page_row[:-1]
     pairs = _pairs(rows, follows)
-    # What maps the page of an allocation is in the unit of that, and in no other.
+    # A row that is in a unit of two is in no other.
     single = (rows["kind"] != EventKind.ALLOC) & ~pairs
+    single[:-1] &= ~pairs[1:]
     of_one = follows & _like(rows, 1) & single
     of_one[1:] &= single[:-1]
     of_two = pairs.copy()
@@ -123,11 +130,14 @@ def _follow(columns: Columns, order: Numbers, breaks: Collection[int]) -> Flags:
 
 
 def _pairs(rows: Columns, follows: Flags) -> Flags:
-    """Return which rows map what the row before them has allocated in a fault."""
-    pairs: Flags = follows & (rows["kind"] == EventKind.MAP)
-    pairs[1:] &= rows["kind"][:-1] == EventKind.ALLOC
-    for name in ("addr", "start", "end", "call", "node"):
-        pairs[1:] &= rows[name][1:] == rows[name][:-1]
+    """Return which rows end a unit that the row before them begins."""
+    pairs = np.zeros(len(follows), np.bool_)
+    for begins, ends, told in _PAIRS:
+        pair = follows & (rows["kind"] == ends)
+        pair[1:] &= rows["kind"][:-1] == begins
+        for name in ("addr", "start", "end", "call", told):
+            pair[1:] &= rows[name][1:] == rows[name][:-1]
+        pairs |= pair
     return pairs
 
 

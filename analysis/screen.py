@@ -15,16 +15,15 @@ none. Everything else is given to the model, row by row, in the order of the rin
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from cdmtrace.analysis import runs
-from cdmtrace.analysis.alike import Brought, Taken, still
+from cdmtrace.analysis.alike import CHANGES, still
 from cdmtrace.analysis.frames import Event, Terms
 from cdmtrace.analysis.state import State
-from cdmtrace.events import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -60,14 +59,14 @@ def go_through(
 class _Candidate:
     """A run that is gone through.
 
-    before, after: what its mm was before and after the second unit; event: the last
-    row of that; said: what came of it.
+    before, after: what its mm was before and after the second unit; unit: the rows of
+    that; said: what came of it.
     """
 
     units: runs.Numbers
     before: State | None = None
     after: State | None = None
-    event: Event | None = None
+    unit: list[Event] = field(default_factory=list)
     said: Said | None = None
 
 
@@ -140,21 +139,21 @@ class _Screen:
         if row == one.units[1, 0]:
             one.before = self._replay.state(event.mm)
         one.said = self._replay.hear(event, one.said)
+        one.unit.append(event)
         if row == one.units[1, -1]:
             one.after = self._replay.state(event.mm)
-            one.event = event
 
     def _account(self, one: _Candidate) -> None:
         """Account for the units that follow the second one, as far as they are like it;
         have the last of them taken, and one that is not, and go on after that.
         """
-        state, event, said = one.after, one.event, one.said
-        if state is None or event is None or said is None or not self._stands(one):
+        state, said = one.after, one.said
+        if state is None or said is None or not self._stands(one):
             self._await(one.units[2:].ravel())
             self._decode()
             return
-        change = Brought if event.kind == EventKind.MAP else Taken
-        pages = change(state, event, self._terms, paired=one.units.shape[1] == 2)
+        event = one.unit[-1]
+        pages = CHANGES[event.kind](state, one.unit, self._terms)
         addresses = self._columns["addr"][one.units[2:, -1]].tolist()
         alike = pages.alike(addresses)
         many = max(alike - 1, 0)
@@ -168,16 +167,15 @@ class _Screen:
 
     def _stands(self, one: _Candidate) -> bool:
         """Return whether what was said of a second unit can be said of others."""
-        before, after, event = one.before, one.after, one.event
-        if before is None or after is None or event is None:
+        before, after, event = one.before, one.after, one.unit[-1]
+        if before is None or after is None:
             return False
         until = int(self._columns["ts"][one.units[2:]].max())
-        paired = one.units.shape[1] == 2
         said = one.said is not None and not one.said.open
         return (
             said
             # A call of another task may have returned since, and have changed it.
             and self._replay.state(event.mm) is after
             and self._replay.alone(event.mm, event.tid, until)
-            and still(before, after, event, paired=paired)
+            and still(before, after, one.unit)
         )

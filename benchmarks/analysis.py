@@ -5,23 +5,29 @@
 
 Prints a table in Markdown (docs/speed.md). A large trace is made of each BASE
 (benchmarks/large.py); without one, of the recordings that the tests have. Each verb
-runs as people run it, in a process of its own, and prints to nowhere; "check, row by
-row" is check without the screen (cdmtrace/analysis/screen.py). Events a second are
-those of the file by the time that the processors worked, of all that they did: starting
-Python, too, which is why small files look slow.
+runs as people run it, in a process of its own, and prints to nowhere; "check, one
+process" is check with --workers 1, and "check, row by row" is that without the screen
+(cdmtrace/analysis/screen.py). Events a second are those of the file by the time that
+passed, and a core by the time that all processors worked: starting Python, too, which
+is why small files look slow. Memory is what all processes of a verb have together
+(PSS), looked at ten times a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import psutil
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BASES: Final = (
@@ -32,6 +38,7 @@ _SQL: Final = "SELECT kind, node, count(*) FROM events GROUP BY ALL"
 VERBS: Final = {
     "info": ("info", "TRACE"),
     "check": ("check", "--format", "json", "TRACE"),
+    "check, one process": ("check", "--workers", "1", "--format", "json", "TRACE"),
     "report": ("report", "--format", "json", "TRACE"),
     "report --html": ("report", "--html", "OUT", "TRACE"),
     "timeline": ("timeline", "TRACE"),
@@ -68,6 +75,7 @@ class Run:
             f"{self.events:,}",
             f"{self.wall:,.1f}",
             f"{self.cpu:,.1f}",
+            f"{self.events / self.wall:,.0f}",
             f"{self.events / self.cpu:,.0f}",
             f"{self.memory / 1e6:,.0f}",
         )
@@ -75,16 +83,12 @@ class Run:
 
 
 HEAD: Final = """\
-| base | verb | events | s | s of processor | events/s | MB at most |
-|---|---|---:|---:|---:|---:|---:|"""
+| base | verb | events | s | s of processor | events/s | a core | MB at most |
+|---|---|---:|---:|---:|---:|---:|---:|"""
 
 
 def make(base: Path, trace: Path, events: int) -> int:
-    """Make a large file; return how many events it has.
-
-    By a process of its own: the memory that a child takes at most is never told to be
-    less than its parent's when it was started.
-    """
+    """Make a large file; return how many events it has."""
     command = [sys.executable, str(Path(__file__).with_name("large.py"))]
     command += [str(base), str(trace), "--events", str(events)]
     made = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -101,6 +105,10 @@ def measure(base: str, verb: str, trace: Path, events: int) -> Run:
         command = [sys.executable, "-c", _PLAIN, str(trace)]
     before = os.times().elapsed
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
+    process, memory = psutil.Process(child.pid), 0
+    while not os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        memory = max(memory, held(process))
+        time.sleep(0.1)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     out.unlink(missing_ok=True)
@@ -112,8 +120,19 @@ def measure(base: str, verb: str, trace: Path, events: int) -> Run:
         events=events,
         wall=os.times().elapsed - before,
         cpu=used.ru_utime + used.ru_stime,
-        memory=used.ru_maxrss << 10,
+        memory=memory,
     )
+
+
+def held(process: psutil.Process) -> int:
+    """Return how many bytes a process has, and all that it has started."""
+    total = 0
+    # One may end while it is looked at.
+    with contextlib.suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_full_info().pss
+    return total
 
 
 def runs(options: argparse.Namespace, directory: Path) -> Iterator[Run]:

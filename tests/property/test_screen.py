@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
 from cdmtrace.analysis import Gap, Trace, aggregate, check, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay
-from cdmtrace.events import Bit, Cause, EventKind
+from cdmtrace.events import NO_NODE, Bit, Cause, EventKind
 
 
 @contextmanager
@@ -189,6 +191,130 @@ def test_pages_that_go_are_spared_but_for_the_last() -> None:
     with counted() as rows:
         check(trace)
     assert len([seq for seq in rows if at < seq <= at + 20]) == 3
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["cdm", "all"])
+@pytest.mark.parametrize("call", [True, False], ids=["call", "none"])
+def test_pages_that_are_moved_there_and_back_are_spared(
+    call: bool, everything: bool
+) -> None:
+    kernel = SimKernel()
+    kernel.all = everything
+    kernel.looked()
+    task = kernel.process()
+    task.mm.watched = everything
+    region = task.mmap(40)
+    task.faults(region)
+    task.mbind(region.start, 40)
+    addresses = [region.page(number) for number in range(40)]
+    began = [len(kernel.events)]
+    for node in (1, 0):
+        if call:
+            task.move_pages(addresses, node)
+        else:
+            for addr in addresses:
+                task.migrate(addr, node)
+        began.append(len(kernel.events))
+    trace = as_read(kernel.trace(), kernel.events)
+    moves = [row for row in trace.events if row.kind == EventKind.MIGRATE]
+    assert Counter(row.node for row in moves) == {0: 40, 1: 40}
+    agree(trace)
+    with counted() as rows:
+        check(trace)
+    there, back = (
+        sum(first < seq <= last for seq in rows) for first, last in pairwise(began)
+    )
+    assert there < 12
+    # What leaves outside of any call is put aside for some time only.
+    assert (back < 12) is call
+
+
+MOVES = st.lists(
+    st.tuples(
+        st.sampled_from(["call", "call", "none", "away", "fault", "dontneed", "mbind"]),
+        st.integers(0, 1),
+        st.integers(0, 11),
+        st.integers(6, 12),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+def batched(rows: list[Event]) -> list[Event]:
+    """Return rows of which those of each call that unmap come first, as on 6.12."""
+    found: list[Event] = []
+    for _, group in groupby(rows, lambda row: (row.tid, row.call)):
+        found += sorted(group, key=lambda row: row.kind == EventKind.MIGRATE)
+    return found
+
+
+def blind(rows: list[Event]) -> list[Event]:
+    """Return rows of which none says from where a page was moved."""
+    moves = EventKind.MIGRATE
+    return [
+        replace(row, src_node=NO_NODE) if row.kind == moves else row for row in rows
+    ]
+
+
+def joined(rows: list[Event]) -> list[Event]:
+    """Return rows of which system calls that follow each other are one."""
+    call, found = 0, list[Event]()
+    for row in reversed(rows):
+        if not row.call:
+            call = 0
+        elif not call:
+            call = row.call
+        elif row.kind == EventKind.CALL and row.call != call:
+            continue
+        found.append(replace(row, call=call))
+    return found[::-1]
+
+
+@relaxed
+@given(
+    MOVES,
+    CHANGES,
+    st.sets(st.sampled_from([batched, blind, joined])),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(PROFILES),
+)
+def test_of_any_moves(ops, changes, told, everything, looked, profile) -> None:
+    """Long ones, of which rows are lost, told twice, or told of another node."""
+    kernel = SimKernel("migration-ungated")
+    kernel.all = everything
+    if looked:
+        kernel.looked()
+    task = kernel.process()
+    task.mm.watched = everything
+    region = task.mmap(20)
+    task.faults(region)
+    for what, node, first, pages in ops:
+        last = min(first + pages, 20)
+        addresses = [region.page(number) for number in range(first, last)]
+        there = [addr for addr in addresses if addr in task.mm.pages]
+        match what:
+            case "call":
+                task.move_pages(there, node)
+            case "none" | "away":
+                for addr in there:
+                    task.migrate(addr, node)
+                    if what == "away" and kernel.events[-1].kind == EventKind.MIGRATE:
+                        # Nobody tells where it has gone.
+                        kernel.events.pop()
+            case "fault":
+                task.faults(region, first, last - first)
+            case "dontneed":
+                task.dontneed(region.page(first), last - first)
+            case "mbind":
+                start = region.page(first)
+                task.mbind(start, last - first, nodes=1 << node, move=True)
+    rows = kernel.events
+    for how in sorted(told, key=lambda how: how.__name__):
+        rows = how(rows)
+    spared = agree(as_read(kernel.trace(), changed(rows, changes)), profile=profile)
+    event("some rows spared" if spared else "none spared")
 
 
 @pytest.mark.parametrize("everything", [False, True])

@@ -18,42 +18,46 @@ ALLOCATES = EventKind.ALLOC, Probe.ALLOC
 MAPS = EventKind.MAP, Probe.RMAP_ADD
 
 
-def fault(rows: Rows, number: int) -> tuple[State, State, Event]:
-    """Have a page faulted in; return the mm before and after, and its row."""
-    before = rows.state
-    event = Event(seq=0, ts=0, ts_entry=0, kind=EventKind.MAP)
+Changed = tuple[State, State, list[Event]]
+
+
+def fault(rows: Rows, number: int) -> Changed:
+    """Have a page faulted in; return the mm before and after, and its rows."""
+    before, unit = rows.state, []
     for kind, probe in (
         (EventKind.ALLOC, Probe.ALLOC),
         (EventKind.MAP, Probe.RMAP_ADD),
     ):
-        event = rows.row(
-            kind,
-            0,
-            40,
-            flags=TAG,
-            bound=True,
-            probe=probe,
-            node=1,
-            addr=BASE + number * PAGE,
-            size=PAGE,
+        unit.append(
+            rows.row(
+                kind,
+                0,
+                40,
+                flags=TAG,
+                bound=True,
+                probe=probe,
+                node=1,
+                addr=BASE + number * PAGE,
+                size=PAGE,
+            )
         )
-    return before, rows.state, event
+    return before, rows.state, unit
 
 
 @pytest.fixture
-def unit() -> tuple[State, State, Event]:
+def second() -> Changed:
     """The second of two alike."""
     rows = Rows()
     fault(rows, 0)
     return fault(rows, 1)
 
 
-def test_the_second_of_two_changes_nothing(unit) -> None:
-    assert still(*unit, paired=True)
+def test_the_second_of_two_changes_nothing(second) -> None:
+    assert still(*second)
 
 
 def test_the_first_one_does() -> None:
-    assert not still(*fault(Rows(), 0), paired=True)
+    assert not still(*fault(Rows(), 0))
 
 
 OTHER = Event(seq=1000, ts=1000, ts_entry=1000, kind=EventKind.MAP)
@@ -80,9 +84,9 @@ MANY = PageMap().put(Page.of(replace(OTHER, size=PAGE, node=1), "fault"))
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_else_changes_is_seen(unit, change) -> None:
-    before, after, event = unit
-    assert not still(before, replace(after, **change), event, paired=True)
+def test_whatever_else_changes_is_seen(second, change) -> None:
+    before, after, unit = second
+    assert not still(before, replace(after, **change), unit)
 
 
 @pytest.mark.parametrize(
@@ -103,36 +107,36 @@ def test_whatever_else_changes_is_seen(unit, change) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_else_changes_of_its_vma_is_seen(unit, change) -> None:
-    before, after, event = unit
+def test_whatever_else_changes_of_its_vma_is_seen(second, change) -> None:
+    before, after, unit = second
     (area,) = after.areas
     changed = replace(after, areas=(replace(area, **change),))
     assert getattr(area, *change) != next(iter(change.values()))
-    assert not still(before, changed, event, paired=True)
+    assert not still(before, changed, unit)
 
 
-def test_what_changes_of_another_vma_is_seen(unit) -> None:
-    before, after, event = unit
+def test_what_changes_of_another_vma_is_seen(second) -> None:
+    before, after, unit = second
     (area,) = after.areas
     other = replace(area, start=area.end, end=area.end + PAGE)
     before = replace(before, areas=(*before.areas, other))
-    assert still(before, replace(after, areas=(area, other)), event, paired=True)
-    changed = replace(after, areas=(area, replace(other, seen=event)))
-    assert not still(before, changed, event, paired=True)
+    assert still(before, replace(after, areas=(area, other)), unit)
+    changed = replace(after, areas=(area, replace(other, seen=unit[-1])))
+    assert not still(before, changed, unit)
 
 
-def test_what_a_call_has_allocated_matters_where_it_is_not_told_anew(unit) -> None:
-    before, after, event = unit
-    event = replace(event, call=5)
-    call = Open(alloc=event)
+def test_what_a_call_has_allocated_matters_where_it_is_not_told_anew(second) -> None:
+    before, after, unit = second
+    unit = [replace(row, call=5) for row in unit]
+    call = Open(alloc=unit[0])
     before = replace(before, open={(7, 5): call})
     same = replace(after, open={(7, 5): call})
     other = replace(after, open={(7, 5): replace(call, alloc=OTHER)})
-    assert still(before, same, event, paired=False)
-    assert still(before, other, event, paired=True)
-    assert not still(before, other, event, paired=False)
+    assert still(before, same, unit[1:])
+    assert still(before, other, unit)
+    assert not still(before, other, unit[1:])
     told = replace(after, open={(7, 5): replace(call, failed=(OTHER,))})
-    assert not still(before, told, event, paired=True)
+    assert not still(before, told, unit)
 
 
 def test_no_rule_looks_at_a_page_that_goes() -> None:

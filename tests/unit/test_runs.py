@@ -10,7 +10,8 @@ from cdmtrace.events import EVENT_DTYPE, Bit, EventKind
 
 PAGE = 4096
 BASE = 0x100040000000
-ALLOC, MAP, UNMAP = EventKind.ALLOC, EventKind.MAP, EventKind.UNMAP
+ALLOC, MAP = EventKind.ALLOC, EventKind.MAP
+UNMAP, MIGRATE = EventKind.UNMAP, EventKind.MIGRATE
 
 
 def columns(*kinds: EventKind, units: int = 1) -> dict[str, np.ndarray]:
@@ -31,13 +32,15 @@ def found(rows: dict[str, np.ndarray], *breaks: int) -> list[list[list[int]]]:
     return [run.units.tolist() for run in runs.find(rows, PAGE, breaks)]
 
 
-def test_units_are_maps_unmaps_and_faults() -> None:
+def test_units_are_maps_unmaps_faults_and_moves() -> None:
     assert found(columns(MAP, units=6)) == [[[n] for n in range(6)]]
     assert found(columns(UNMAP, units=6)) == [[[n] for n in range(6)]]
-    faults = [[2 * n, 2 * n + 1] for n in range(6)]
-    assert found(columns(ALLOC, MAP, units=6)) == [faults]
+    of_two = [[2 * n, 2 * n + 1] for n in range(6)]
+    assert found(columns(ALLOC, MAP, units=6)) == [of_two]
     assert found(columns(ALLOC, units=6)) == []
-    assert found(columns(EventKind.MIGRATE, units=6)) == []
+    assert found(columns(MIGRATE, units=6)) == [[[n] for n in range(6)]]
+    assert found(columns(UNMAP, MIGRATE, units=6)) == [of_two]
+    assert found(columns(EventKind.VMA_SEEN, units=6)) == []
 
 
 def test_no_row_is_in_two_units() -> None:
