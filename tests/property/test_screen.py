@@ -317,6 +317,68 @@ def test_of_any_moves(ops, changes, told, everything, looked, profile) -> None:
     event("some rows spared" if spared else "none spared")
 
 
+def within_a_call(*what: str, before: str = "", mapped: str = "0-11") -> int:
+    """Hold what comes of a call with and without the screen against each other; return
+    how many of its rows the model was spared.
+
+    what: "unmaps", "leaves", "comes" (from where is not told), "arrives", or two of
+    them with a blank: of each page one after the other; and of which of twelve pages.
+    mapped: which of them were; before: which were unmapped outside of the call.
+    """
+    kernel = SimKernel()
+    kernel.looked()
+    task, start = bound(kernel, 12)
+    for number in pages_of(mapped):
+        task.fault(start + number * PAGE)
+    began = len(kernel.events)
+    for number in set(range(12)) - set(pages_of(mapped)):
+        task.fault(start + number * PAGE)
+    untold = len(kernel.events)
+    task.move_pages([start + number * PAGE for number in range(12)], 0)
+    *rows, returned = kernel.events[untold:]
+    unmaps, leaves = rows[::2], rows[1::2]
+    assert {row.kind for row in unmaps} == {EventKind.UNMAP}
+    comes = [replace(row, node=1, src_node=NO_NODE) for row in leaves]
+    kinds = {
+        "unmaps": unmaps,
+        "leaves": leaves,
+        "comes": comes,
+        "arrives": [replace(row, src_node=0) for row in comes],
+    }
+    told = kernel.events[:began]
+    told += [replace(unmaps[number], call=0) for number in pages_of(before)]
+    for one in what:
+        names, _, pages = one.partition(":")
+        told += [
+            kinds[name][number] for number in pages_of(pages) for name in names.split()
+        ]
+    faults = agree(as_read(kernel.trace(), kernel.events[:began]))
+    return agree(as_read(kernel.trace(), [*told, returned])) - faults
+
+
+def pages_of(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last) + 1) if text else range(0)
+
+
+def test_a_page_that_was_put_aside_may_come_back() -> None:
+    assert within_a_call("unmaps leaves:0-11", "comes:0-11") == 18
+    assert within_a_call("unmaps:0-11", "comes:0-11") == 9
+    assert within_a_call("unmaps:6-11", "comes:0-11") == 3
+    assert within_a_call("unmaps:6-11", "comes:0-11", mapped="6-11") == 3
+    assert within_a_call("unmaps:0-11", "comes:0-5", "arrives:6-11") == 12
+
+
+def test_so_may_one_that_went_before_the_call() -> None:
+    assert within_a_call("unmaps:0-5", "arrives:0-11", before="6-11") == 3
+    assert within_a_call("unmaps:0-11", "arrives:0-11") == 18
+
+
+def test_a_page_that_nobody_has_told_to_go_is_not_there_any_more() -> None:
+    assert within_a_call("unmaps:0-5", "leaves:0-11") == 3
+    assert within_a_call("unmaps:0-11", "leaves:0-11") == 18
+
+
 @pytest.mark.parametrize("everything", [False, True])
 def test_pages_of_other_nodes_are_spared(everything: bool) -> None:
     kernel = SimKernel()
