@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import recording
 from nativemachine import NATIVE, NUMBERS, Machine
 
 from cdmtrace.loader.sources import WATCH, program_text
@@ -49,3 +50,9 @@ def boot(build: Callable[..., Path], tmp_path: Path) -> Callable[..., Machine]:
 @pytest.fixture
 def machine(boot: Callable[..., Machine]) -> Machine:
     return boot()
+
+
+@pytest.fixture
+def recording_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have `record` take place in the test's directory, with a stand-in for probes."""
+    recording.prepare(tmp_path, monkeypatch)

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 import simstory
 from fakemachine import pretend
+from recording import FakeLoader
 from simfile import rows_of
 from simkernel import SimKernel
-from test_session import FakeLoader
 
 from cdmtrace import drain, looking, privileges, recorder
 from cdmtrace.cli import main
