@@ -124,7 +124,7 @@ class Shadow:
                 )
                 found.append(_told(space, span, until=None, ended=not holds))
         return tuple(
-            sorted(found, key=lambda due: (due.since.seq, *due.space, due.start))
+            sorted(found, key=lambda due: (due.since.seq, due.start, *due.space))
         )
 
 

@@ -132,7 +132,7 @@ def _together(parts: Sequence[Counted]) -> Counted:
         shadow=tuple(
             sorted(
                 (due for shadow in shadows for due in shadow),
-                key=lambda due: (due[1].since.seq, *due[1].space, due[1].start),
+                key=lambda due: (due[1].since.seq, due[1].start, *due[1].space),
             )
         )
         if shadows
