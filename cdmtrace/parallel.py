@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from cdmtrace.analysis import partition
 from cdmtrace.analysis.rows import Rows, no_ticker
 from cdmtrace.errors import CdmtraceError
+from cdmtrace.safepath import safe_path
 from cdmtrace.signals import signals_held, signals_unwind
 
 if TYPE_CHECKING:
@@ -124,12 +125,7 @@ class _Worker:
         except (EOFError, OSError):
             # Be it in the middle of what it had to say.
             self.process.join()
-            return "failed", CdmtraceError(
-                "a process that had a share of the recording has died: "
-                f"{_how(self.process.exitcode or 0)}",
-                hint="--workers 1 has one do it all; the kernel's log says whether "
-                "memory was short",
-            )
+            return "failed", _died(self.process.exitcode or 0)
         return kind, said
 
 
@@ -143,8 +139,9 @@ def _started(many: int) -> Iterator[list[_Worker]]:
         # take no signals. What multiprocessing starts beside its first process lets
         # signals through again, so it is first. A process of which the start is broken
         # off complains, so none is.
-        resource_tracker.ensure_running()
-        with signals_held():
+        with safe_path():
+            resource_tracker.ensure_running()
+        with signals_held(), safe_path():
             for _ in range(many):
                 ours, theirs = context.Pipe()
                 # What it is given here goes through a pipe that nobody may read.
@@ -164,8 +161,15 @@ def _started(many: int) -> Iterator[list[_Worker]]:
                 one.pipe.close()
 
 
-def _how(status: int) -> str:
-    return signal.Signals(-status).name if status < 0 else f"status {status}"
+def _died(status: int) -> CdmtraceError:
+    """Return what to say of a process that has ended before it was done."""
+    killed = status < 0
+    how = signal.Signals(-status).name if killed else f"it has exited with {status}"
+    why = "; the kernel's log says whether memory was short" if killed else ""
+    return CdmtraceError(
+        f"a process that had a share of the recording has died: {how}",
+        hint=f"--workers 1 has one do it all{why}",
+    )
 
 
 def _work(pipe: Connection[Any, Any]) -> None:

@@ -103,7 +103,7 @@ def check(
         question = judging.question(asked, sources, known)
         question |= {"allow_inconclusive": allow_inconclusive, "full": form == "json"}
         return _fleet(fleet, asked, known, question, form, by.typed())
-    if by.rules_from:
+    if by.rules_from and fleet.workers != 1:
         of_no_use(
             "workers",
             "--workers is not for rules from files, which one process knows",
@@ -181,6 +181,9 @@ def _say_what_next(
     from cdmtrace.render import divergence
 
     shown = [one for one in documents[0]["findings"] if not one["suppressed"]]
+    # What was a stream is over.
+    if any(file.startswith(("/dev/", "/proc/")) for file in files):
+        return
     if len(documents) == 1 and shown:
         command = divergence.explained(files, again, shown[0]["fingerprint"])
         click.echo(f"cdmtrace: the first one as an argument: {command}", err=True)

@@ -139,8 +139,10 @@ _PARAMETERS: Final = (
         "--workers",
         type=click.IntRange(1, 1024),
         metavar="N",
-        help="How many processes of this machine, where there is no --scheduler. As "
-        "many as CPUs unless given, but for a recording that one has done as soon.",
+        help="How many processes of this machine, where there is no --scheduler. "
+        "Unless given: as many as CPUs, and one for a recording of less than 200,000 "
+        "events. Fewer where a recording cannot be parted so. One recording is read by "
+        "one with --rules-from, and for a page.",
     ),
     option(
         "--copy-limit",

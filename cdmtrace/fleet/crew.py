@@ -24,6 +24,7 @@ from cdmtrace.errors import CdmtraceError, UsageTrouble
 from cdmtrace.fleet.places import Place, said
 from cdmtrace.fleet.work import failed
 from cdmtrace.format.schema import printable
+from cdmtrace.safepath import safe_path
 from cdmtrace.scratch import scratch
 from cdmtrace.signals import signals_later
 
@@ -226,6 +227,8 @@ def _local(workers: int | None) -> Iterator[Client]:
         # Ctrl-C is sent to all processes of a terminal, and it is we who end workers:
         # they, and the thread that starts them, take no signals. What multiprocessing
         # starts beside its first process lets signals through again, so it is first.
+        # Workers that die are started anew, so it is for all the time.
+        stack.enter_context(safe_path())
         resource_tracker.ensure_running()
         with signals_later():
             cluster = LocalCluster(

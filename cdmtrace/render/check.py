@@ -90,11 +90,10 @@ def _markdown(call: Call) -> str:
 
 
 def _page(document: Mapping[str, Any]) -> list[str]:
-    page = document["trace"]["page_size"]
     shown = [one for one in document["findings"] if not one["suppressed"]]
     parts = [tables.render({"Recording": [_trace(document)]}, "markdown")]
     if shown:
-        told = "\n\n".join(divergence.finding(one, page=page) for one in shown)
+        told = "\n\n".join(divergence.findings(document))
         parts.append(f"## Findings: {len(shown):,}\n\n{fenced(told, 'diff')}")
     listed = {"Rules": [_rule(one) for one in document["rules"]]}
     known = [one for one in document["findings"] if one["suppressed"]]

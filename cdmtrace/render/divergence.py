@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ _STACKS: Final = {
 }
 
 
+FEW: Final = 5
+"""Findings of one id that are all shown."""
+
 _TAGLESS: Final = "checked where the kernel has no VM_CDM, too (shadow mode)"
 
 
@@ -34,10 +38,7 @@ def check(document: Mapping[str, Any]) -> str:
 
     What is suppressed is counted only.
     """
-    page = document["trace"]["page_size"]
-    parts = [
-        finding(one, page=page) for one in document["findings"] if not one["suppressed"]
-    ]
+    parts = findings(document)
     parts.append(rules(document["rules"]))
     if document["shadow"]:
         parts.append(shadow(document["shadow"]))
@@ -47,6 +48,26 @@ def check(document: Mapping[str, Any]) -> str:
         parts.append(audit(document["audit"]))
     parts.append(summary(document))
     return "\n\n".join(parts) + "\n"
+
+
+def findings(document: Mapping[str, Any]) -> list[str]:
+    """Return the divergences that are not suppressed.
+
+    Of an id that has many the first is shown: from boot to boot, and for whoever reads
+    it, they are one.
+    """
+    page = document["trace"]["page_size"]
+    shown = [one for one in document["findings"] if not one["suppressed"]]
+    many = Counter(one["fingerprint"] for one in shown)
+    told, parts = set(), []
+    for one in shown:
+        id_ = one["fingerprint"]
+        if many[id_] <= FEW:
+            parts.append(finding(one, page=page))
+        elif id_ not in told:
+            told.add(id_)
+            parts.append(finding(one, page=page, alike=many[id_]))
+    return parts
 
 
 def finding(one: Mapping[str, Any], *, page: int = 4096, alike: int = 1) -> str:

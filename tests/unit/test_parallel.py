@@ -192,7 +192,10 @@ def test_so_is_one_that_dies_before_it_is_told_anything(
     """With so much to be told that no pipe takes it."""
     stacks = {number: Stack((f"{number}" * 1000,)) for number in range(1000)}
     monkeypatch.setattr(spawn, "_python_exe", b"/bin/false")
-    with nobody_left(), pytest.raises(CdmtraceError, match="died: status 1"):
+    with (
+        nobody_left(),
+        pytest.raises(CdmtraceError, match="died: it has exited with 1"),
+    ):
         parallel.each(
             replace(trace, stacks=stacks),
             parallel.parted(trace, 2),
@@ -245,6 +248,35 @@ def test_a_file_that_changes_meanwhile_is_told(path: Path, tmp_path: Path) -> No
     copy.write_bytes(RFC.read_bytes())
     with nobody_left(), pytest.raises(TraceFileError, match="it has changed"):
         parallel.each(trace, found, working.address_spaces)
+
+
+@pytest.mark.parametrize("fleet", [False, True], ids=["one", "fleet"])
+def test_none_runs_what_is_in_the_directory_that_one_is_in(
+    fleet: bool, path: Path, tmp_path: Path
+) -> None:
+    """As the console script does not: a recording may have come with something else."""
+    script, place = tmp_path / "bin/cdmtrace", tmp_path / "place"
+    script.parent.mkdir()
+    place.mkdir()
+    main_of = "import sys; from cdmtrace.cli import main; sys.exit(main())"
+    script.write_text(f'if __name__ == "__main__":\n    {main_of}\n')
+    for name in ("signal", "struct", "socket", "pickle", "msgspec"):
+        text = "import pathlib; pathlib.Path(__file__).with_suffix('.ran').touch()"
+        (place / f"{name}.py").write_text(text)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [
+            *(sys.executable, str(script), "report", "--workers", "2"),
+            str(path.parent if fleet else path),
+        ],
+        cwd=place,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [*place.glob("*.ran")] == []
 
 
 PROGRAM = """

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from urllib.parse import quote
@@ -34,6 +35,26 @@ def printed(name: str, how: str) -> str:
 def bad(call: Call) -> bool:
     """Return whether its exit status says that something is wrong."""
     return call.status != 0
+
+
+# --- text ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["table", "markdown"])
+def test_of_an_id_that_has_many_findings_the_first_is_shown(how: str) -> None:
+    call = CALLS["violated"]
+    (document,) = call.documents
+    shown = [one for one in document["findings"] if not one["suppressed"]]
+    first, *others = shown
+    for many in divergence.FEW, divergence.FEW + 1:
+        alike = [{**first, "seq": number} for number in range(many)]
+        told = {**document, "findings": [*alike, *others]}
+        text = check.render(replace(call, documents=[told]), how)
+        few = many <= divergence.FEW
+        assert text.count(first["fingerprint"]) == (many if few else 1)
+        counted = f"{first['fingerprint']}, of {many} findings; the first one is shown"
+        assert (counted in text) is not few
+        assert all(one["fingerprint"] in text for one in others)
 
 
 # --- what all of them say ------------------------------------------------------
