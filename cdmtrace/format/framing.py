@@ -98,7 +98,7 @@ def frame_at(read: Read, size: int, start: int) -> Frame:
         raise FrameError(f"a body of {body_length} bytes is damage")
     if body + body_length > size:
         missing = body + body_length - size
-        raise FrameCut(f"the file ends {missing} bytes before its end")
+        raise FrameCut(f"{missing:,} bytes of it are missing at the file's end")
     if body_length > MAX_BODY:
         raise FrameError(f"a body of {body_length} bytes is damage")
     if not 0 <= rows <= body_length:

@@ -73,6 +73,7 @@ _SCHEMA_BYTES: Final = SCHEMA.serialize().to_pybytes()
 _FORMATS: Final = 1000
 """No file has such a format: it is damage."""
 _MAKE_ONE: Final = "cdmtrace record -o FILE -- CMD makes a trace file"
+_NO_STREAM: Final = "save what comes out of it to a file first"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -399,7 +400,7 @@ class OpenFile:
             # NONBLOCK: opening a pipe that nobody writes to must not wait.
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         except OSError as error:
-            hint = _MAKE_ONE
+            hint = _MAKE_ONE if str(path) != "-" else _NO_STREAM
             if error.errno == errno.EACCES:
                 hint = f"it belongs to someone else: sudo chown $USER {path}"
             raise TraceFileError(
@@ -410,7 +411,7 @@ class OpenFile:
             file.close()
             raise TraceFileError(
                 f"{path}: is no regular file",
-                hint="save what comes out of it to a file first",
+                hint=_NO_STREAM,
             )
         if not file.size:
             file.close()

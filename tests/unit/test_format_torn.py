@@ -278,7 +278,7 @@ def test_cut_says_where(small: Small, path: Path, cut: int, says: str) -> None:
 def test_cut_in_a_body_says_how_much(small: Small, path: Path) -> None:
     info = expect(path, small.data[: small.ends[3] - 23], small, 2)
     assert info.torn is not None
-    assert info.torn.endswith("the file ends 23 bytes before its end")
+    assert info.torn.endswith("23 bytes of it are missing at the file's end")
 
 
 def test_a_batch_is_missing(small: Small, path: Path) -> None:
@@ -379,7 +379,7 @@ def lengths_of(small: Small) -> int:
 @pytest.mark.parametrize(
     ("length", "says"),
     [
-        (1 << 62, "before its end"),
+        (1 << 62, "missing at the file's end"),
         (-8, "a body of -8 bytes is damage"),
         (12, "a body of 12 bytes is damage"),
     ],
