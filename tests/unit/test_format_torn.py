@@ -496,6 +496,15 @@ def test_missing_file(path: Path) -> None:
         TraceReader(path)
 
 
+def test_no_file_is_called_minus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TraceFileError, match="cannot be read") as told:
+        TraceReader("-")
+    assert told.value.hint == "save what comes out of it to a file first"
+
+
 def test_directory(tmp_path: Path) -> None:
     with pytest.raises(TraceFileError, match="is no regular file"):
         TraceReader(tmp_path)
