@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
+    import pyarrow as pa
+
     from cdmtrace.analysis.frames import Trace
     from cdmtrace.analysis.partition import Share
 
@@ -64,11 +66,20 @@ def parted(trace: Trace, workers: int | None) -> list[Share]:
         return []
     if any(file.startswith(_OURS_ALONE) for file in trace.files):
         return []
-    found = partition.shares((columns for columns, _ in rows.batches()), many)
+    found = partition.shares(_batches(rows, trace.count), many)
     of = sum(share.rows for share in found)
     if len(found) < 2 or max(share.rows for share in found) > _UNEVEN * of:
         return []
     return found
+
+
+def _batches(rows: Rows, total: int) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a recording, and tell how far it is."""
+    done = 0
+    for columns, _ in rows.batches():
+        yield columns
+        done += columns.num_rows
+        rows.ticker(f"sharing {total:,} events", done, total)
 
 
 def each(trace: Trace, found: Sequence[Share], work: Work[_Found]) -> list[_Found]:

@@ -91,13 +91,20 @@ def test_how_far_it_is_is_told_until_all_is_done(tmp_path: Path) -> None:
     trace = as_read(kernel.trace(), kernel.events)
     told: list[tuple[int, int]] = []
 
+    shared: list[tuple[int, int]] = []
+
     def tick(what: str, done: int, total: int) -> None:
-        assert what == f"going through {trace.count:,} events"
-        told.append((done, total))
+        if what == f"sharing {trace.count:,} events":
+            shared.append((done, total))
+        else:
+            assert what == f"going through {trace.count:,} events"
+            told.append((done, total))
 
     assert dataclasses.is_dataclass(trace.events)
     shown = replace(trace, events=dataclasses.replace(trace.events, ticker=tick))
-    found = parallel.parted(trace, 2)
+    found = parallel.parted(shown, 2)
+    assert shared == sorted(shared)
+    assert shared[-1] == (trace.count, trace.count)
     asked = Asked(rules=None, profile="intended", permissions=DEFAULT)
     result = asked.result(trace, parallel.each(shown, found, asked.of_share))
     assert result.audit == asked.judge(trace).audit
