@@ -156,31 +156,27 @@ def report(trace: Trace) -> dict[str, Rows]:
     it was just before.
     """
     counting = Counting(trace.terms)
-    result = check(
-        trace,
-        profile=_PROFILE,
-        rules=(),
-        teller=counting.take,
-        closer=counting.end,
-        bounds=REPORT,
-    )
+    result = check(trace, **_asked(counting))
     return tables(counting.counts, result)
 
 
 def of_share(trace: Trace, share: Share) -> tuple[Counted, Counts]:
     """Return what a share of a recording comes to, for put_together()."""
     counting = Counting(trace.terms)
-    counted = replay.of_share(
-        trace,
-        share,
-        profile=_PROFILE,
-        rules=(),
-        teller=counting.take,
-        closer=counting.end,
-        permissions=DEFAULT,
-        bounds=REPORT,
-    )
+    counted = replay.of_share(trace, share, **_asked(counting))
     return counted, counting.counts
+
+
+def _asked(counting: Counting) -> dict[str, Any]:
+    """Return what is asked of a replay."""
+    return {
+        "profile": _PROFILE,
+        "rules": (),
+        "teller": counting.take,
+        "closer": counting.end,
+        "permissions": DEFAULT,
+        "bounds": REPORT,
+    }
 
 
 def put_together(

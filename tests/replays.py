@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from msgspec.structs import replace
 from simfile import save
 
-from cdmtrace.analysis import Trace, load, status
+from cdmtrace.analysis import Gap, Trace, load, status
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.result import Result
 
@@ -35,3 +36,17 @@ def as_read(trace: Trace, rows: list[Event]) -> Trace:
     path = Path(SCRATCH.name) / "it.arrows"
     path.unlink(missing_ok=True)
     return load(save(replace(trace, events=tuple(rows), count=len(rows)), path))
+
+
+def with_losses(trace: Trace, apart: int) -> Iterator[Trace]:
+    """Yield the trace with a loss at one place after the other, so many rows apart."""
+    rows = list(trace.events)
+    for at in range(5, len(rows), apart):
+        lost = Gap(
+            probe="rmap_add",
+            reason="ring",
+            count=3,
+            since=rows[at - 5].ts,
+            until=rows[at].ts,
+        )
+        yield replace(trace, gaps=(lost,))

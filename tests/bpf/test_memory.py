@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from cdmtrace.errors import RecordError
-from cdmtrace.kernel import bpf
+from recording import require_rings
 
 pytestmark = pytest.mark.bpf
 
@@ -25,15 +23,7 @@ there is much in the ring."""
 
 def test_a_flood_without_end(tmp_path: Path) -> None:
     """Of many tasks, with many stacks, and with losses in a thousand places."""
-    try:
-        able = os.geteuid() == 0 and bpf.has_map_type(bpf.MAP_RINGBUF)
-    except RecordError:
-        able = False
-    if not able:
-        reason = "making a BPF ring needs root and a kernel that has them"
-        if os.environ.get("CDMTRACE_KERNEL_TESTS") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    require_rings()
     root = HERE.parents[1]
     path = os.pathsep.join(map(str, (root, root / "benchmarks")))
     result = subprocess.run(

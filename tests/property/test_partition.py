@@ -25,10 +25,10 @@ from programs import (
     run,
     world_of,
 )
-from replays import GOLDEN, PROFILES, as_read, summed
+from replays import GOLDEN, PROFILES, as_read, summed, with_losses
 from simkernel import CDM, RAM, SimKernel
 
-from cdmtrace.analysis import Gap, Trace, aggregate, check, load
+from cdmtrace.analysis import Trace, aggregate, check, load
 from cdmtrace.analysis.book import CHECK
 from cdmtrace.analysis.partition import Share, shares
 from cdmtrace.analysis.permissions import DEFAULT
@@ -95,16 +95,8 @@ def test_without_a_tag(trace: Trace) -> None:
 
 
 def test_with_losses_in_it(trace: Trace) -> None:
-    rows = list(trace.events)
-    for at in range(5, len(rows), 509):
-        lost = Gap(
-            probe="rmap_add",
-            reason="ring",
-            count=3,
-            since=rows[at - 5].ts,
-            until=rows[at].ts,
-        )
-        agree(replace(trace, gaps=(lost,)), 2)
+    for losing in with_losses(trace, 509):
+        agree(losing, 2)
 
 
 @relaxed

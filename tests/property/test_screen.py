@@ -25,10 +25,10 @@ from programs import (
     run,
     world_of,
 )
-from replays import GOLDEN, PROFILES, as_read, summed
+from replays import GOLDEN, PROFILES, as_read, summed, with_losses
 from simkernel import CDM, DEFAULT, HUGE, PAGE, SimKernel, Task
 
-from cdmtrace.analysis import Gap, Trace, aggregate, check, load
+from cdmtrace.analysis import Trace, aggregate, check, load
 from cdmtrace.analysis.frames import Event
 from cdmtrace.analysis.replay import Replay
 from cdmtrace.events import NO_NODE, Bit, Cause, EventKind
@@ -87,17 +87,8 @@ def test_until_any_row(path: Path) -> None:
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_with_losses_in_it(path: Path) -> None:
-    trace = load(path)
-    rows = list(trace.events)
-    for at in range(5, len(rows), 97):
-        lost = Gap(
-            probe="rmap_add",
-            reason="ring",
-            count=3,
-            since=rows[at - 5].ts,
-            until=rows[at].ts,
-        )
-        agree(replace(trace, gaps=(lost,)))
+    for losing in with_losses(load(path), 97):
+        agree(losing)
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

@@ -131,6 +131,16 @@ def test_a_small_recording_is_gone_through_by_one(
     assert parallel.parted(trace, None) == []
 
 
+@pytest.mark.parametrize("verb", ["check", "report"])
+def test_the_help_says_from_where_on(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, "--help"]) == ExitStatus.OK
+    assert f"less than {parallel.WORTH:,} events" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_so_is_one_that_lacks_rows(trace: Trace) -> None:
     assert parallel.parted(replace(trace, breaks=frozenset({9})), 2) == []
 
