@@ -41,7 +41,8 @@ from cdmtrace.events import EventKind
 
 
 def test_every_rule_has_a_case() -> None:
-    # CDM020 is about the recording as a whole: see below. CDM021: test_services.py.
+    # CDM020 is about the recording as a whole: see below. CDM021:
+    # test_services_judged.py.
     assert {*CASES, "CDM020", "CDM021"} == {rule.id for rule in RULES}
 
 
